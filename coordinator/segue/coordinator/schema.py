@@ -1,0 +1,181 @@
+"""The coordinator's tables, beside `outbox` and `outbox_lane` of `segue.outbox`.
+
+Made by the migrations; a test holds these declarations against their sum.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.sql import text
+
+from segue.outbox.schema import Bytes, Moment, Serial, outbox_lane_table, outbox_quarantine_table, outbox_table
+
+metadata = MetaData()
+outbox = outbox_table.to_metadata(metadata)
+outbox_lane = outbox_lane_table.to_metadata(metadata)
+outbox_quarantine = outbox_quarantine_table.to_metadata(metadata)
+
+saga = Table(
+    "saga",
+    metadata,
+    Column("id", String(255), primary_key=True),
+    Column("definition", String(255), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("attention", String(20), nullable=False),
+    Column("step", String(600)),
+    Column("waiting_for", String(600)),
+    Column("input", Bytes, nullable=False),
+    Column("result", Bytes),
+    Column("error_class", String(255)),
+    Column("error_code", String(255)),
+    Column("error_message", Text),
+    Column("attempt", Integer, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Column("deadline_at", Moment),
+    Column("wake_at", Moment),
+    Column("revision", BigInteger, nullable=False),
+    Column("undriven", Boolean, nullable=False),
+    Column("parent_id", String(255)),
+    Column("attributes", JSON, nullable=False),
+    Column("tenant", String(120), nullable=False),
+    Index("saga_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL"), sqlite_where=text("wake_at IS NOT NULL")),
+    Index(
+        "saga_attention",
+        "attention",
+        postgresql_where=text("attention <> 'none'"),
+        sqlite_where=text("attention <> 'none'"),
+    ),
+    Index("saga_definition_status", "definition", "status"),
+)
+
+saga_event = Table(
+    "saga_event",
+    metadata,
+    Column("saga_id", String(255), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("type", String(60), nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("payload", Bytes, nullable=False),
+    Column("message_id", String(255)),
+    Index(
+        "saga_event_message",
+        "saga_id",
+        "message_id",
+        unique=True,
+        postgresql_where=text("message_id IS NOT NULL"),
+        sqlite_where=text("message_id IS NOT NULL"),
+    ),
+)
+
+#: `topic_id` changes when a topic is created again; then the stored offset means nothing any more.
+consumer_offset = Table(
+    "consumer_offset",
+    metadata,
+    Column("coordinator", String(120), primary_key=True),
+    Column("topic", String(255), primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("next", BigInteger, nullable=False),
+    Column("drained_to", Moment),
+    Column("topic_id", String(60), nullable=False),
+)
+
+correlation = Table(
+    "correlation",
+    metadata,
+    Column("definition", String(255), primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("value", String(255), primary_key=True),
+    Column("saga_id", String(255)),
+    Column("created_at", Moment, nullable=False),
+)
+
+#: `received`: belongs to a live saga and waits to be folded. `parked`: came before its saga. `dead`: nobody can use it.
+#: `replayed`, `discarded`: a person has dealt with it.
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("id", Serial, Identity(always=False), primary_key=True),
+    Column("state", String(20), nullable=False),
+    Column("topic", String(255), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("topic_id", String(60), nullable=False),
+    Column("key", Bytes),
+    Column("value", Bytes),
+    #: The headers as a JSON array of [name, base64 or null]: order, repetition and bytes are kept.
+    Column("headers", Bytes, nullable=False),
+    Column("timestamp_ms", BigInteger, nullable=False),
+    Column("reason", String(60), nullable=False),
+    Column("error_class", String(255), nullable=False),
+    Column("error_message", String(1024), nullable=False),
+    Column("fingerprint", String(16), nullable=False),
+    Column("saga_id", String(255)),
+    Column("attempts", Integer, nullable=False),
+    Column("replays", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    UniqueConstraint("topic", "partition", "offset", "topic_id", name="dead_letter_origin"),
+    Index("dead_letter_saga", "saga_id"),
+    Index("dead_letter_state", "state", "created_at"),
+)
+
+definition = Table(
+    "definition",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("document", Bytes),
+    Column("registered_at", Moment, nullable=False),
+)
+
+#: What people asked for; a coordinator applies it as it applies a message, and writes `audit` in the same transaction.
+operator_request = Table(
+    "operator_request",
+    metadata,
+    Column("id", Serial, Identity(always=False), primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("saga_id", String(255)),
+    Column("dead_letter_id", BigInteger),
+    Column("arguments", Bytes, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("reason", String(1024), nullable=False),
+    Column("not_before", Moment, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Index("operator_request_due", "not_before", "id"),
+)
+
+#: Append-only and hash-chained: `hash` = sha256(previous hash + the row's canonical JSON).
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Serial, Identity(always=False), primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("action", String(60), nullable=False),
+    Column("saga_id", String(255)),
+    Column("subject", String(255)),
+    Column("reason", String(1024), nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("outcome", String(1024), nullable=False),
+    Column("request_id", BigInteger),
+    Column("previous_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+)

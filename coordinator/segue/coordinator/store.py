@@ -1,0 +1,251 @@
+"""The store port: what the coordinator's loop needs of a database, and no more.
+
+Adapter: `segue.coordinator.sql` (PostgreSQL and SQLite). One conformance suite runs against every adapter. Correctness
+lives here: fenced offsets and the compare-and-set on `revision`, both in the one transaction of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from segue.outbox.message import Message
+from segue.topics.broker import Partition, Record
+
+DeadLetterState = Literal["received", "parked", "dead", "replayed", "discarded"]
+RequestKind = Literal["retry", "skip", "resolve", "cancel", "replay", "discard", "wake"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaRow:
+    """The row that answers the questions people ask; column by column the table `saga`."""
+
+    id: str
+    definition: str
+    version: int
+    status: str
+    attention: str
+    input: bytes
+    started_at: datetime
+    updated_at: datetime
+    revision: int
+    step: str | None = None
+    waiting_for: str | None = None
+    result: bytes | None = None
+    error_class: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    attempt: int = 0
+    ended_at: datetime | None = None
+    deadline_at: datetime | None = None
+    wake_at: datetime | None = None
+    #: The saga's code has not yet seen all that happened (no process with this version was there, or it is blocked).
+    undriven: bool = False
+    parent_id: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """One transition of one saga: `seq` counts from 1 without gaps and equals the row's revision after it."""
+
+    saga_id: str
+    seq: int
+    type: str
+    at: datetime
+    payload: bytes
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterRow:
+    """A record kept byte-identical. `id` is 0 until it is stored; (topic, partition, offset, topic_id) is unique."""
+
+    id: int = 0
+    state: DeadLetterState
+    record: Record
+    topic_id: str = ""
+    reason: str
+    error_class: str
+    error_message: str
+    fingerprint: str
+    saga_id: str | None = None
+    attempts: int = 1
+    replays: int = 0
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorRequest:
+    """What a person asked for; `arguments` is a JSON object (`step`, `outcome`, `output`, `compensate`, …)."""
+
+    id: int = 0
+    kind: RequestKind
+    saga_id: str | None = None
+    dead_letter_id: int | None = None
+    arguments: bytes = b"{}"
+    actor: str
+    reason: str
+    not_before: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """One line of the audit; the store adds sequence number and hashes."""
+
+    at: datetime
+    actor: str
+    action: str
+    saga_id: str | None = None
+    subject: str | None = None
+    reason: str = ""
+    before: str | None = None
+    after: str | None = None
+    outcome: str = "done"
+    request_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOffset:
+    """Where reading goes on, and to which database time the partition is known to be drained."""
+
+    next: int
+    drained_to: datetime | None
+    topic_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffsetMove:
+    """The fence of one partition: it must stand at `start` and goes to `end`."""
+
+    partition: Partition
+    start: int
+    end: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Changes:
+    """Everything that one batch writes. `updated` rows carry the new revision; the old one must be exactly one less."""
+
+    started: list[SagaRow] = field(default_factory=list)
+    updated: list[SagaRow] = field(default_factory=list)
+    events: list[EventRow] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    #: New dead letters; one whose origin is already there is left as it is.
+    dead_letters: list[DeadLetterRow] = field(default_factory=list)
+    #: Dead letters whose state changes: id → new state.
+    settled: dict[int, DeadLetterState] = field(default_factory=dict)
+    #: Dead letters replayed once more: their `replays` go up by one.
+    replayed: list[int] = field(default_factory=list)
+    audits: list[AuditEntry] = field(default_factory=list)
+    #: Operator requests that are dealt with.
+    requests_done: list[int] = field(default_factory=list)
+    #: Ids of outbox messages that Kafka has acknowledged.
+    published: list[str] = field(default_factory=list)
+
+
+class Batch(Protocol):
+    """An open transaction. Every call may raise StoreUnavailable; then nothing is written."""
+
+    @property
+    def now(self) -> datetime:
+        """The database's clock, read once per transaction; the only judge of deadlines."""
+        ...
+
+    def fence(self, moves: Sequence[OffsetMove]) -> None:
+        """Move the stored offsets, partitions sorted. Raises Fenced if one does not stand where the move begins."""
+        ...
+
+    def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
+        """Lock and load the sagas that exist, in the order of their ids."""
+        ...
+
+    def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:
+        """All events of each saga, by `seq`."""
+        ...
+
+    def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Which of these (saga id, message id) are already in the history."""
+        ...
+
+    def unpublished(self, saga_ids: Collection[str]) -> set[str]:
+        """Which of these sagas have a row in the outbox: their deadlines do not fire."""
+        ...
+
+    def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
+        """Lock up to `limit` sagas of these (definition, version) with `wake_at <= until`, oldest first, skipping locked ones."""
+        ...
+
+    def requests(self, limit: int) -> list[OperatorRequest]:
+        """Lock up to `limit` operator requests whose time has come, oldest first, skipping locked ones."""
+        ...
+
+    def dead_letters(self, ids: Collection[int]) -> dict[int, DeadLetterRow]:
+        """Lock and load dead letters by id."""
+        ...
+
+    def foldable(self, limit: int) -> list[DeadLetterRow]:
+        """Lock up to `limit` `parked` dead letters whose saga exists by now, oldest first, skipping locked ones."""
+        ...
+
+    def write(self, changes: Changes) -> None:
+        """Write it all.
+
+        Raises Fenced where a revision is not the expected one, or a started saga's id was taken meanwhile (run again);
+        RejectedWrite where the database refuses a value for good (SQLSTATE 22, 23, 54: bisect).
+        """
+        ...
+
+
+class Store(Protocol):
+    """A database. Methods are transactions of their own; all may raise StoreUnavailable."""
+
+    def batch(self) -> AbstractContextManager[Batch]:
+        """A transaction: committed at the end of the block, rolled back if it raises.
+
+        StoreUnavailable out of the block's end means that the COMMIT may or may not have happened.
+        """
+        ...
+
+    def now(self) -> datetime: ...
+
+    def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]: ...
+
+    def seed_offsets(self, coordinator: str, offsets: Mapping[Partition, StoredOffset]) -> None:
+        """Insert those that are not there yet."""
+        ...
+
+    def reset_offset(self, coordinator: str, partition: Partition, offset: StoredOffset, audit: AuditEntry) -> None:
+        """Overwrite one, with its audit entry: the topic was created again or truncated."""
+        ...
+
+    def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
+        """Record `drained_to = noted_at` for every partition whose stored offset has reached its end.
+
+        Returns the time to which *all* partitions in `ends` are drained (the smallest `drained_to`), or None.
+        """
+        ...
+
+    def forget_published(self, message_ids: Sequence[str]) -> None:
+        """Delete outbox rows that Kafka has acknowledged."""
+        ...
+
+    def register(self, name: str, version: int, fingerprint: str) -> str:
+        """Record a definition if it is new; returns the fingerprint on record."""
+        ...
+
+    def ask(self, requests: Sequence[OperatorRequest]) -> list[int]:
+        """Queue operator requests; returns their ids."""
+        ...
+
+    def sweep(self, parked_before: datetime, limit: int) -> int:
+        """Turn up to `limit` `parked` dead letters older than `parked_before` into `dead` ones; how many."""
+        ...
+
+    def close(self) -> None: ...

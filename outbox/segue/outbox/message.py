@@ -1,0 +1,113 @@
+"""One row of the outbox, and the record that it becomes: a pure, reversible mapping between columns and headers.
+
+One column per header, so that Debezium's event router can publish the table as well. Whoever publishes the row, and
+however often, the record has the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from zlib import crc32
+
+from segue.topics.broker import Headers, Outgoing
+from segue.topics.envelope import JSON, encode_headers, rfc3339
+
+#: Number of lanes; a power of two that no estate outgrows in relays. Stored in rows: it must never change.
+LANES = 64
+
+#: Column of the outbox → header of the record, in the order in which they travel.
+COLUMN_HEADERS: Mapping[str, str] = {
+    "id": "ce_id",
+    "type": "ce_type",
+    "created_at": "ce_time",
+    "causation_id": "ce_causationid",
+    "correlation_id": "ce_correlationid",
+    "saga_id": "ce_sagaid",
+    "saga_type": "ce_sagatype",
+    "saga_step": "ce_sagastep",
+    "saga_action": "ce_sagaaction",
+    "saga_attempt": "ce_sagaattempt",
+    "saga_key": "ce_sagakey",
+    "saga_outcome": "ce_sagaoutcome",
+    "saga_error": "ce_sagaerror",
+    "deadline": "ce_sagadeadline",
+    "reply_to": "ce_sagareplyto",
+    "content_type": "content-type",
+    "traceparent": "traceparent",
+    "tracestate": "tracestate",
+}
+_MOMENTS = frozenset(("created_at", "deadline"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A row of the outbox. `aggregatetype` is the topic, `aggregateid` the key (Debezium's names)."""
+
+    id: str
+    aggregatetype: str
+    aggregateid: str
+    type: str
+    payload: bytes | None
+    created_at: datetime
+    content_type: str = JSON
+    causation_id: str | None = None
+    correlation_id: str | None = None
+    saga_id: str | None = None
+    saga_type: str | None = None
+    saga_step: str | None = None
+    saga_action: str | None = None
+    saga_attempt: int | None = None
+    saga_key: str | None = None
+    saga_outcome: str | None = None
+    saga_error: str | None = None
+    deadline: datetime | None = None
+    reply_to: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+    #: Further headers, as text; the relay sends them, Debezium can't.
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def lane(self) -> int:
+        return lane_of(self.aggregateid)
+
+    def outgoing(self) -> Outgoing:
+        """The record for Kafka."""
+        pairs = [("ce_specversion", "1.0")]
+        for column, header in COLUMN_HEADERS.items():
+            value = getattr(self, column)
+            if value is not None:
+                pairs.append((header, rfc3339(value) if column in _MOMENTS else str(value)))
+        pairs.extend(sorted(self.headers.items()))
+        return Outgoing(
+            topic=self.aggregatetype,
+            key=self.aggregateid.encode() if self.aggregateid else None,
+            value=self.payload,
+            headers=encode_headers(pairs),
+        )
+
+
+def message_of(topic: str, key: str, headers: Headers, payload: bytes | None, created_at: datetime) -> Message:
+    """The row for a record with these headers (of `Command.headers()` and its like); the inverse of `outgoing`.
+
+    `created_at` becomes `ce_time`; a `ce_time` among `headers` gives way to it.
+    """
+    texts = {name: (value or b"").decode() for name, value in headers}
+    texts.pop("ce_specversion", None)
+    columns: dict[str, object] = {}
+    for column, header in COLUMN_HEADERS.items():
+        if header in texts:
+            columns[column] = texts.pop(header)
+    columns["created_at"] = created_at.astimezone(UTC)
+    if "deadline" in columns:
+        columns["deadline"] = datetime.fromisoformat(str(columns["deadline"]))
+    if "saga_attempt" in columns:
+        columns["saga_attempt"] = int(str(columns["saga_attempt"]))
+    return Message(aggregatetype=topic, aggregateid=key, payload=payload, headers=texts, **columns)  # type: ignore[arg-type]
+
+
+def lane_of(key: str) -> int:
+    """The lane in which all messages with this key keep their order."""
+    return crc32(key.encode()) % LANES

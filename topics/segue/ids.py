@@ -1,0 +1,40 @@
+"""Ids are derived, never drawn: a batch that is run again, or a database restored to yesterday, makes the same ids.
+
+The derivations are part of the wire protocol; they must never change.
+"""
+
+from __future__ import annotations
+
+from typing import NewType
+from uuid import UUID, uuid5
+
+SagaId = NewType("SagaId", str)
+CommandId = NewType("CommandId", str)
+
+#: Namespace of all ids that Segue derives (uuid5 of "segue" in the DNS namespace, fixed for ever).
+NAMESPACE = UUID("6f0c7c5e-6f0e-5f0a-9a7b-0d6f5a1c2b3d")
+
+
+def derive(*parts: str) -> str:
+    """A uuid5 of the parts; a separator that no id may contain keeps ("a", "bc") and ("ab", "c") apart."""
+    return str(uuid5(NAMESPACE, "\x1f".join(parts)))
+
+
+def command_id(coordinator: str, saga: str, occurrence: str, action: str, attempt: int) -> CommandId:
+    """The id of a command. A re-send after silence has the same id, a retry (attempt + 1) another one."""
+    return CommandId(derive(coordinator, saga, occurrence, action, str(attempt)))
+
+
+def reply_id(command: str, outcome: str, sequence: int = 0) -> str:
+    """The id of a reply: a reply that is published again has the same id. `sequence` counts `pending` replies."""
+    return derive(command, outcome, str(sequence))
+
+
+def saga_key(saga: str, occurrence: str) -> str:
+    """The participant's fence key, `{saga}/{occurrence}`: the same for all attempts, invoke and compensate."""
+    return f"{saga}/{occurrence}"
+
+
+def saga_id_of_start(message_id: str) -> SagaId:
+    """The id of a saga whose start message names none."""
+    return SagaId(derive("start", message_id))
