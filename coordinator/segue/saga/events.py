@@ -1,0 +1,345 @@
+"""The events of a saga: what happened, in the past tense. A saga is the fold of them, in their order.
+
+All events of one transition are one row of `saga_event`. They record decisions, not only inputs: folding them needs
+neither the saga's code nor its definition, so any process can show, check and repair any saga. Times are microseconds
+since 1970, payloads canonical JSON embedded as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from segue.errors import DecodeError
+from segue.saga.retry import Retry
+
+Action = Literal["invoke", "compensate"]
+StopCause = Literal["failure", "deadline", "cancel"]
+EndStatus = Literal["completed", "compensated", "failed", "cancelled"]
+
+NULL = msgspec.Raw(b"null")
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a step or a saga failed. `kind`: refused by the participant, silence, retries spent, or the saga's own code."""
+
+    code: str
+    message: str = ""
+    kind: Literal["rejected", "timeout", "spent", "saga"] = "spent"
+    details: msgspec.Raw = NULL
+    class_name: str = ""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="e", tag=str.lower):
+    """Base of all events; the tag is the class's name in lower case."""
+
+
+# --- the saga itself ---------------------------------------------------------------------------------------------
+
+
+class Started(Event):
+    """The saga exists. `coordinator` is part of every command's id; `deadline` bounds the whole saga."""
+
+    coordinator: str
+    definition: str
+    version: int
+    input: msgspec.Raw
+    deadline: int | None = None
+    compensation: Retry | None = None
+    compensation_timeout: int = 1_800_000_000
+    trace: tuple[tuple[str, str], ...] = ()
+
+
+class PivotPassed(Event):
+    """From here on nothing is compensated automatically."""
+
+
+class AttributeSet(Event):
+    """`s.set(attribute, value)`."""
+
+    name: str
+    value: msgspec.Raw
+
+
+class ProgramReturned(Event):
+    """The saga's code returned."""
+
+    result: msgspec.Raw
+
+
+class StopRequested(Event):
+    """The undo starts. `compensate`: all, none, or the step down to which (that step itself stays)."""
+
+    cause: StopCause
+    error: Failure
+    compensate: str = "all"
+    actor: str = ""
+
+
+class DeadlineMissed(Event):
+    """The saga's deadline passed after the pivot: noted, nothing is undone."""
+
+
+class Undriven(Event):
+    """The code could not see the last `pending` deliveries: it is not here (no error), or it failed (blocked)."""
+
+    pending: int
+    error: Failure | None = None
+
+
+class Redriven(Event):
+    """The code may go on; deadlines that stood still move by `shift` microseconds."""
+
+    shift: int = 0
+
+
+class SagaParked(Event):
+    """A failure left the saga's code after the pivot; a person decides."""
+
+    error: Failure
+
+
+class Ended(Event):
+    """Terminal; nothing changes the saga any more."""
+
+    status: EndStatus
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+class StepScheduled(Event):
+    """The code called an activity; `step` is the occurrence, `timeout` microseconds over all attempts."""
+
+    step: str
+    activity: str
+    input: msgspec.Raw
+    compensate: str = ""
+    readonly: bool = False
+    optional: bool = False
+    park: bool = False
+    timeout: int = 300_000_000
+    retry: Retry | None = None
+
+
+class CommandSent(Event):
+    """A new command (a new id): attempt number `attempt`. `due` ends the step, `resend` is when silence is answered."""
+
+    step: str
+    attempt: int
+    due: int
+    resend: int
+    action: Action = "invoke"
+
+
+class CommandResent(Event):
+    """The same command again, after silence."""
+
+    step: str
+    resend: int
+    action: Action = "invoke"
+
+
+class ProgressReported(Event):
+    """The participant answered `pending`: it works on it; the deadline moves."""
+
+    step: str
+    due: int
+    resend: int
+    action: Action = "invoke"
+    details: msgspec.Raw = NULL
+
+
+class RetryPlanned(Event):
+    """The outstanding attempt was answered `retry`; the next one goes out at `at`. `unknown`: it may have had an effect."""
+
+    step: str
+    at: int
+    error: Failure
+    action: Action = "invoke"
+    unknown: bool = False
+
+
+class StepSucceeded(Event):
+    """A success of any attempt settles the step; `late` if it had been given up already."""
+
+    step: str
+    output: msgspec.Raw = NULL
+    late: bool = False
+    by: str = ""
+
+
+class StepFailed(Event):
+    """The step is spent and proved to have no effect; the code gets an ActivityError (unless it has moved on)."""
+
+    step: str
+    error: Failure
+    by: str = ""
+
+
+class StepUnknown(Event):
+    """The step is spent and nobody knows whether it happened; it is part of the undo."""
+
+    step: str
+    error: Failure
+
+
+class StepSkipped(Event):
+    """An optional step is spent, or a person skipped it: the code gets None."""
+
+    step: str
+    error: Failure
+    by: str = ""
+
+
+class StepParked(Event):
+    """The step is spent and waits for a person: retry, skip or resolve."""
+
+    step: str
+    error: Failure
+
+
+class StepInDoubt(Event):
+    """The outcome is unknown and nothing can undo it: it waits for a late answer or a person."""
+
+    step: str
+    error: Failure
+
+
+class StepAbandoned(Event):
+    """The code gave up waiting (timeout scope, cancelled branch, end): the outcome counts as unknown at once."""
+
+    step: str
+
+
+class StepUndone(Event):
+    """The compensation is acknowledged."""
+
+    step: str
+    by: str = ""
+
+
+class UndoDeferred(Event):
+    """The compensation is spent: earlier steps go on being undone, this one waits for a person."""
+
+    step: str
+    error: Failure
+
+
+class UndoGivenUp(Event):
+    """A person decided that this step stays as it is."""
+
+    step: str
+    reason: str
+    by: str = ""
+
+
+class LateReply(Event):
+    """A reply that changes nothing any more, worth knowing all the same."""
+
+    step: str
+    outcome: str
+    attempt: int
+    action: Action = "invoke"
+
+
+# --- time and signals --------------------------------------------------------------------------------------------
+
+
+class TimerStarted(Event):
+    """`asyncio.sleep` or a timeout scope: fires at `at`. Numbers count the timers that the code made."""
+
+    n: int
+    at: int
+
+
+class TimerFired(Event):
+    """The timer's time has come."""
+
+    n: int
+
+
+class TimerCancelled(Event):
+    """The code does not need the timer any more."""
+
+    n: int
+
+
+class ReceiveStarted(Event):
+    """The code waits for a signal; signals are handed out first come, first served."""
+
+    n: int
+    signal: str
+
+
+class ReceiveCancelled(Event):
+    """The code stopped waiting."""
+
+    n: int
+
+
+class SignalReceived(Event):
+    """A signal came; it waits until somebody receives it."""
+
+    signal: str
+    payload: msgspec.Raw = NULL
+
+
+AnyEvent: TypeAlias = (
+    Started
+    | PivotPassed
+    | AttributeSet
+    | ProgramReturned
+    | StopRequested
+    | DeadlineMissed
+    | Undriven
+    | Redriven
+    | SagaParked
+    | Ended
+    | StepScheduled
+    | CommandSent
+    | CommandResent
+    | ProgressReported
+    | RetryPlanned
+    | StepSucceeded
+    | StepFailed
+    | StepUnknown
+    | StepSkipped
+    | StepParked
+    | StepInDoubt
+    | StepAbandoned
+    | StepUndone
+    | UndoDeferred
+    | UndoGivenUp
+    | LateReply
+    | TimerStarted
+    | TimerFired
+    | TimerCancelled
+    | ReceiveStarted
+    | ReceiveCancelled
+    | SignalReceived
+)
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER: msgspec.json.Decoder[list[AnyEvent]] = msgspec.json.Decoder(list[AnyEvent])
+
+
+def encode_events(events: Sequence[AnyEvent]) -> bytes:
+    """The events of one transition as the payload of a `saga_event` row."""
+    return _ENCODER.encode(events)
+
+
+def decode_events(payload: bytes) -> list[AnyEvent]:
+    """The inverse of `encode_events`. Raises DecodeError for events that this version does not know."""
+    try:
+        return _DECODER.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"history written by another version of Segue: {error}") from None
+
+
+def describe(event: AnyEvent) -> dict[str, Any]:
+    """The event as plain JSON values, for `--json`, pages and people."""
+    plain: dict[str, Any] = msgspec.json.decode(_ENCODER.encode(event))
+    return {"type": type(event).__name__, **{name: value for name, value in plain.items() if name != "e"}}

@@ -1,0 +1,90 @@
+"""Retry policies: pure arithmetic over attempts; the jitter is derived from the command, not drawn."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+
+from segue.errors import ContractError
+
+_SECOND = timedelta(seconds=1)
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How often and how fast a step is tried again; `attempts=3` means three in total."""
+
+    #: Tries in total, the first included.
+    attempts: int = 5
+    #: Wait before the second try.
+    initial: timedelta = _SECOND
+    #: Each wait is this many times the one before.
+    factor: float = 2.0
+    #: No wait is longer.
+    maximum: timedelta = timedelta(minutes=1)
+    #: Part of the wait by which it varies, up and down.
+    jitter: float = 0.1
+    #: No new try once this much time has gone since the first; None: only the step's timeout bounds it.
+    budget: timedelta | None = None
+    #: Error codes that end the step at the first try.
+    non_retryable: tuple[str, ...] = ()
+    #: Silence after which the same command is sent again (the participant answers with its stored reply).
+    silence: timedelta = timedelta(seconds=10)
+
+    def __post_init__(self) -> None:
+        problems = [
+            (not 1 <= self.attempts <= 10_000, f"attempts={self.attempts}, allowed are 1 to 10,000"),
+            (self.initial < timedelta(0), f"initial={self.initial}, it can't be negative"),
+            (self.factor < 1, f"factor={self.factor}, allowed is 1 or more"),
+            (self.maximum < self.initial, f"maximum={self.maximum} is less than initial={self.initial}"),
+            (not 0 <= self.jitter <= 1, f"jitter={self.jitter}, allowed is 0 to 1"),
+            (self.silence <= timedelta(0), f"silence={self.silence}, it must be positive"),
+        ]
+        for wrong, sentence in problems:
+            if wrong:
+                raise ContractError(f"Retry: {sentence}")
+
+
+DEFAULT_RETRY = Retry()
+#: Compensations are stubborn: an undo that gives up needs a person.
+DEFAULT_COMPENSATION_RETRY = Retry(attempts=10, maximum=timedelta(minutes=1))
+
+
+def retry_delay(policy: Retry, attempt: int, command_id: str, retry_after: float | None) -> int:
+    """Microseconds to wait after try number `attempt` was answered `retry`; the participant's own wish wins."""
+    if retry_after is not None:
+        return int(retry_after * 1_000_000)
+    base = _grown(policy.initial, policy.factor, attempt - 1, policy.maximum)
+    return int(base * (1 + policy.jitter * _unit(command_id)))
+
+
+def resend_delay(policy: Retry, resends: int) -> int:
+    """Microseconds of silence before the same command is sent for the (`resends` + 2)th time."""
+    return int(_grown(policy.silence, 2.0, resends, max(policy.silence, timedelta(minutes=1))))
+
+
+def may_retry(policy: Retry, attempt: int, code: str, first_sent: int, now: int) -> bool:
+    """Whether another try is allowed after `attempt` tries; times in microseconds."""
+    if attempt >= policy.attempts or code in policy.non_retryable:
+        return False
+    return policy.budget is None or now - first_sent < micros(policy.budget)
+
+
+def micros(duration: timedelta) -> int:
+    """Whole microseconds of a duration."""
+    return duration // timedelta(microseconds=1)
+
+
+def _grown(initial: timedelta, factor: float, times: int, maximum: timedelta) -> float:
+    limit = micros(maximum)
+    grown = float(micros(initial))
+    for _ in range(min(times, 64)):
+        grown *= factor
+        if grown >= limit:
+            return float(limit)
+    return min(grown, float(limit))
+
+
+def _unit(command_id: str) -> float:
+    """A number in [-1, 1) that depends on the command alone."""
+    return int(command_id[:8], 16) / 2**31 - 1
