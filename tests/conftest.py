@@ -1,7 +1,7 @@
 """Fixtures for real parts. A test that asks for one is marked with its name and can be selected by it.
 
-`make test` starts the parts (`tests.real.run`); the fixtures only read where they are. Where a part is missing its tests
-are skipped with the reason, and counted in one line at the end; with CI=true they fail.
+`make test` starts the parts (`tests.real.run`); the fixtures only read where they are. Where a part is missing its
+tests are skipped with the reason, and counted in one line at the end; with CI=true they fail.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 from tests.real.kafka import Kafka
 from tests.real.postgres import Postgres, create_database, drop_database
@@ -26,6 +27,11 @@ PARTS: dict[str, tuple[str, type[Server], str]] = {
     "postgres_url": ("postgres", Postgres, "SEGUE_TEST_POSTGRES"),
     "postgres_admin_url": ("postgres", Postgres, "SEGUE_TEST_POSTGRES"),
 }
+
+# Examples share two cores with real servers, so a deadline would measure those. In CI the same examples every time.
+settings.register_profile("shared-machine", deadline=None, print_blob=True)
+settings.register_profile("ci", settings.get_profile("shared-machine"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "shared-machine")
 
 _numbers = itertools.count(1)
 

@@ -16,7 +16,9 @@ from tests.real.process import CHECKOUT, PORTS, Server, free_port, started_at
 
 def test_postgres_commits_durably_and_the_database_is_empty(postgres_url: str) -> None:
     with psycopg.connect(postgres_url.replace("+psycopg", "")) as connection:
-        shown = connection.execute("SELECT current_setting('fsync'), count(*) FROM pg_tables WHERE schemaname = 'public'")
+        shown = connection.execute(
+            "SELECT current_setting('fsync'), count(*) FROM pg_tables WHERE schemaname = 'public'"
+        )
         assert shown.fetchone() == ("on", 0)
 
 
@@ -65,7 +67,9 @@ def test_starting_twice_uses_the_running_server_and_stops_only_that(own_postgres
 
 @pytest.mark.parametrize("kind", ["kafka", "postgres"])
 def test_the_command_says_how_it_is_used(kind: str) -> None:
-    done = subprocess.run([sys.executable, "-m", f"tests.real.{kind}", "dance"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.real.{kind}", "dance"], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stdout.startswith(f"usage: python -m tests.real.{kind} start|stop")
 

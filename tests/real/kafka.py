@@ -109,7 +109,9 @@ class Kafka(Server):
 
     def _format(self, properties: Path) -> None:
         arguments = ["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config", str(properties)]
-        done = subprocess.run([*_java("-XX:TieredStopAtLevel=1"), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*_java("-XX:TieredStopAtLevel=1"), *arguments], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise RealPartError(f"Kafka's storage can't be formatted: {done.stdout}{done.stderr}")
 

@@ -218,7 +218,9 @@ class Server(ABC):
         self._ours = self.start(fresh=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._ours:
             self.stop()
 
@@ -243,7 +245,9 @@ class Server(ABC):
         wait_until(lambda: process.poll() is not None or self.answers(port), seconds=self.start_seconds)
         if process.poll() is not None or not self.answers(port):
             self._finish_unlocked(signal.SIGKILL)
-            raise RealPartError(f"{self.kind} {self.name!r} did not come up; the end of {self.log}:\n{self._last_lines()}")
+            raise RealPartError(
+                f"{self.kind} {self.name!r} did not come up; the end of {self.log}:\n{self._last_lines()}"
+            )
 
     def _finish(self, how: signal.Signals) -> bool:
         if not self.home.exists():
@@ -331,13 +335,16 @@ def _signal(pid: int, how: signal.Signals) -> None:
 
 
 def _group_of(user: str) -> int:
-    import pwd  # noqa: PLC0415 - not on every platform, needed only as root
+    import pwd
 
     return pwd.getpwnam(user).pw_gid
 
 
 def command_line(server: type[Server], arguments: Sequence[str]) -> int:
-    """`start|stop|kill9|restart|status|remove [NAME]`; prints the address. 0 = done, 1 = not running, 2 = usage or failure."""
+    """`start|stop|kill9|restart|status|remove [NAME]`; prints the address.
+
+    Exit codes: 0 = done, 1 = not running, 2 = wrong usage, or it failed.
+    """
     verbs = ("start", "stop", "kill9", "restart", "status", "remove")
     if not 1 <= len(arguments) <= 2 or arguments[0] not in verbs:
         print(f"usage: python -m tests.real.{server.kind} {'|'.join(verbs)} [NAME]")
