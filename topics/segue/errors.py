@@ -9,6 +9,7 @@
     │   ├── DecodeError           the bytes are not what their content type says, or exceed a limit
     │   ├── InvalidPayload        well-formed, but not a value of the declared type
     │   ├── EnvelopeError         a mandatory header is missing or has no meaning
+    │   ├── RejectedRecord        the broker refuses the record for good (too large)
     │   └── RejectedWrite         the database refuses the value for good (SQLSTATE 22, 23, 54)
     ├── StateError            the request does not fit the state: tell the caller
     │   ├── NotFound              no such saga, step or dead letter
@@ -79,6 +80,12 @@ class EnvelopeError(InputError):
     """A mandatory header is missing or has no meaning."""
 
     code = "invalid_envelope"
+
+
+class RejectedRecord(InputError):
+    """The broker refuses the record for good (it is too large); sending it again would not help."""
+
+    code = "rejected_record"
 
 
 class RejectedWrite(InputError):

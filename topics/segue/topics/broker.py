@@ -66,7 +66,9 @@ class Starts(Protocol):
 class Consumer(Protocol):
     """Reads topics as a member of a group. Assignment is a hint, never a lock."""
 
-    def subscribe(self, topics: Sequence[str], *, starts: Starts, revoked: Callable[[Sequence[Partition]], None]) -> None:
+    def subscribe(
+        self, topics: Sequence[str], *, starts: Starts, revoked: Callable[[Sequence[Partition]], None]
+    ) -> None:
         """Join the group. A partition for which `starts` gives no offset begins at the earliest record."""
         ...
 
