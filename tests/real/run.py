@@ -2,6 +2,7 @@
 
 The command finds them in SEGUE_TEST_KAFKA and SEGUE_TEST_POSTGRES. A variable that is set already is left alone, and
 nothing is started for it. A part that this machine can't run is left out, and said so; with CI=true that is a failure.
+`--sweep` alone stops and removes what runs that were killed have left.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(__doc__)
         return 2
+    if arguments == ["--sweep"]:
+        for kind in PARTS.values():
+            _sweep(kind)
+        return 0
     signal.signal(signal.SIGTERM, _leave)
     servers: list[Server] = []
     code = 2
