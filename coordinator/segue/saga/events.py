@@ -20,6 +20,8 @@ StopCause = Literal["failure", "deadline", "cancel"]
 EndStatus = Literal["completed", "compensated", "failed", "cancelled"]
 
 NULL = msgspec.Raw(b"null")
+#: Stands for "no payload at all" (msgspec knows no optional raw field).
+NOTHING = msgspec.Raw(b"")
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -39,7 +41,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 # --- the saga itself ---------------------------------------------------------------------------------------------
 
 
-class Started(Event):
+class Started(Event, frozen=True, kw_only=True):
     """The saga exists. `coordinator` is part of every command's id; `deadline` bounds the whole saga."""
 
     coordinator: str
@@ -52,24 +54,24 @@ class Started(Event):
     trace: tuple[tuple[str, str], ...] = ()
 
 
-class PivotPassed(Event):
+class PivotPassed(Event, frozen=True, kw_only=True):
     """From here on nothing is compensated automatically."""
 
 
-class AttributeSet(Event):
+class AttributeSet(Event, frozen=True, kw_only=True):
     """`s.set(attribute, value)`."""
 
     name: str
     value: msgspec.Raw
 
 
-class ProgramReturned(Event):
+class ProgramReturned(Event, frozen=True, kw_only=True):
     """The saga's code returned."""
 
     result: msgspec.Raw
 
 
-class StopRequested(Event):
+class StopRequested(Event, frozen=True, kw_only=True):
     """The undo starts. `compensate`: all, none, or the step down to which (that step itself stays)."""
 
     cause: StopCause
@@ -78,30 +80,30 @@ class StopRequested(Event):
     actor: str = ""
 
 
-class DeadlineMissed(Event):
+class DeadlineMissed(Event, frozen=True, kw_only=True):
     """The saga's deadline passed after the pivot: noted, nothing is undone."""
 
 
-class Undriven(Event):
+class Undriven(Event, frozen=True, kw_only=True):
     """The code could not see the last `pending` deliveries: it is not here (no error), or it failed (blocked)."""
 
     pending: int
     error: Failure | None = None
 
 
-class Redriven(Event):
+class Redriven(Event, frozen=True, kw_only=True):
     """The code may go on; deadlines that stood still move by `shift` microseconds."""
 
     shift: int = 0
 
 
-class SagaParked(Event):
+class SagaParked(Event, frozen=True, kw_only=True):
     """A failure left the saga's code after the pivot; a person decides."""
 
     error: Failure
 
 
-class Ended(Event):
+class Ended(Event, frozen=True, kw_only=True):
     """Terminal; nothing changes the saga any more."""
 
     status: EndStatus
@@ -110,7 +112,7 @@ class Ended(Event):
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-class StepScheduled(Event):
+class StepScheduled(Event, frozen=True, kw_only=True):
     """The code called an activity; `step` is the occurrence, `timeout` microseconds over all attempts."""
 
     step: str
@@ -124,17 +126,22 @@ class StepScheduled(Event):
     retry: Retry | None = None
 
 
-class CommandSent(Event):
-    """A new command (a new id): attempt number `attempt`. `due` ends the step, `resend` is when silence is answered."""
+class CommandSent(Event, frozen=True, kw_only=True):
+    """A command: attempt number `attempt`. `due` ends the step, `resend` is when silence is answered.
+
+    `edited` is the body that a person put in place of the step's input (of the whole body, for a compensation).
+    """
 
     step: str
     attempt: int
     due: int
     resend: int
     action: Action = "invoke"
+    edited: msgspec.Raw = NOTHING
+    by: str = ""
 
 
-class CommandResent(Event):
+class CommandResent(Event, frozen=True, kw_only=True):
     """The same command again, after silence."""
 
     step: str
@@ -142,7 +149,7 @@ class CommandResent(Event):
     action: Action = "invoke"
 
 
-class ProgressReported(Event):
+class ProgressReported(Event, frozen=True, kw_only=True):
     """The participant answered `pending`: it works on it; the deadline moves."""
 
     step: str
@@ -152,7 +159,7 @@ class ProgressReported(Event):
     details: msgspec.Raw = NULL
 
 
-class RetryPlanned(Event):
+class RetryPlanned(Event, frozen=True, kw_only=True):
     """The outstanding attempt was answered `retry`; the next one goes out at `at`. `unknown`: it may have had an effect."""
 
     step: str
@@ -162,7 +169,7 @@ class RetryPlanned(Event):
     unknown: bool = False
 
 
-class StepSucceeded(Event):
+class StepSucceeded(Event, frozen=True, kw_only=True):
     """A success of any attempt settles the step; `late` if it had been given up already."""
 
     step: str
@@ -171,7 +178,7 @@ class StepSucceeded(Event):
     by: str = ""
 
 
-class StepFailed(Event):
+class StepFailed(Event, frozen=True, kw_only=True):
     """The step is spent and proved to have no effect; the code gets an ActivityError (unless it has moved on)."""
 
     step: str
@@ -179,14 +186,14 @@ class StepFailed(Event):
     by: str = ""
 
 
-class StepUnknown(Event):
+class StepUnknown(Event, frozen=True, kw_only=True):
     """The step is spent and nobody knows whether it happened; it is part of the undo."""
 
     step: str
     error: Failure
 
 
-class StepSkipped(Event):
+class StepSkipped(Event, frozen=True, kw_only=True):
     """An optional step is spent, or a person skipped it: the code gets None."""
 
     step: str
@@ -194,41 +201,41 @@ class StepSkipped(Event):
     by: str = ""
 
 
-class StepParked(Event):
+class StepParked(Event, frozen=True, kw_only=True):
     """The step is spent and waits for a person: retry, skip or resolve."""
 
     step: str
     error: Failure
 
 
-class StepInDoubt(Event):
+class StepInDoubt(Event, frozen=True, kw_only=True):
     """The outcome is unknown and nothing can undo it: it waits for a late answer or a person."""
 
     step: str
     error: Failure
 
 
-class StepAbandoned(Event):
+class StepAbandoned(Event, frozen=True, kw_only=True):
     """The code gave up waiting (timeout scope, cancelled branch, end): the outcome counts as unknown at once."""
 
     step: str
 
 
-class StepUndone(Event):
+class StepUndone(Event, frozen=True, kw_only=True):
     """The compensation is acknowledged."""
 
     step: str
     by: str = ""
 
 
-class UndoDeferred(Event):
+class UndoDeferred(Event, frozen=True, kw_only=True):
     """The compensation is spent: earlier steps go on being undone, this one waits for a person."""
 
     step: str
     error: Failure
 
 
-class UndoGivenUp(Event):
+class UndoGivenUp(Event, frozen=True, kw_only=True):
     """A person decided that this step stays as it is."""
 
     step: str
@@ -236,7 +243,7 @@ class UndoGivenUp(Event):
     by: str = ""
 
 
-class LateReply(Event):
+class LateReply(Event, frozen=True, kw_only=True):
     """A reply that changes nothing any more, worth knowing all the same."""
 
     step: str
@@ -248,39 +255,39 @@ class LateReply(Event):
 # --- time and signals --------------------------------------------------------------------------------------------
 
 
-class TimerStarted(Event):
+class TimerStarted(Event, frozen=True, kw_only=True):
     """`asyncio.sleep` or a timeout scope: fires at `at`. Numbers count the timers that the code made."""
 
     n: int
     at: int
 
 
-class TimerFired(Event):
+class TimerFired(Event, frozen=True, kw_only=True):
     """The timer's time has come."""
 
     n: int
 
 
-class TimerCancelled(Event):
+class TimerCancelled(Event, frozen=True, kw_only=True):
     """The code does not need the timer any more."""
 
     n: int
 
 
-class ReceiveStarted(Event):
+class ReceiveStarted(Event, frozen=True, kw_only=True):
     """The code waits for a signal; signals are handed out first come, first served."""
 
     n: int
     signal: str
 
 
-class ReceiveCancelled(Event):
+class ReceiveCancelled(Event, frozen=True, kw_only=True):
     """The code stopped waiting."""
 
     n: int
 
 
-class SignalReceived(Event):
+class SignalReceived(Event, frozen=True, kw_only=True):
     """A signal came; it waits until somebody receives it."""
 
     signal: str

@@ -1,0 +1,222 @@
+"""`Saga`: what saga code holds in its hands. Every method is deterministic and durable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from uuid import UUID
+
+import msgspec
+
+from segue.clock import from_micros
+from segue.contract import Activity, Attribute, Signal, Undo
+from segue.errors import ContractError
+from segue.ids import derive
+from segue.limits import check_id
+from segue.saga import events as e
+from segue.saga.failures import SagaStopped
+from segue.saga.program import Pending
+from segue.saga.retry import Retry, micros
+
+if TYPE_CHECKING:
+    from segue.saga.program import Program
+
+I = TypeVar("I")  # noqa: E741 - the field's own letters: input and output
+O = TypeVar("O")  # noqa: E741
+T = TypeVar("T")
+
+#: A step's time over all its attempts, if it names none.
+DEFAULT_TIMEOUT = timedelta(minutes=5)
+
+
+class Saga:
+    """The handle through which saga code acts: `s.call`, `s.map`, `s.receive`, `s.pivot`, `s.set`, `s.now`."""
+
+    __slots__ = ("_program", "random")
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        #: Random numbers that are the same at every replay.
+        self.random = Random(program.saga_id)  # noqa: S311 - reproducible on purpose
+
+    @property
+    def id(self) -> str:
+        """The saga's id."""
+        return self._program.saga_id
+
+    def now(self) -> datetime:
+        """The time of the event that the code reacts to: the database's clock, the same at every replay."""
+        return from_micros(self._program.loop.now)
+
+    def uuid(self) -> UUID:
+        """An id derived from the saga's id and the number of ids asked for so far."""
+        n = self._program.counters["uuid"] = self._program.counters.get("uuid", 0) + 1
+        return UUID(derive("uuid", self._program.saga_id, str(n)))
+
+    @overload
+    async def call(
+        self,
+        activity: Activity[I, O],
+        input: I,
+        *,
+        compensate: Activity[Undo[I, O], None] | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta = DEFAULT_TIMEOUT,
+        optional: Literal[False] = False,
+        on_failure: Literal["raise", "park"] = "raise",
+        step: str | None = None,
+    ) -> O: ...
+    @overload
+    async def call(
+        self,
+        activity: Activity[I, O],
+        input: I,
+        *,
+        compensate: Activity[Undo[I, O], None] | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta = DEFAULT_TIMEOUT,
+        optional: bool,
+        on_failure: Literal["raise", "park"] = "raise",
+        step: str | None = None,
+    ) -> O | None: ...
+    async def call(
+        self,
+        activity: Activity[I, O],
+        input: I,
+        *,
+        compensate: Activity[Undo[I, O], None] | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta = DEFAULT_TIMEOUT,
+        optional: bool = False,
+        on_failure: Literal["raise", "park"] = "raise",
+        step: str | None = None,
+    ) -> O | None:
+        """Have `activity` done and wait for its output.
+
+        `compensate` undoes it if the saga fails later; `retry` says how often a transient failure is tried again;
+        `timeout` bounds the step over all attempts. A spent step raises ActivityError (ActivityRejected,
+        ActivityTimeout), waits for a person with `on_failure="park"`, or counts as done with `optional=True`.
+        """
+        return await self._call(activity, input, compensate, retry, timeout, optional, on_failure, step, "")  # type: ignore[no-any-return]
+
+    async def map(
+        self,
+        activity: Activity[I, O],
+        inputs: Sequence[I],
+        *,
+        compensate: Activity[Undo[I, O], None] | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta = DEFAULT_TIMEOUT,
+        concurrency: int = 100,
+        return_exceptions: bool = False,
+        step: str | None = None,
+    ) -> list[O | BaseException]:
+        """`call` for each input, at most `concurrency` at a time; results in the order of the inputs.
+
+        Occurrences are named `activity[0]`, `activity[1]`, … With `return_exceptions` a spent one is an item of the list.
+        """
+        if concurrency < 1:
+            raise ContractError(f"map {activity.name}: concurrency={concurrency}, it must be at least 1")
+        base = self._occurrence(activity.name, step, "")
+        slots = asyncio.Semaphore(concurrency)
+
+        async def one(n: int, item: I) -> O:
+            async with slots:
+                return await self._call(  # type: ignore[no-any-return]
+                    activity, item, compensate, retry, timeout, False, "raise", base, f"[{n}]"
+                )
+
+        return await asyncio.gather(
+            *(one(n, item) for n, item in enumerate(inputs)), return_exceptions=return_exceptions
+        )
+
+    async def receive(self, signal: Signal[T], *, timeout: timedelta | None = None) -> T:
+        """The next signal of this kind, in the order of arrival; early ones wait. Raises TimeoutError after `timeout`."""
+        if timeout is None:
+            return await self._receive(signal)
+        async with asyncio.timeout(timeout.total_seconds()):
+            return await self._receive(signal)
+
+    def pivot(self) -> None:
+        """The point of no return: from here on nothing is compensated automatically, only retried or parked."""
+        self._check()
+        self._program.requests.append(e.PivotPassed())
+
+    def set(self, attribute: Attribute[T], value: T) -> None:
+        """Put a value on the saga's row, where clients query it."""
+        self._check()
+        data = self._program.converter.to_bytes(value, attribute.type)
+        self._program.requests.append(e.AttributeSet(name=attribute.name, value=msgspec.Raw(data)))
+
+    # --- inside
+
+    async def _call(
+        self,
+        activity: Activity[Any, Any],
+        input: Any,
+        compensate: Activity[Any, Any] | None,
+        retry: Retry | None,
+        timeout: timedelta,
+        optional: bool,
+        on_failure: Literal["raise", "park"],
+        step: str | None,
+        index: str,
+    ) -> Any:
+        self._check()
+        if compensate is not None and compensate.undoes != activity.name:
+            raise ContractError(f"{compensate.name} undoes {compensate.undoes or 'nothing'}, not {activity.name}")
+        if timeout <= timedelta(0):
+            raise ContractError(f"{activity.name}: timeout={timeout}, it must be positive")
+        name = step + index if index and step else self._occurrence(activity.name, step, index)
+        program = self._program
+        data = program.converter.to_bytes(input, activity.input)
+        pending = Pending(program.loop.create_future(), activity.output)
+        program.steps[name] = pending
+        program.requests.append(
+            e.StepScheduled(
+                step=name,
+                activity=activity.name,
+                input=msgspec.Raw(data),
+                compensate=compensate.name if compensate is not None else "",
+                readonly=activity.readonly,
+                optional=optional,
+                park=on_failure == "park",
+                timeout=micros(timeout),
+                retry=retry,
+            )
+        )
+        try:
+            return await pending.future
+        except asyncio.CancelledError:
+            if program.steps.pop(name, None) is not None and not program.stopped:
+                program.requests.append(e.StepAbandoned(step=name))
+            raise
+
+    async def _receive(self, signal: Signal[T]) -> T:
+        self._check()
+        program = self._program
+        n = program.counters["receive"] = program.counters.get("receive", 0) + 1
+        pending = Pending(program.loop.create_future(), signal.type)
+        program.receives[n] = pending
+        program.requests.append(e.ReceiveStarted(n=n, signal=signal.name))
+        try:
+            return await pending.future  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            if program.receives.pop(n, None) is not None and not program.stopped:
+                program.requests.append(e.ReceiveCancelled(n=n))
+            raise
+
+    def _occurrence(self, activity: str, step: str | None, index: str) -> str:
+        names = self._program.names
+        base = step or activity
+        n = names[base] = names.get(base, 0) + 1
+        if step is not None and n > 1:
+            raise ContractError(f"two steps are called {step!r}; an explicit step name must be unique in the saga")
+        return check_id("step", base) + (f"#{n}" if n > 1 else "") + index
+
+    def _check(self) -> None:
+        if self._program.stopped:
+            raise SagaStopped("the saga is being stopped")

@@ -1,0 +1,48 @@
+"""What a transition asks the outside world to do: data, carried out by the coordinator in the same transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segue.ids import CommandId
+from segue.saga.events import Action, AnyEvent, EndStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendCommand:
+    """Send a command (again: then it has the id it had before). `deadline` is microseconds since 1970."""
+
+    id: CommandId
+    activity: str
+    step: str
+    action: Action
+    attempt: int
+    body: bytes
+    deadline: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The saga has ended."""
+
+    status: EndStatus
+
+
+Effect = SendCommand | Finish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """The saga moved on: one row of history and what to do. `wake_at` (microseconds) is when to look again by itself."""
+
+    events: list[AnyEvent]
+    effects: list[Effect]
+    wake_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Nothing changes, for a reason: `duplicate`, `late`, `foreign`, `ended`, … Stable words, counted and logged."""
+
+    reason: str
+    detail: str = ""

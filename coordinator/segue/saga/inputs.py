@@ -1,0 +1,80 @@
+"""What can happen to a saga, as values. `advance` takes one of them and a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from segue.ids import CommandId
+from segue.saga.events import NOTHING, NULL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A participant answered. `body` is the output of a success, `{"message", "details"}` of the others."""
+
+    command_id: CommandId
+    outcome: Literal["success", "failure", "retry", "pending"]
+    body: msgspec.Raw = field(default_factory=lambda: NULL)
+    error: str = ""
+    effect_unknown: bool = False
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalArrived:
+    """A signal for this saga."""
+
+    name: str
+    payload: msgspec.Raw = field(default_factory=lambda: NULL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Stop the saga. `compensate`: `all`, `none`, or `to:STEP`."""
+
+    compensate: str = "all"
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wake:
+    """Time has passed. Alarms up to `gate` (microseconds) may fire: until then every answer that came has been read."""
+
+    gate: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryStep:
+    """A person: try again what is parked, in doubt, deferred or blocked (all of it, or one step), maybe with another input."""
+
+    step: str | None = None
+    edited: msgspec.Raw = field(default_factory=lambda: NOTHING)
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipStep:
+    """A person: go on without this step (or leave a deferred compensation undone)."""
+
+    step: str
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolveStep:
+    """A person knows what happened: `success` (with the output) or `failure` (no effect; of an undo: it stays)."""
+
+    step: str
+    outcome: Literal["success", "failure"]
+    output: msgspec.Raw = field(default_factory=lambda: NULL)
+    code: str = "resolved"
+    reason: str = ""
+    actor: str = ""
+
+
+Input = Reply | SignalArrived | Cancel | Wake | RetryStep | SkipStep | ResolveStep

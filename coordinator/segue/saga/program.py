@@ -1,0 +1,228 @@
+"""The saga's code, running: a coroutine on a deterministic loop that turns deliveries into requests.
+
+A program never touches the state. It is told one delivery at a time and answers with what its code asked for until
+it came to rest. It can be thrown away at any moment and made anew by telling it the same deliveries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from segue.errors import UsageError
+from segue.saga import events as e
+from segue.saga.definition import Converter, SagaDefinition
+from segue.saga.failures import (
+    ActivityError,
+    ActivityRejected,
+    ActivityTimeout,
+    Nondeterminism,
+    SagaError,
+)
+from segue.saga.loop import SagaLoop
+from segue.saga.state import Delivery
+
+#: What the code may ask for; the engine records each as an event.
+Request = (
+    e.StepScheduled
+    | e.StepAbandoned
+    | e.TimerStarted
+    | e.TimerCancelled
+    | e.ReceiveStarted
+    | e.ReceiveCancelled
+    | e.AttributeSet
+    | e.PivotPassed
+    | e.ProgramReturned
+    | e.StopRequested
+)
+
+
+@dataclass(slots=True)
+class CodeFailed(Exception):
+    """The saga's code failed in a way that must not start an undo: a bug. The saga is blocked, nothing is lost."""
+
+    failure: e.Failure
+
+
+@dataclass(slots=True)
+class Pending:
+    """Something that the code waits for."""
+
+    future: asyncio.Future[Any]
+    type: Any
+
+
+@dataclass(slots=True)
+class Program:
+    """One live saga function. `deliver` returns what the code asked for."""
+
+    definition: SagaDefinition[Any, Any]
+    saga_id: str
+    converter: Converter
+    input: bytes
+    loop: SagaLoop = field(default_factory=SagaLoop)
+    requests: list[Request] = field(default_factory=list)
+    steps: dict[str, Pending] = field(default_factory=dict)
+    receives: dict[int, Pending] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=dict)
+    stopped: bool = False
+    main: asyncio.Task[Any] | None = None
+    finished: bool = False
+
+    def deliver(self, delivery: Delivery, now: int) -> list[Request]:
+        """Tell the code one thing at `now` (microseconds) and run it until it rests. Raises CodeFailed."""
+        self.loop.now = max(self.loop.now, now)
+        match delivery.kind:
+            case "start":
+                self._start()
+            case "step":
+                self._settle(delivery)
+            case "timer":
+                self.loop.fire(delivery.n)
+            case "signal":
+                pending = self.receives.pop(delivery.n, None)
+                if pending is not None and not pending.future.done():
+                    self._resolve(pending, delivery.payload, f"signal {delivery.n}")
+        return self._run()
+
+    def close(self) -> None:
+        """Throw the code away: its `finally` blocks run, its calls are refused, nothing that it asks for counts."""
+        self.stopped = True
+        main = self.main
+        if main is None or self.finished:
+            return
+        for _ in range(3):
+            if main.done():
+                break
+            main.cancel()
+            self.loop.run()
+        if main.done() and not main.cancelled():
+            main.exception()
+        self.finished = True
+        self.requests.clear()
+
+    def _start(self) -> None:
+        from segue.saga.context import Saga
+
+        try:
+            value = self.converter.from_bytes(self.input, self.definition.input_type)
+        except Exception as error:
+            raise CodeFailed(_failure_of(error, "the input does not fit the saga's type")) from error
+        self.main = self.loop.create_task(_awaited(self.definition.function(Saga(self), value)), name="saga")
+
+    def _settle(self, delivery: Delivery) -> None:
+        pending = self.steps.pop(delivery.step, None)
+        if pending is None or pending.future.done():
+            return
+        if delivery.error is None:
+            self._resolve(pending, delivery.payload, f"the output of {delivery.step}")
+            return
+        kind = {"rejected": ActivityRejected, "timeout": ActivityTimeout}.get(delivery.error.kind, ActivityError)
+        error = kind(
+            delivery.error.code,
+            delivery.error.message,
+            step=delivery.step,
+            details=msgspec.json.decode(delivery.error.details),
+            settled=delivery.settled,
+        )
+        pending.future.set_exception(error)
+
+    def _resolve(self, pending: Pending, payload: msgspec.Raw, what: str) -> None:
+        data = bytes(payload)
+        if pending.type is None or data == b"null":
+            value = None
+        else:
+            try:
+                value = self.converter.from_bytes(data, pending.type)
+            except Exception as error:
+                raise CodeFailed(_failure_of(error, f"{what} does not fit the declared type")) from error
+        pending.future.set_result(value)
+
+    def _run(self) -> list[Request]:
+        try:
+            self.loop.run()
+        except (UsageError, SystemExit) as error:
+            raise CodeFailed(_failure_of(error, "")) from error
+        self._collect_timers()
+        main = self.main
+        if main is not None and main.done() and not self.finished:
+            self.finished = True
+            self.requests.append(self._outcome(main))
+        requests, self.requests = self.requests, []
+        return requests
+
+    def _collect_timers(self) -> None:
+        loop = self.loop
+        new = set(loop.new_timers)
+        for n in loop.cancelled_timers:
+            if n not in new:
+                self.requests.append(e.TimerCancelled(n=n))
+        for n in loop.new_timers:
+            if n in loop.timers:
+                self.requests.append(e.TimerStarted(n=n, at=loop.timers[n][0]))
+        loop.new_timers.clear()
+        loop.cancelled_timers.clear()
+
+    def _outcome(self, main: asyncio.Task[Any]) -> Request:
+        if main.cancelled():
+            raise CodeFailed(e.Failure(code="CancelledError", message="the saga's code cancelled itself", kind="saga"))
+        error = main.exception()
+        if error is None:
+            try:
+                data = self.converter.to_bytes(main.result(), self.definition.output_type)
+            except Exception as unserialisable:
+                raise CodeFailed(_failure_of(unserialisable, "the result can't be stored")) from unserialisable
+            return e.ProgramReturned(result=msgspec.Raw(data))
+        return e.StopRequested(cause="failure", error=failure_that_undoes(error))
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def failure_that_undoes(error: BaseException) -> e.Failure:
+    """The failure under which an undo is recorded; raises CodeFailed for an exception that is a bug.
+
+    TimeoutError counts as a failure: in a saga nothing but a durable timer raises it. Of an exception group it is the
+    ActivityError that was settled first.
+    """
+    leaves = list(_leaves(error))
+    for leaf in leaves:
+        if not isinstance(leaf, SagaError | TimeoutError):
+            raise CodeFailed(_failure_of(leaf, "")) from error
+    activity_errors = sorted((leaf for leaf in leaves if isinstance(leaf, ActivityError)), key=lambda x: x.settled)
+    first = activity_errors[0] if activity_errors else leaves[0]
+    if isinstance(first, ActivityError):
+        kind = {ActivityRejected: "rejected", ActivityTimeout: "timeout"}.get(type(first), "spent")
+        return e.Failure(
+            code=first.failure_code,
+            message=f"{first.step}: {first.message}" if first.message else first.step,
+            kind=kind,  # type: ignore[arg-type]
+            class_name=type(first).__name__,
+        )
+    if isinstance(first, SagaError):
+        return e.Failure(code=first.failure_code, message=first.message, kind="saga", class_name=type(first).__name__)
+    return e.Failure(code="timeout", message=str(first), kind="saga", class_name="TimeoutError")
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [error]
+
+
+def _failure_of(error: BaseException, what: str) -> e.Failure:
+    place = ""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is not None and not isinstance(error, Nondeterminism):
+        place = f" ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
+    message = ": ".join(part for part in (what, f"{str(error)[:900]}{place}") if part)
+    return e.Failure(code=type(error).__name__, message=message, kind="saga", class_name=type(error).__name__)
+

@@ -1,0 +1,118 @@
+"""Bringing a saga back from its history: fold the events, and tell its code again what it was told before."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from segue.saga import events as e
+from segue.saga.definition import Converter, SagaDefinition
+from segue.saga.failures import Nondeterminism
+from segue.saga.program import CodeFailed, Program, Request
+from segue.saga.state import SagaState, apply, end_transition
+from segue.saga.transition import Instance
+
+#: Events that the code asked for; the replay must ask for the same ones in the same order.
+_REQUESTS = (
+    e.StepScheduled,
+    e.StepAbandoned,
+    e.TimerStarted,
+    e.TimerCancelled,
+    e.ReceiveStarted,
+    e.ReceiveCancelled,
+    e.AttributeSet,
+    e.PivotPassed,
+)
+
+
+def rebuild(
+    saga_id: str,
+    transitions: Sequence[tuple[int, bytes]],
+    definition: SagaDefinition[Any, Any] | None,
+    converter: Converter,
+) -> Instance:
+    """The instance after these transitions ((microseconds, payload) by `seq`).
+
+    Without a definition, or where the code is not needed any more, it has no program. Raises Nondeterminism if the code
+    asks for something else than the history holds; the caller rebuilds without a definition and records the block.
+    """
+    decoded = [(at, e.decode_events(payload)) for at, payload in transitions]
+    state = SagaState(saga_id)
+    replay = None if definition is None else _Replay(saga_id, definition, converter)
+    for at, events in decoded:
+        for event in events:
+            if replay is not None:
+                if isinstance(event, e.StopRequested | e.ProgramReturned | e.SagaParked):
+                    replay.program.close()
+                    replay = None
+                else:
+                    replay.before(state, event, at)
+            apply(state, event, at)
+        if replay is not None:
+            replay.end_of_transition(state, at)
+        end_transition(state, at)
+    return Instance(state, replay.program if replay is not None else None)
+
+
+class _Replay:
+    __slots__ = ("asked", "program", "recorded")
+
+    def __init__(self, saga_id: str, definition: SagaDefinition[Any, Any], converter: Converter) -> None:
+        self.program = Program(definition, saga_id, converter, b"null")
+        self.asked: deque[Request] = deque()
+        self.recorded: deque[e.AnyEvent] = deque()
+
+    def before(self, state: SagaState, event: e.AnyEvent, at: int) -> None:
+        """Called before `event` is folded into `state`."""
+        if isinstance(event, e.Started):
+            self.program.input = bytes(event.input)
+        elif isinstance(event, e.Undriven):
+            while len(state.deliveries) > event.pending:
+                self.tell(state, at)
+        elif isinstance(event, _REQUESTS):
+            self.recorded.append(event)
+
+    def end_of_transition(self, state: SagaState, at: int) -> None:
+        if not state.undriven:
+            while state.deliveries:
+                self.tell(state, at)
+        self.compare(strict=not state.undriven)
+
+    def tell(self, state: SagaState, at: int) -> None:
+        try:
+            self.asked.extend(self.program.deliver(state.deliveries.popleft(), at))
+        except CodeFailed as failed:
+            raise Nondeterminism(f"the code fails where it went on before: {failed.failure.message}") from failed
+
+    def compare(self, *, strict: bool) -> None:
+        while self.asked and self.recorded:
+            asked, recorded = self.asked.popleft(), self.recorded.popleft()
+            if not _same(asked, recorded):
+                raise Nondeterminism(f"the history has {_shown(recorded)}, the code asks for {_shown(asked)}")
+        if self.recorded and strict:
+            raise Nondeterminism(f"the history has {_shown(self.recorded[0])}, the code does not ask for it")
+        if self.asked:
+            raise Nondeterminism(f"the code asks for {_shown(self.asked[0])}, which the history does not have")
+
+
+def _same(asked: Request, recorded: e.AnyEvent) -> bool:
+    """Whether the code asks for what was recorded. Payloads and policies may change; what is done may not."""
+    if type(asked) is not type(recorded):
+        return False
+    if isinstance(asked, e.StepScheduled) and isinstance(recorded, e.StepScheduled):
+        return (asked.step, asked.activity, asked.compensate) == (recorded.step, recorded.activity, recorded.compensate)
+    if isinstance(asked, e.StepAbandoned) and isinstance(recorded, e.StepAbandoned):
+        return asked.step == recorded.step
+    if isinstance(asked, e.ReceiveStarted) and isinstance(recorded, e.ReceiveStarted):
+        return (asked.n, asked.signal) == (recorded.n, recorded.signal)
+    if isinstance(asked, e.AttributeSet) and isinstance(recorded, e.AttributeSet):
+        return asked.name == recorded.name
+    return getattr(asked, "n", None) == getattr(recorded, "n", None)
+
+
+def _shown(event: e.AnyEvent | Request) -> str:
+    shown = e.describe(event)
+    subject = shown.get("step") or shown.get("signal") or shown.get("name") or shown.get("n") or ""
+    activity = f" ({shown['activity']})" if "activity" in shown and shown["activity"] != subject else ""
+    return f"{shown['type']} {subject}{activity}".strip()

@@ -1,0 +1,564 @@
+"""The state of one saga: the fold of its events. `apply` is the only function that changes it, and it decides nothing.
+
+Folding needs no saga code. What the code is to be told (a step's outcome, a fired timer, a signal) queues up in
+`deliveries`; whoever has the code hands them over, in this order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Literal, assert_never
+
+import msgspec
+
+from segue.ids import CommandId, command_id
+from segue.saga import events as e
+from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, DEFAULT_RETRY, Retry
+
+StepStatus = Literal[
+    "scheduled", "issued", "waiting", "succeeded", "failed", "unknown", "skipped", "parked", "in_doubt"
+]
+UndoStatus = Literal["none", "issued", "waiting", "done", "deferred", "given_up"]
+Attention = Literal["none", "parked", "blocked", "deferred", "in_doubt"]
+Alarm = Literal["due", "resend", "retry", "undo_due", "undo_resend", "undo_retry", "timer", "deadline"]
+
+#: Steps whose outcome is still to come.
+OPEN: frozenset[str] = frozenset(("scheduled", "issued", "waiting", "parked", "in_doubt"))
+#: Order among alarms of the same moment: send again before giving up, the saga's own deadline last.
+_ALARM_ORDER: dict[str, int] = {
+    name: n
+    for n, name in enumerate(
+        ("retry", "undo_retry", "resend", "undo_resend", "timer", "due", "undo_due", "deadline")
+    )
+}
+NEVER = 2**62
+
+
+@dataclass(slots=True)
+class Undo:
+    """How far the compensation of one step is."""
+
+    status: UndoStatus = "none"
+    attempt: int = 0
+    first_sent: int = 0
+    due: int = NEVER
+    resend: int = NEVER
+    resends: int = 0
+    retry_at: int = NEVER
+    error: e.Failure | None = None
+    reason: str = ""
+    edited: bytes = b""
+
+
+@dataclass(slots=True)
+class Step:
+    """One occurrence of an activity in one saga."""
+
+    name: str
+    number: int
+    activity: str
+    input: msgspec.Raw
+    compensate: str
+    readonly: bool
+    optional: bool
+    park: bool
+    timeout: int
+    retry: Retry
+    after_pivot: bool
+    #: Position of the scheduling event, and of the event that settled it: `a` happened before `b` if a.settled < b.issued.
+    issued: int
+    settled: int = NEVER
+    status: StepStatus = "scheduled"
+    output: msgspec.Raw = field(default_factory=lambda: e.NULL)
+    error: e.Failure | None = None
+    #: The code has its answer (or does not want it any more); later outcomes are only recorded.
+    delivered: bool = False
+    #: Its outcome is unknown and the code has moved on: undone at once.
+    abandoned: bool = False
+    #: Some attempt may have had an effect although it was answered negatively.
+    tainted: bool = False
+    attempt: int = 0
+    first_sent: int = 0
+    due: int = NEVER
+    resend: int = NEVER
+    resends: int = 0
+    retry_at: int = NEVER
+    started_at: int = 0
+    ended_at: int | None = None
+    progress: msgspec.Raw = field(default_factory=lambda: e.NULL)
+    undo: Undo = field(default_factory=Undo)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Something that the saga's code is to be told: the outcome of a step, a fired timer, a received signal."""
+
+    kind: Literal["start", "step", "timer", "signal"]
+    step: str = ""
+    n: int = 0
+    payload: msgspec.Raw = field(default_factory=lambda: e.NULL)
+    error: e.Failure | None = None
+    settled: int = 0
+
+
+@dataclass(slots=True)
+class SagaState:
+    """Everything there is to know about a saga. Built by `apply` alone."""
+
+    id: str
+    coordinator: str = ""
+    definition: str = ""
+    version: int = 0
+    input: msgspec.Raw = field(default_factory=lambda: e.NULL)
+    status: str = "running"
+    result: msgspec.Raw | None = None
+    error: e.Failure | None = None
+    deadline: int = NEVER
+    deadline_missed: bool = False
+    compensation: Retry = DEFAULT_COMPENSATION_RETRY
+    compensation_timeout: int = 0
+    trace: tuple[tuple[str, str], ...] = ()
+    attributes: dict[str, msgspec.Raw] = field(default_factory=dict)
+    steps: dict[str, Step] = field(default_factory=dict)
+    open_steps: dict[str, Step] = field(default_factory=dict)
+    commands: dict[CommandId, tuple[str, e.Action, int]] = field(default_factory=dict)
+    timers: dict[int, int] = field(default_factory=dict)
+    receives: dict[int, str] = field(default_factory=dict)
+    signals: dict[str, deque[msgspec.Raw]] = field(default_factory=dict)
+    deliveries: deque[Delivery] = field(default_factory=deque)
+    undriven: bool = False
+    blocked: e.Failure | None = None
+    parked: e.Failure | None = None
+    undriven_since: int = 0
+    pivot: bool = False
+    returned: bool = False
+    stop: e.StopRequested | None = None
+    ended: bool = False
+    started_at: int = 0
+    updated_at: int = 0
+    ended_at: int | None = None
+    revision: int = 0
+    count: int = 0
+    alarms: list[tuple[int, int, int, Alarm, str]] = field(default_factory=list)
+    #: Steps that a person must look at, by name: kept so that `attention` needs no scan.
+    troubled: dict[str, Attention] = field(default_factory=dict)
+    #: Steps whose compensation is under way or still to come while the saga goes forward.
+    abandoned: dict[str, Step] = field(default_factory=dict)
+
+    @property
+    def attention(self) -> Attention:
+        """The most urgent reason why a person is needed."""
+        if self.ended:
+            return "none"
+        if self.blocked is not None:
+            return "blocked"
+        kinds = set(self.troubled.values())
+        for kind in ("in_doubt", "deferred", "parked"):
+            if kind in kinds:
+                return kind
+        return "parked" if self.parked is not None else "none"
+
+    @property
+    def undoing(self) -> bool:
+        """The undo engine runs over all steps."""
+        return self.stop is not None
+
+    def command_id(self, step: Step, action: e.Action) -> CommandId:
+        """The id of the command that is (or was last) out for this step."""
+        attempt = step.attempt if action == "invoke" else step.undo.attempt
+        return command_id(self.coordinator, self.id, step.name, action, attempt)
+
+    def alarm(self) -> tuple[int, Alarm, str] | None:
+        """The next alarm: when (microseconds), what, and for which step or timer. Outdated entries are dropped."""
+        while self.alarms:
+            at, _, _, what, name = self.alarms[0]
+            if self._alarm_at(what, name) == at:
+                return at, what, name
+            heappop(self.alarms)
+        return None
+
+    def set_alarm(self, what: Alarm, name: str, at: int) -> None:
+        """Queue an alarm; the field it belongs to must already hold `at`."""
+        if at < NEVER:
+            heappush(self.alarms, (at, _ALARM_ORDER[what], self.count, what, name))
+
+    def _alarm_at(self, what: Alarm, name: str) -> int:  # noqa: PLR0911 - a table, one line each
+        if what == "deadline":
+            return self.deadline if self.stop is None and not self.deadline_missed and not self.ended else NEVER
+        if what == "timer":
+            return self.timers.get(int(name), NEVER)
+        step = self.steps[name]
+        match what:
+            case "due":
+                return step.due
+            case "resend":
+                return step.resend
+            case "retry":
+                return step.retry_at
+            case "undo_due":
+                return step.undo.due
+            case "undo_resend":
+                return step.undo.resend
+            case "undo_retry":
+                return step.undo.retry_at
+
+
+def fold(saga_id: str, transitions: Iterable[tuple[int, bytes]]) -> SagaState:
+    """The state after these transitions: (microseconds, payload) of each `saga_event` row, in the order of `seq`."""
+    state = SagaState(saga_id)
+    for at, payload in transitions:
+        for event in e.decode_events(payload):
+            apply(state, event, at)
+        end_transition(state, at)
+    return state
+
+
+def end_transition(state: SagaState, at: int) -> None:
+    """Close one row of the history: whatever the code could be told in it, it has been told."""
+    state.revision += 1
+    state.updated_at = at
+    if not state.undriven:
+        state.deliveries.clear()
+
+
+def apply(state: SagaState, event: e.AnyEvent, at: int) -> None:
+    """Fold one event, recorded at `at` microseconds, into the state."""
+    state.count += 1
+    match event:
+        case e.StepScheduled():
+            _scheduled(state, event, at)
+        case e.CommandSent():
+            _sent(state, event, at)
+        case e.CommandResent():
+            _resent(state, event)
+        case e.StepSucceeded():
+            _succeeded(state, event, at)
+        case e.TimerStarted():
+            state.timers[event.n] = event.at
+            state.set_alarm("timer", str(event.n), event.at)
+        case e.TimerFired():
+            state.timers.pop(event.n, None)
+            state.deliveries.append(Delivery("timer", n=event.n))
+        case e.TimerCancelled():
+            state.timers.pop(event.n, None)
+        case e.ReceiveStarted() | e.ReceiveCancelled() | e.SignalReceived():
+            _signal(state, event)
+        case (
+            e.StepFailed() | e.StepUnknown() | e.StepSkipped() | e.StepParked() | e.StepInDoubt() | e.StepAbandoned()
+        ):
+            _spent(state, event, at)
+        case e.StepUndone() | e.UndoDeferred() | e.UndoGivenUp():
+            _undone(state, event)
+        case e.ProgressReported() | e.RetryPlanned():
+            _postponed(state, event)
+        case e.LateReply():
+            pass
+        case _:
+            _saga(state, event, at)
+
+
+def _saga(
+    state: SagaState,
+    event: e.Started
+    | e.PivotPassed
+    | e.AttributeSet
+    | e.ProgramReturned
+    | e.StopRequested
+    | e.DeadlineMissed
+    | e.Undriven
+    | e.Redriven
+    | e.SagaParked
+    | e.Ended,
+    at: int,
+) -> None:
+    match event:
+        case e.Started():
+            _started(state, event, at)
+        case e.PivotPassed():
+            state.pivot = True
+        case e.AttributeSet():
+            state.attributes[event.name] = event.value
+        case e.ProgramReturned():
+            state.returned = True
+            state.result = event.result
+        case e.StopRequested():
+            _stopped(state, event)
+        case e.DeadlineMissed():
+            state.deadline_missed = True
+        case e.Undriven():
+            while len(state.deliveries) > event.pending:
+                state.deliveries.popleft()
+            if not state.undriven:
+                state.undriven_since = at
+            state.undriven = True
+            state.blocked = event.error
+        case e.Redriven():
+            _redriven(state, event)
+        case e.SagaParked():
+            state.parked = event.error
+        case e.Ended():
+            state.ended = True
+            state.status = event.status
+            state.ended_at = at
+            state.blocked = state.parked = None
+        case _:
+            assert_never(event)
+
+
+def _started(state: SagaState, event: e.Started, at: int) -> None:
+    state.coordinator = event.coordinator
+    state.definition = event.definition
+    state.version = event.version
+    state.input = event.input
+    state.compensation = event.compensation or DEFAULT_COMPENSATION_RETRY
+    state.compensation_timeout = event.compensation_timeout
+    state.trace = event.trace
+    state.started_at = state.updated_at = at
+    if event.deadline is not None:
+        state.deadline = event.deadline
+        state.set_alarm("deadline", "", event.deadline)
+    state.deliveries.append(Delivery("start"))
+
+
+def _stopped(state: SagaState, event: e.StopRequested) -> None:
+    state.stop = event
+    state.status = "compensating"
+    state.error = event.error
+    state.timers.clear()
+    state.receives.clear()
+    state.deliveries.clear()
+    state.undriven = False
+    state.blocked = state.parked = None
+
+
+def _redriven(state: SagaState, event: e.Redriven) -> None:
+    state.undriven = False
+    state.blocked = None
+    if not event.shift:
+        return
+    if state.deadline < NEVER:
+        state.deadline += event.shift
+        state.set_alarm("deadline", "", state.deadline)
+    for step in state.open_steps.values():
+        if step.due < NEVER:
+            step.due += event.shift
+            state.set_alarm("due", step.name, step.due)
+    for n in state.timers:
+        state.timers[n] += event.shift
+        state.set_alarm("timer", str(n), state.timers[n])
+
+
+def _scheduled(state: SagaState, event: e.StepScheduled, at: int) -> None:
+    step = Step(
+        name=event.step,
+        number=len(state.steps),
+        activity=event.activity,
+        input=event.input,
+        compensate=event.compensate,
+        readonly=event.readonly,
+        optional=event.optional,
+        park=event.park,
+        timeout=event.timeout,
+        retry=event.retry or DEFAULT_RETRY,
+        after_pivot=state.pivot,
+        issued=state.count,
+        started_at=at,
+    )
+    state.steps[event.step] = step
+    state.open_steps[event.step] = step
+
+
+def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
+    step = state.steps[event.step]
+    identity = command_id(state.coordinator, state.id, event.step, event.action, event.attempt)
+    state.commands[identity] = (event.step, event.action, event.attempt)
+    if event.action == "compensate":
+        undo = step.undo
+        undo.status, undo.attempt, undo.resends = "issued", event.attempt, 0
+        undo.first_sent = undo.first_sent or at
+        undo.due, undo.resend, undo.retry_at = event.due, event.resend, NEVER
+        undo.edited = bytes(event.edited) or undo.edited
+        state.troubled.pop(event.step, None)
+        state.set_alarm("undo_due", event.step, event.due)
+        state.set_alarm("undo_resend", event.step, event.resend)
+        return
+    step.status, step.attempt, step.resends = "issued", event.attempt, 0
+    step.first_sent = step.first_sent or at
+    step.due, step.resend, step.retry_at = event.due, event.resend, NEVER
+    step.input = event.edited if bytes(event.edited) else step.input
+    step.error = None
+    state.open_steps[event.step] = step
+    state.troubled.pop(event.step, None)
+    state.set_alarm("due", event.step, event.due)
+    state.set_alarm("resend", event.step, event.resend)
+
+
+def _resent(state: SagaState, event: e.CommandResent) -> None:
+    step = state.steps[event.step]
+    if event.action == "compensate":
+        step.undo.resend = event.resend
+        step.undo.resends += 1
+        state.set_alarm("undo_resend", event.step, event.resend)
+    else:
+        step.resend = event.resend
+        step.resends += 1
+        state.set_alarm("resend", event.step, event.resend)
+
+
+def _postponed(state: SagaState, event: e.ProgressReported | e.RetryPlanned) -> None:
+    step = state.steps[event.step]
+    compensating = event.action == "compensate"
+    if isinstance(event, e.ProgressReported):
+        step.progress = event.details
+        if compensating:
+            step.undo.due, step.undo.resend = event.due, event.resend
+        else:
+            step.due, step.resend = event.due, event.resend
+        state.set_alarm("undo_due" if compensating else "due", event.step, event.due)
+        state.set_alarm("undo_resend" if compensating else "resend", event.step, event.resend)
+    elif compensating:
+        undo = step.undo
+        undo.status, undo.error = "waiting", event.error
+        undo.retry_at, undo.resend = event.at, NEVER
+        state.set_alarm("undo_retry", event.step, event.at)
+    else:
+        step.status, step.error = "waiting", event.error
+        step.tainted = step.tainted or event.unknown
+        step.retry_at, step.resend = event.at, NEVER
+        state.set_alarm("retry", event.step, event.at)
+
+
+def _settle(state: SagaState, step: Step, status: StepStatus, at: int) -> None:
+    step.status = status
+    step.settled = min(step.settled, state.count)
+    step.ended_at = at
+    step.due = step.resend = step.retry_at = NEVER
+    state.open_steps.pop(step.name, None)
+    if state.troubled.get(step.name) in ("parked", "in_doubt"):
+        del state.troubled[step.name]
+
+
+def _deliver(state: SagaState, step: Step, delivery: Delivery) -> None:
+    for n, waiting in enumerate(state.deliveries):
+        if waiting.kind == "step" and waiting.step == step.name:
+            state.deliveries[n] = delivery  # a person corrected what the blocked code has not taken yet
+            return
+    if not step.delivered and state.stop is None and not state.returned:
+        state.deliveries.append(delivery)
+    step.delivered = True
+
+
+def _succeeded(state: SagaState, event: e.StepSucceeded, at: int) -> None:
+    step = state.steps[event.step]
+    step.output, step.error = event.output, None
+    _settle(state, step, "succeeded", at)
+    _deliver(state, step, Delivery("step", step=step.name, payload=event.output, settled=state.count))
+    if event.late and step.delivered and step.compensate and not state.undoing and not state.pivot:
+        _abandon(state, step)
+
+
+def _abandon(state: SagaState, step: Step) -> None:
+    """The code has moved on without this outcome, so it is undone at once; an optional step stays until a full undo."""
+    if not step.optional:
+        step.abandoned = True
+        if step.compensate and step.undo.status not in ("done", "given_up"):
+            state.abandoned[step.name] = step
+
+
+def _spent(
+    state: SagaState,
+    event: e.StepFailed | e.StepUnknown | e.StepSkipped | e.StepParked | e.StepInDoubt | e.StepAbandoned,
+    at: int,
+) -> None:
+    step = state.steps[event.step]
+    if not isinstance(event, e.StepAbandoned):
+        step.error = event.error
+    match event:
+        case e.StepFailed():
+            _settle(state, step, "failed", at)
+            _deliver(state, step, Delivery("step", step=step.name, error=event.error, settled=state.count))
+            state.abandoned.pop(step.name, None)
+        case e.StepUnknown():
+            _settle(state, step, "unknown", at)
+            error = None if step.optional else event.error
+            _deliver(state, step, Delivery("step", step=step.name, error=error, settled=state.count))
+            if not state.undoing:
+                _abandon(state, step)
+        case e.StepSkipped():
+            _settle(state, step, "skipped", at)
+            _deliver(state, step, Delivery("step", step=step.name, settled=state.count))
+        case e.StepParked() | e.StepInDoubt():
+            step.status = "parked" if isinstance(event, e.StepParked) else "in_doubt"
+            step.due = step.resend = step.retry_at = NEVER
+            state.open_steps[step.name] = step
+            state.troubled[step.name] = step.status
+        case e.StepAbandoned():
+            step.delivered = True
+            if step.compensate and not state.pivot and step.status != "failed":
+                if step.name in state.open_steps:
+                    _settle(state, step, "unknown", at)
+                _abandon(state, step)
+        case _:
+            assert_never(event)
+
+
+def _undone(state: SagaState, event: e.StepUndone | e.UndoDeferred | e.UndoGivenUp) -> None:
+    step = state.steps[event.step]
+    undo = step.undo
+    undo.due = undo.resend = undo.retry_at = NEVER
+    match event:
+        case e.UndoDeferred():
+            undo.status, undo.error = "deferred", event.error
+            state.troubled[step.name] = "deferred"
+            return
+        case e.StepUndone():
+            undo.status = "done"
+        case e.UndoGivenUp():
+            undo.status, undo.reason = "given_up", event.reason
+        case _:
+            assert_never(event)
+    state.troubled.pop(step.name, None)
+    state.abandoned.pop(step.name, None)
+
+
+def _signal(state: SagaState, event: e.ReceiveStarted | e.ReceiveCancelled | e.SignalReceived) -> None:
+    match event:
+        case e.ReceiveStarted():
+            waiting = state.signals.get(event.signal)
+            if waiting:
+                state.deliveries.append(Delivery("signal", n=event.n, payload=waiting.popleft()))
+            else:
+                state.receives[event.n] = event.signal
+        case e.ReceiveCancelled():
+            state.receives.pop(event.n, None)
+        case e.SignalReceived():
+            for n, name in state.receives.items():
+                if name == event.signal:
+                    del state.receives[n]
+                    state.deliveries.append(Delivery("signal", n=n, payload=event.payload))
+                    return
+            state.signals.setdefault(event.signal, deque()).append(event.payload)
+        case _:
+            assert_never(event)
+
+
+def steps_to_undo(state: SagaState) -> Iterator[Step]:
+    """Every step that the undo covers and that is neither undone nor given up, in the order of issue."""
+    if state.stop is None:
+        yield from state.abandoned.values()
+        return
+    floor = -1
+    if state.stop.compensate.startswith("to:"):
+        target = state.steps.get(state.stop.compensate[3:])
+        floor = target.number if target else -1
+    for step in state.steps.values():
+        if (
+            step.compensate
+            and step.status in ("succeeded", "unknown")
+            and step.undo.status not in ("done", "given_up")
+            and (step.abandoned or (state.stop.compensate != "none" and step.number > floor))
+        ):
+            yield step

@@ -1,0 +1,569 @@
+"""All decisions of the engine: what a saga does about what happens to it. No I/O, no clock, no randomness.
+
+`advance` folds new events into the instance's state as it decides them and returns them. The instance is a cache: if
+the transaction that stores the events does not commit, it must be thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import msgspec
+
+from segue.errors import SegueError
+from segue.ids import CommandId
+from segue.limits import DEFAULT_LIMITS, Limits
+from segue.saga import events as e
+from segue.saga.definition import Converter, SagaDefinition, deadline_micros
+from segue.saga.effects import Effect, Finish, Ignored, Moved, SendCommand
+from segue.saga.inputs import Cancel, Input, Reply, ResolveStep, RetryStep, SignalArrived, SkipStep, Wake
+from segue.saga.program import CodeFailed, Program, Request
+from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, may_retry, micros, resend_delay, retry_delay
+from segue.saga.state import Alarm, Delivery, SagaState, Step, apply, end_transition, steps_to_undo
+
+_STOPPED = e.Failure(code="stopped", message="the saga was stopped before it was tried again", kind="saga")
+_ABANDONED = e.Failure(code="abandoned", message="the saga's code no longer waited for it", kind="saga")
+
+
+@dataclass(slots=True)
+class Instance:
+    """A saga in memory. `program` is None where its code is not here, or is not needed any more."""
+
+    state: SagaState
+    program: Program | None = None
+
+
+def start(
+    saga_id: str,
+    definition: SagaDefinition[Any, Any],
+    converter: Converter,
+    *,
+    coordinator: str,
+    input: bytes,
+    now: int,
+    trace: tuple[tuple[str, str], ...] = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[Instance, Moved]:
+    """A new saga and its first transition."""
+    instance = Instance(SagaState(saga_id), Program(definition, saga_id, converter, input))
+    turn = _Turn(instance, now, limits)
+    compensation = definition.compensation
+    turn.record(
+        e.Started(
+            coordinator=coordinator,
+            definition=definition.name,
+            version=definition.version,
+            input=msgspec.Raw(input),
+            deadline=deadline_micros(definition, now),
+            compensation=None if compensation == DEFAULT_COMPENSATION_RETRY else compensation,
+            compensation_timeout=micros(definition.compensation_timeout),
+            trace=trace,
+        )
+    )
+    turn.drive()
+    return instance, turn.close()
+
+
+def advance(instance: Instance, happened: Input, now: int, *, limits: Limits = DEFAULT_LIMITS) -> Moved | Ignored:
+    """Move the saga on by one input at `now` (microseconds since 1970, the database's clock)."""
+    if instance.state.ended:
+        return Ignored("ended", f"the saga is {instance.state.status}")
+    turn = _Turn(instance, now, limits)
+    if instance.state.undriven and instance.state.blocked is None and instance.program is not None:
+        turn.redrive()
+    match happened:
+        case Reply():
+            ignored = turn.reply(happened)
+        case SignalArrived():
+            ignored = turn.signal(happened)
+        case Cancel():
+            ignored = turn.cancel(happened)
+        case Wake():
+            ignored = turn.wake(happened.gate)
+        case RetryStep():
+            ignored = turn.retry_by_person(happened)
+        case SkipStep():
+            ignored = turn.skip(happened)
+        case ResolveStep():
+            ignored = turn.resolve(happened)
+        case _:
+            assert_never(happened)
+    if ignored is not None and not turn.events:
+        return ignored
+    turn.drive()
+    return turn.close()
+
+
+def block(instance: Instance, failure: e.Failure, now: int, *, limits: Limits = DEFAULT_LIMITS) -> Moved:
+    """The code does not fit the saga's history: nothing more is told to it until a person retries with code that fits."""
+    turn = _Turn(instance, now, limits)
+    turn.drop_program()
+    turn.record(e.Undriven(pending=len(instance.state.deliveries), error=failure))
+    return turn.close()
+
+
+class _Turn:
+    """One transition in the making."""
+
+    __slots__ = ("effects", "events", "instance", "limits", "now", "state")
+
+    def __init__(self, instance: Instance, now: int, limits: Limits) -> None:
+        self.instance = instance
+        self.state = instance.state
+        self.now = max(now, instance.state.updated_at)
+        self.limits = limits
+        self.events: list[e.AnyEvent] = []
+        self.effects: list[Effect] = []
+
+    def record(self, event: e.AnyEvent) -> None:
+        apply(self.state, event, self.now)
+        self.events.append(event)
+
+    def close(self) -> Moved:
+        self.undo()
+        self.finish()
+        if self.state.ended or self.state.undoing or self.state.returned:
+            self.drop_program()
+        end_transition(self.state, self.now)
+        return Moved(events=self.events, effects=self.effects, wake_at=self.wake_at())
+
+    def wake_at(self) -> int | None:
+        """When this saga must be looked at even if nothing happens; None if only a message or a person can move it."""
+        state = self.state
+        if state.ended or state.blocked is not None:
+            return None
+        if state.undriven:
+            return self.now
+        alarm = state.alarm()
+        return alarm[0] if alarm else None
+
+    def drop_program(self) -> None:
+        if self.instance.program is not None:
+            self.instance.program.close()
+            self.instance.program = None
+
+    # --- the saga's code
+
+    def drive(self) -> None:
+        """Tell the code everything it is to be told, and do what it asks for, until it rests."""
+        state = self.state
+        while state.deliveries and not state.undriven:
+            if state.undoing or state.returned or state.parked is not None:
+                return
+            program = self.instance.program
+            if program is None:
+                self.record(e.Undriven(pending=len(state.deliveries)))
+                return
+            delivery = state.deliveries.popleft()
+            try:
+                requests = program.deliver(delivery, self.now)
+            except CodeFailed as failed:
+                self.block(failed.failure, delivery)
+                return
+            for request in requests:
+                self.requested(request)
+
+    def block(self, failure: e.Failure, delivery: Delivery) -> None:
+        self.state.deliveries.appendleft(delivery)
+        self.record(e.Undriven(pending=len(self.state.deliveries), error=failure))
+        self.drop_program()
+
+    def redrive(self) -> None:
+        """The code is here (again): deadlines move by the time that they stood still."""
+        self.record(e.Redriven(shift=max(0, self.now - self.state.undriven_since)))
+        self.drive()
+
+    def requested(self, request: Request) -> None:
+        state = self.state
+        if state.undoing or state.returned:
+            return
+        match request:
+            case e.StepScheduled():
+                self.record(request)
+                self.send(state.steps[request.step], 1)
+            case e.StepAbandoned():
+                self.abandon(state.steps[request.step])
+            case e.ProgramReturned():
+                self.record(request)
+                for step in list(state.open_steps.values()):
+                    self.abandon(step)
+            case e.StopRequested():
+                if state.pivot:
+                    self.record(e.SagaParked(error=request.error))
+                else:
+                    self.stop(request)
+            case _:
+                self.record(request)
+
+    def abandon(self, step: Step) -> None:
+        """The code does not wait for this step any more."""
+        no_effect = step.status in ("waiting", "parked") and not step.tainted
+        self.record(e.StepAbandoned(step=step.name))
+        if step.name not in self.state.open_steps:
+            return
+        if no_effect or step.readonly:
+            self.record(e.StepFailed(step=step.name, error=_ABANDONED))
+        elif step.optional:
+            self.record(e.StepSkipped(step=step.name, error=_ABANDONED))
+
+    # --- commands
+
+    def send(self, step: Step, attempt: int, *, person: RetryStep | None = None) -> None:
+        """Send the command of `attempt`; a person's retry starts the step's time anew."""
+        due = (step.first_sent if step.first_sent and person is None else self.now) + step.timeout
+        resend = self.now + resend_delay(step.retry, 0)
+        edited, actor = (person.edited, person.actor) if person else (e.NOTHING, "")
+        self.record(
+            e.CommandSent(step=step.name, attempt=attempt, due=due, resend=resend, edited=edited, by=actor)
+        )
+        self.effects.append(self.command(step, "invoke"))
+
+    def send_undo(self, step: Step, attempt: int, *, person: RetryStep | None = None) -> None:
+        first = step.undo.first_sent if step.undo.first_sent and person is None else self.now
+        edited, actor = (person.edited, person.actor) if person else (e.NOTHING, "")
+        self.record(
+            e.CommandSent(
+                step=step.name,
+                attempt=attempt,
+                due=first + self.state.compensation_timeout,
+                resend=self.now + resend_delay(self.state.compensation, 0),
+                action="compensate",
+                edited=edited,
+                by=actor,
+            )
+        )
+        self.effects.append(self.command(step, "compensate"))
+
+    def command(self, step: Step, action: e.Action) -> SendCommand:
+        if action == "invoke":
+            body, activity, attempt, due = bytes(step.input), step.activity, step.attempt, step.due
+        else:
+            body = step.undo.edited or undo_body(step)
+            activity, attempt, due = step.compensate, step.undo.attempt, step.undo.due
+        identity = self.state.command_id(step, action)
+        return SendCommand(
+            id=identity, activity=activity, step=step.name, action=action, attempt=attempt, body=body, deadline=due
+        )
+
+    # --- replies
+
+    def reply(self, reply: Reply) -> Ignored | None:
+        known = self.state.commands.get(CommandId(reply.command_id))
+        if known is None:
+            return Ignored("foreign", f"this saga never sent command {reply.command_id}")
+        name, action, attempt = known
+        step = self.state.steps[name]
+        if action == "compensate":
+            return self.undo_reply(step, attempt, reply)
+        if reply.outcome == "success":
+            return self.success(step, reply.body)
+        if attempt != step.attempt or step.status not in ("issued", "in_doubt", "unknown"):
+            return Ignored("late", f"{name} is {step.status}, attempt {step.attempt}")
+        if reply.outcome == "pending":
+            return self.progress(step, reply.body)
+        if step.status == "unknown":
+            return self.disproved(step, reply)
+        failure = _failure_of(reply)
+        unknown = reply.effect_unknown or step.tainted
+        if reply.outcome == "retry" and step.status == "issued" and self.plan_retry(step, failure, reply):
+            return None
+        self.spent(step, failure, unknown)
+        return None
+
+    def success(self, step: Step, output: msgspec.Raw) -> Ignored | None:
+        """A success of any attempt settles the step, also one that had been given up."""
+        if step.status == "succeeded" or step.undo.status == "done":
+            return Ignored("duplicate", f"{step.name} is settled")
+        self.record(e.StepSucceeded(step=step.name, output=output, late=step.delivered))
+        return None
+
+    def progress(self, step: Step, details: msgspec.Raw) -> Ignored | None:
+        if step.status != "issued":
+            return Ignored("late", f"{step.name} is {step.status}")
+        resend = self.now + resend_delay(step.retry, 0)
+        self.record(e.ProgressReported(step=step.name, due=self.now + step.timeout, resend=resend, details=details))
+        return None
+
+    def disproved(self, step: Step, reply: Reply) -> Ignored | None:
+        """The outcome was unknown, now the participant proves that nothing happened: no undo, if none is under way."""
+        if reply.effect_unknown or step.tainted or step.undo.status != "none":
+            return Ignored("late", f"{step.name} is being undone")
+        self.record(e.StepFailed(step=step.name, error=_failure_of(reply)))
+        return None
+
+    def plan_retry(self, step: Step, failure: e.Failure, reply: Reply) -> bool:
+        if step.delivered or self.state.undoing:
+            return False
+        if not may_retry(step.retry, step.attempt, failure.code, step.first_sent, self.now):
+            return False
+        at = self.now + retry_delay(step.retry, step.attempt, reply.command_id, reply.retry_after)
+        if at >= step.due:
+            return False
+        self.record(e.RetryPlanned(step=step.name, at=at, error=failure, unknown=reply.effect_unknown))
+        return True
+
+    def spent(self, step: Step, failure: e.Failure, unknown: bool) -> None:
+        """No further attempt. What that means is a property of the step."""
+        if unknown and not step.readonly:
+            self.unknown(step, failure)
+        elif step.optional:
+            self.record(e.StepSkipped(step=step.name, error=failure))
+        elif (step.park or self.state.pivot) and not step.delivered and not self.state.undoing:
+            self.record(e.StepParked(step=step.name, error=failure))
+        else:
+            self.record(e.StepFailed(step=step.name, error=failure))
+
+    def unknown(self, step: Step, failure: e.Failure) -> None:
+        """Nobody knows whether it happened. Never compensate what can't be compensated, never end over it."""
+        if step.readonly:
+            self.record(e.StepFailed(step=step.name, error=failure))
+        elif step.optional and not step.compensate:
+            self.record(e.StepSkipped(step=step.name, error=failure))
+        elif not step.compensate or self.state.pivot or step.park:
+            self.record(e.StepInDoubt(step=step.name, error=failure))
+        else:
+            self.record(e.StepUnknown(step=step.name, error=failure))
+
+    def undo_reply(self, step: Step, attempt: int, reply: Reply) -> Ignored | None:
+        undo = step.undo
+        if undo.status in ("done", "given_up"):
+            return Ignored("duplicate", f"the undo of {step.name} is {undo.status}")
+        if reply.outcome == "success":
+            self.record(e.StepUndone(step=step.name))
+            return None
+        if attempt != undo.attempt or undo.status != "issued":
+            return Ignored("late", f"the undo of {step.name} is {undo.status}, attempt {undo.attempt}")
+        policy = self.state.compensation
+        if reply.outcome == "pending":
+            due, resend = self.now + self.state.compensation_timeout, self.now + resend_delay(policy, 0)
+            self.record(e.ProgressReported(step=step.name, due=due, resend=resend, action="compensate"))
+            return None
+        failure = _failure_of(reply)
+        at = self.now + retry_delay(policy, attempt, reply.command_id, reply.retry_after)
+        again = reply.outcome == "retry" and may_retry(policy, attempt, failure.code, undo.first_sent, self.now)
+        if again and at < undo.due:
+            self.record(e.RetryPlanned(step=step.name, at=at, error=failure, action="compensate"))
+        else:
+            self.record(e.UndoDeferred(step=step.name, error=failure))
+        return None
+
+    # --- stopping and undoing
+
+    def stop(self, event: e.StopRequested) -> None:
+        """Forward execution ends. What is still in flight becomes unknown at once, if it can be undone."""
+        open_steps = list(self.state.open_steps.values())
+        self.record(event)
+        self.drop_program()
+        for step in open_steps:
+            if step.status in ("waiting", "parked") and not step.tainted:
+                self.record(e.StepFailed(step=step.name, error=_STOPPED))
+            elif step.readonly:
+                self.record(e.StepFailed(step=step.name, error=_STOPPED))
+            elif step.optional and not step.compensate:
+                self.record(e.StepSkipped(step=step.name, error=_STOPPED))
+            elif event.compensate == "none":
+                self.record(e.StepSkipped(step=step.name, error=_STOPPED, by=event.actor))
+            elif step.compensate:
+                self.record(e.StepUnknown(step=step.name, error=_STOPPED))
+            elif step.status in ("waiting", "parked"):
+                self.record(e.StepInDoubt(step=step.name, error=_STOPPED))
+
+    def undo(self) -> None:
+        """Issue every compensation whose turn has come: not before all that was issued after its step is undone."""
+        state = self.state
+        if state.ended or (state.pivot and not state.undoing) or (not state.undoing and not state.abandoned):
+            return
+        active = [step for step in steps_to_undo(state) if step.undo.status != "deferred"]
+        if not state.undoing:
+            for step in active:
+                if step.undo.status == "none":
+                    self.send_undo(step, 1)
+            return
+        issued = sorted(step.issued for step in active)
+        for step in active:
+            last = issued[-1] if issued[-1] != step.issued else (issued[-2] if len(issued) > 1 else -1)
+            if step.undo.status == "none" and last < step.settled:
+                self.send_undo(step, 1)
+
+    def finish(self) -> None:
+        """End the saga, unless a command is neither settled nor undone nor given up."""
+        state = self.state
+        if state.ended or state.open_steps:
+            return
+        if state.stop is None:
+            if state.returned and not state.abandoned:
+                self.end("completed")
+            return
+        if any(True for _ in steps_to_undo(state)):
+            return
+        undone = [step.undo.status for step in state.steps.values()]
+        if state.stop.cause == "cancel":
+            self.end("cancelled")
+        elif "done" in undone and "given_up" not in undone:
+            self.end("compensated")
+        else:
+            self.end("failed")
+
+    def end(self, status: e.EndStatus) -> None:
+        self.record(e.Ended(status=status))
+        self.effects.append(Finish(status=status))
+
+    # --- time
+
+    def wake(self, gate: int) -> Ignored | None:
+        """Let every alarm fire whose time has come and up to which all answers have been read; one at a time."""
+        state = self.state
+        until = min(self.now, gate)
+        while not state.undriven and not state.ended:
+            alarm = state.alarm()
+            if alarm is None or alarm[0] > until:
+                break
+            self.fire(alarm[1], alarm[2])
+            self.drive()
+            self.undo()
+        return None if self.events else Ignored("early", "no alarm is due")
+
+    def fire(self, what: Alarm, name: str) -> None:
+        if what == "deadline":
+            self.deadline()
+            return
+        if what == "timer":
+            self.record(e.TimerFired(n=int(name)))
+            return
+        step = self.state.steps[name]
+        match what:
+            case "retry":
+                self.send(step, step.attempt + 1)
+            case "undo_retry":
+                self.send_undo(step, step.undo.attempt + 1)
+            case "resend":
+                resend = self.now + resend_delay(step.retry, step.resends + 1)
+                self.record(e.CommandResent(step=name, resend=resend))
+                self.effects.append(self.command(step, "invoke"))
+            case "undo_resend":
+                resend = self.now + resend_delay(self.state.compensation, step.undo.resends + 1)
+                self.record(e.CommandResent(step=name, resend=resend, action="compensate"))
+                self.effects.append(self.command(step, "compensate"))
+            case "due":
+                if step.status == "waiting" and step.error is not None:
+                    self.spent(step, step.error, step.tainted)
+                else:
+                    self.unknown(step, _silence(step.timeout))
+            case "undo_due":
+                self.record(e.UndoDeferred(step=name, error=step.undo.error or _silence(self.state.compensation_timeout)))
+            case _:
+                assert_never(what)
+
+    def deadline(self) -> None:
+        if self.state.pivot or self.state.returned:
+            self.record(e.DeadlineMissed())
+        else:
+            failure = e.Failure(code="deadline", message="the saga's deadline passed", kind="timeout")
+            self.stop(e.StopRequested(cause="deadline", error=failure))
+
+    # --- signals and people
+
+    def signal(self, signal: SignalArrived) -> Ignored | None:
+        if self.state.undoing or self.state.returned:
+            return Ignored("stopping", "the saga's code has ended")
+        if sum(map(len, self.state.signals.values())) >= self.limits.pending_signals:
+            return Ignored("limit", f"{self.limits.pending_signals} signals wait already")
+        self.record(e.SignalReceived(signal=signal.name, payload=signal.payload))
+        return None
+
+    def cancel(self, cancel: Cancel) -> Ignored | None:
+        mode = cancel.compensate
+        if self.state.undoing:
+            return Ignored("stopping", "the saga is being stopped already")
+        if mode.startswith("to:") and mode[3:] not in self.state.steps:
+            return Ignored("not_allowed", f"the saga has no step {mode[3:]!r}")
+        if mode not in ("all", "none") and not mode.startswith("to:"):
+            return Ignored("not_allowed", f"compensate={mode!r}, allowed are all, none and to:STEP")
+        if self.state.pivot and mode != "none":
+            return Ignored("not_allowed", "the saga is past its pivot; only compensate=none can stop it")
+        failure = e.Failure(code="cancelled", message=cancel.reason, kind="saga")
+        self.stop(e.StopRequested(cause="cancel", error=failure, compensate=mode, actor=cancel.actor))
+        return None
+
+    def retry_by_person(self, retry: RetryStep) -> Ignored | None:
+        state = self.state
+        if state.blocked is not None and retry.step is None:
+            if self.instance.program is None:
+                return Ignored("not_allowed", "no code for this saga's version is here")
+            self.redrive()
+            return None
+        names = list(state.troubled) if retry.step is None else [retry.step]
+        found = [state.steps[name] for name in names if name in state.troubled]
+        if not found:
+            return Ignored("not_allowed", "nothing is parked, in doubt, deferred or blocked" + _of(retry.step))
+        for step in found:
+            if step.undo.status == "deferred":
+                self.send_undo(step, step.undo.attempt + 1, person=retry)
+            else:  # in doubt: the same command, the participant knows its answer; parked: a new try
+                self.send(step, step.attempt + (step.status == "parked"), person=retry)
+        return None
+
+    def skip(self, skip: SkipStep) -> Ignored | None:
+        step = self.state.steps.get(skip.step)
+        if step is None or skip.step not in self.state.troubled:
+            return Ignored("not_allowed", f"{skip.step!r} is neither parked nor in doubt nor deferred")
+        if step.undo.status == "deferred":
+            self.record(e.UndoGivenUp(step=step.name, reason=skip.reason, by=skip.actor))
+        else:
+            failure = e.Failure(code="skipped", message=skip.reason, kind="saga")
+            self.record(e.StepSkipped(step=step.name, error=failure, by=skip.actor))
+        return None
+
+    def resolve(self, resolve: ResolveStep) -> Ignored | None:
+        state = self.state
+        step = state.steps.get(resolve.step)
+        if step is None:
+            return Ignored("not_allowed", f"the saga has no step {resolve.step!r}")
+        if step.undo.status in ("issued", "waiting", "deferred"):
+            if resolve.outcome == "success":
+                self.record(e.StepUndone(step=step.name, by=resolve.actor))
+            else:
+                self.record(e.UndoGivenUp(step=step.name, reason=resolve.reason, by=resolve.actor))
+            return None
+        untaken = any(d.kind == "step" and d.step == step.name for d in state.deliveries)
+        if step.name not in state.open_steps and step.status != "unknown" and not untaken:
+            return Ignored("not_allowed", f"{step.name} is {step.status}; its outcome is known")
+        if resolve.outcome == "success":
+            self.record(e.StepSucceeded(step=step.name, output=resolve.output, late=step.delivered, by=resolve.actor))
+        else:
+            failure = e.Failure(code=resolve.code, message=resolve.reason, kind="rejected")
+            self.record(e.StepFailed(step=step.name, error=failure, by=resolve.actor))
+        return None
+
+
+def undo_body(step: Step) -> bytes:
+    """What a compensation receives: `{"input": …, "output": …|null}`."""
+    return b'{"input":%b,"output":%b}' % (bytes(step.input), bytes(step.output))
+
+
+def _failure_of(reply: Reply) -> e.Failure:
+    message, details = "", e.NULL
+    try:
+        body = msgspec.json.decode(reply.body)
+    except msgspec.MsgspecError as error:
+        raise SegueError(f"a reply's body reached the engine unchecked: {error}") from error
+    if isinstance(body, dict):
+        message = str(body.get("message", ""))[:1024]
+        details = msgspec.Raw(msgspec.json.encode(body.get("details")))
+    kind = "rejected" if reply.outcome == "failure" else "spent"
+    return e.Failure(code=reply.error or reply.outcome, message=message, kind=kind, details=details)  # type: ignore[arg-type]
+
+
+def _silence(timeout: int) -> e.Failure:
+    return e.Failure(code="timeout", message=f"no answer within {timeout / 1_000_000:g} s", kind="timeout")
+
+
+def _of(step: str | None) -> str:
+    return f" at {step!r}" if step else ""
+
+
+def commands_of(effects: Sequence[Effect]) -> list[SendCommand]:
+    """The commands among the effects."""
+    return [effect for effect in effects if isinstance(effect, SendCommand)]
