@@ -17,7 +17,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format api bench kafka postgres up down clean
+.PHONY: help demo test lint ruff layout layers mypy basedpyright format api bench kafka postgres up down clean
 
 help: ## show this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,11 +35,21 @@ endif
 test: $(DEV) ## the whole suite, with real Kafka and PostgreSQL where this machine can run them
 	$(PYTHON) -m tests.real.run $(PYTHON) -m pytest -n auto $(ARGS)
 
-lint: $(DEV) ## every gate that needs no test run
+lint: ruff layout layers mypy basedpyright ## every gate that needs no test run; `make -k lint` goes on after the first that fails
+
+ruff: $(DEV)
 	$(PYTHON) -m ruff check .
+
+layout: $(DEV)
 	$(PYTHON) -m ruff format --check .
+
+layers: $(DEV)
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+
+mypy: $(DEV)
 	$(PYTHON) -m mypy $(ROOTS) $(PROGRAMS)
+
+basedpyright: $(DEV)
 	$(PYTHON) -m basedpyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 
 format: $(DEV) ## lay out the source, sort the imports
