@@ -69,7 +69,8 @@ postgres: $(DEV) ## start PostgreSQL without docker, print its URL
 	$(PYTHON) -m tests.real.postgres start
 
 up: ## Kafka, PostgreSQL, coordinator and the example's services in docker
-	docker compose up --build --detach --wait
+	docker compose up --build --detach
+	docker compose ps
 
 down: ## stop what `up`, `kafka` and `postgres` started
 	@if [ -d .real ] && [ -e "$$(command -v $(PYTHON))" ]; then \

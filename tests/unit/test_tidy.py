@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
+from tests.real import kafka
 from tests.unit import public_api
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -231,20 +232,40 @@ def test_the_changelog_keeps_its_form() -> None:
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [path for path in tracked_files() if path.suffix == ".md"]
+    broken = [
+        f"{name_of(page)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+        if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_containers_run_the_kafka_that_the_tests_run() -> None:
+    assert f"image: apache/kafka:{kafka.VERSION}\n" in (CHECKOUT / "docker-compose.yml").read_text()
+
+
+def tracked_files() -> list[Path]:
+    """What git keeps or would keep."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    return [path for name in listed.stdout.splitlines() if (path := CHECKOUT / name).is_file()]
+
+
 def test_the_tree_names_no_machine_and_leaves_nothing_to_do() -> None:
     # Written so that this file does not contain what it looks for.
     banned = re.compile(
         r"(?<![\w.])/(work|root|home/\w+)/|/opt/[s]egue|\b[T]ODO\b|\b[F]IXME\b|\b[X]XX\b"
         r"|(extra-)?[i]ndex-url|[p]ypi\.org/simple|[a]rtifactory|\b[r]epo1?\.maven"
     )
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=CHECKOUT, capture_output=True, text=True, check=True
-    )
     found = []
-    for name in listed.stdout.splitlines():
+    for path in tracked_files():
         try:
-            text = (CHECKOUT / name).read_text(encoding="utf-8")
-        except (FileNotFoundError, UnicodeDecodeError):
-            continue  # removed a moment ago, or not a text
-        found += [f"{name}:{n} {line.strip()}" for n, line in enumerate(text.splitlines(), 1) if banned.search(line)]
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # not a text
+        lines = enumerate(text.splitlines(), 1)
+        found += [f"{name_of(path)}:{n} {line.strip()}" for n, line in lines if banned.search(line)]
     assert found == []
