@@ -52,8 +52,8 @@ class Polled:
     """The answer to one poll."""
 
     records: Sequence[Record] = ()
-    #: Partitions whose end was reached, with the offset of the next record to come. It may lie beyond the last record + 1:
-    #: control records of other people's transactions take offsets, too.
+    #: Partitions whose end was reached, with the offset of the next record to come. It may lie beyond the last record
+    #: + 1: control records of other people's transactions take offsets, too.
     ended: Mapping[Partition, int] = field(default_factory=dict)
 
 
@@ -75,8 +75,9 @@ class Consumer(Protocol):
     def poll(self, max_records: int, timeout: float) -> Polled:
         """At most `max_records` records; returns at once when there are any, else after `timeout` seconds.
 
-        Raises BrokerUnavailable for an error that passes, ConfigError for one that does not (authorisation, unknown topic).
-        An offset that is out of range restarts the partition through `starts` after `reset` events were counted.
+        Raises BrokerUnavailable for an error that passes, ConfigError for one that does not (authorisation, unknown
+        topic). An offset that is out of range counts `offset.reset` and restarts the partition through `starts`, or, if
+        that offset is not there either, at the earliest record with the event `offset.out_of_range`.
         """
         ...
 
@@ -92,6 +93,13 @@ class Consumer(Protocol):
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Keep Kafka's own offsets up for lag tools; asynchronous, for owned partitions only, errors ignored."""
+        ...
+
+    def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """What the group last committed, for those who keep their offsets nowhere else.
+
+        A partition without one is left out.
+        """
         ...
 
     def end_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
@@ -118,8 +126,8 @@ class Producer(Protocol):
     def send(self, record: Outgoing, acked: Acked) -> None:
         """Enqueue; `acked(None)` is called from `poll` or `flush` once the record is durable, else `acked(error)`.
 
-        Raises BrokerUnavailable when the local queue is full. A record that can never be sent (too large, unknown topic)
-        is reported through `acked` with an InputError or ConfigError.
+        Raises BrokerUnavailable when the local queue is full. A record that can never be sent (too large, unknown
+        topic) is reported through `acked` with an InputError or ConfigError.
         """
         ...
 

@@ -18,8 +18,8 @@ from segue.topics.settings import KafkaSettings, Property
 EMBEDDED_PARTITIONS: Final = 4
 
 #: What makes clients quick on the embedded broker (they work without it, too): the classic group protocol's first
-#: assignment takes it 3 s, KIP-848's some milliseconds; it holds every fetch back for all of `fetch.wait.max.ms`, records
-#: or not; and it answers an idempotent producer's first request after 0.5 s.
+#: assignment takes it 3 s, KIP-848's some milliseconds; it holds every fetch back for all of `fetch.wait.max.ms`,
+#: records or not; and it answers an idempotent producer's first request after 0.5 s.
 EMBEDDED_PROPERTIES: Final[Mapping[str, Property]] = {
     "group.protocol": "consumer",
     "fetch.wait.max.ms": 5,

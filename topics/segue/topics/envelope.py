@@ -128,7 +128,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A start, signal or cancel on `{coordinator}.requests`; `name` is the saga type, signal name or compensation mode."""
+    """A start, signal or cancel on `{coordinator}.requests`.
+
+    `name` is the saga type, the signal's name or the compensation mode.
+    """
 
     id: str
     action: RequestAction
@@ -215,7 +218,10 @@ def parse_command(record: Record, limits: Limits = DEFAULT_LIMITS) -> Command:
 
 
 def parse_reply(record: Record, limits: Limits = DEFAULT_LIMITS) -> Reply:
-    """The reply that `record` carries. Only `ce_causationid` is mandatory; without `ce_sagaid` the key is the saga's id."""
+    """The reply that `record` carries.
+
+    Only `ce_causationid` is mandatory; without `ce_sagaid` the key is the saga's id.
+    """
     headers = text_headers(record, limits)
     command_id = _required(headers, "ce_causationid")
     outcome = headers.get("ce_sagaoutcome", "success")
@@ -246,7 +252,10 @@ def parse_reply(record: Record, limits: Limits = DEFAULT_LIMITS) -> Reply:
 
 
 def parse_request(record: Record, limits: Limits = DEFAULT_LIMITS) -> Request:
-    """The start, signal or cancel that `record` carries. A start without `ce_sagaid` or key is named after its `ce_id`."""
+    """The start, signal or cancel that `record` carries.
+
+    A start without `ce_sagaid` or key is named after its `ce_id`.
+    """
     headers = text_headers(record, limits)
     action = _required(headers, "ce_sagaaction")
     if action not in REQUEST_ACTIONS:
