@@ -239,20 +239,6 @@ class KafkaConsumer:
         self._process.check()
         if self._group is None or not partitions:
             return {}
-        asked = [TopicPartition(*partition) for partition in partitions]
-        try:
-            answered = self._client.committed(asked, timeout=QUESTION_TIMEOUT)
-        except KafkaException as error:
-            raise translated(error_of(error), "asking for committed offsets", self._bootstrap) from error
-        for p in answered:
-            if p.error is not None:
-                raise translated(p.error, f"asking for committed offsets of {p.topic}", self._bootstrap)
-        return {Partition(p.topic, p.partition): p.offset for p in answered if p.offset >= 0}
-
-    def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        self._process.check()
-        if self._group is None or not partitions:
-            return {}
         try:
             asked = [TopicPartition(*partition) for partition in partitions]
             answered = self._client.committed(asked, timeout=QUESTION_TIMEOUT)

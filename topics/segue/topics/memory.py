@@ -245,11 +245,6 @@ class MemoryConsumer:
 
     def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         self._broker.check_up()
-        known = {} if self._alone else self._broker.group(self.group).committed
-        return {partition: known[partition] for partition in partitions if partition in known}
-
-    def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        self._broker.check_up()
         kept = {} if self._alone else self._broker.committed(self.group)
         return {partition: kept[partition] for partition in partitions if partition in kept}
 
