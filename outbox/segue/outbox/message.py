@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from zlib import crc32
 
+import msgspec
+
 from segue.topics.broker import Headers, Outgoing
 from segue.topics.envelope import JSON, encode_headers, rfc3339
 
@@ -111,3 +113,17 @@ def message_of(topic: str, key: str, headers: Headers, payload: bytes | None, cr
 def lane_of(key: str) -> int:
     """The lane in which all messages with this key keep their order."""
     return crc32(key.encode()) % LANES
+
+
+def pack(message: Message) -> bytes:
+    """The whole message as bytes, for the inbox's stored replies and for the quarantine."""
+    return _ENCODER.encode(message)
+
+
+def unpack(packed: bytes) -> Message:
+    """The inverse of `pack`."""
+    return _DECODER.decode(packed)
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Message)

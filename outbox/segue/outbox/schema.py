@@ -1,7 +1,7 @@
-"""The tables a service's own database gets: `outbox`, `outbox_lane`, `inbox`.
+"""The tables a service's own database gets: `outbox`, `outbox_lane`, `outbox_relay`, `outbox_quarantine`, `inbox`.
 
 `target_metadata = [Base.metadata, segue.outbox.metadata]` hands them to the service's own Alembic; the coordinator's
-database has the first two as well.
+database has the first four as well.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ outbox_table = Table(
     Index("outbox_saga", "saga_id"),
 )
 
-#: Rows that the relay could not publish after its last try; they stop only their own lane's key, and a person looks at them.
+#: Rows that the relay could not publish with its last try; a person looks at them.
 outbox_quarantine_table = Table(
     "outbox_quarantine",
     metadata,
@@ -115,6 +115,14 @@ outbox_lane_table = Table(
     Column("leased_until", Moment, nullable=False),
 )
 
+#: The relays that are alive: lanes are shared out among them evenly.
+outbox_relay_table = Table(
+    "outbox_relay",
+    metadata,
+    Column("owner", String(255), primary_key=True),
+    Column("seen_until", Moment, nullable=False),
+)
+
 #: The participant's fence (design §6): one row per (consumer, occurrence), locked first by invoke and by compensate.
 inbox_table = Table(
     "inbox",
@@ -123,6 +131,7 @@ inbox_table = Table(
     Column("saga_key", String(511), primary_key=True),
     Column("attempt", Integer, nullable=False),
     Column("invoke_id", String(255)),
+    # success, failure, retry, pending; `unknown` for a negative reply that could not prove that nothing happened
     Column("invoke_outcome", String(20)),
     Column("invoke_reply", Bytes),
     Column("compensate_id", String(255)),

@@ -1,0 +1,104 @@
+"""Answering a command long after its handler has raised `ReplyLater`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, overload
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from segue.activities.outcome import Answered, Rejected, failure, reply_to
+from segue.errors import NotAllowed, NotFound, UsageError
+from segue.outbox.inbox import Fence, lock_fence, store_answer
+from segue.outbox.message import Message, unpack
+from segue.outbox.sql import delete_inbox_row
+from segue.outbox.writer import add_message
+from segue.topics.converter import Converter
+from segue.topics.envelope import Command
+
+_CONVERTER = Converter()
+
+
+@overload
+def reply(session: Session, token: str, output: Any = None) -> None: ...
+@overload
+def reply(session: AsyncSession, token: str, output: Any = None) -> Awaitable[None]: ...
+def reply(session: Session | AsyncSession, token: str, output: Any = None) -> Awaitable[None] | None:
+    """Answer `success` with `output`, if and only if the session's transaction commits; `token` is `ctx.token`.
+
+    A second call, or one after the command was answered otherwise, does nothing. Raises NotAllowed where the step was
+    compensated meanwhile (roll back then: what you are about to do will not be undone), NotFound for an unknown token.
+    Await it with an AsyncSession.
+    """
+    answered = Answered(outcome="success", body=_CONVERTER.to_bytes(output, None))
+    return _in_session(session, token, answered)
+
+
+@overload
+def reject(session: Session, token: str, rejected: Rejected) -> None: ...
+@overload
+def reject(session: AsyncSession, token: str, rejected: Rejected) -> Awaitable[None]: ...
+def reject(session: Session | AsyncSession, token: str, rejected: Rejected) -> Awaitable[None] | None:
+    """Answer `failure`: what the handler did before `ReplyLater` is undone by the caller in this same transaction."""
+    return _in_session(session, token, failure(rejected.code, rejected.message, rejected.details))
+
+
+def _in_session(session: Session | AsyncSession, token: str, answered: Answered) -> Awaitable[None] | None:
+    consumer, action, key = _parts(token)
+    if isinstance(session, AsyncSession):
+        return session.run_sync(lambda sync: _answer(sync, consumer, action, key, answered))
+    _answer(session, consumer, action, key, answered)
+    return None
+
+
+def _answer(session: Session, consumer: str, action: str, key: str, answered: Answered) -> None:
+    connection = session.connection()
+    fence, now = lock_fence(connection, consumer, key)
+    known = fence.invoke if action == "invoke" else fence.compensate
+    if fence.new or known.reply is None or known.command_id is None:
+        if fence.new:
+            delete_inbox_row(connection, consumer, key)
+        raise NotFound(f"no command waits for an answer under the token of {key!r:.200}")
+    _refuse_undone(fence, action, key)
+    if known.outcome != "pending":
+        return
+    command = _command_of(unpack(known.reply), known.command_id, known.attempt, action, key)
+    message = reply_to(command, answered, source=f"/{consumer}", now=now, memory_first=False)
+    store_answer(connection, consumer, command, answered.stored_outcome, message, tombstone=False)
+    add_message(session, message)
+
+
+def _refuse_undone(fence: Fence, action: str, key: str) -> None:
+    if action == "invoke" and (fence.tombstone or fence.compensate.attempt > 0):
+        raise NotAllowed(f"{key!r:.200} was compensated while its answer was awaited")
+
+
+def _parts(token: str) -> tuple[str, str, str]:
+    consumer, _, rest = token.partition("/")
+    action, _, key = rest.partition("/")
+    if not consumer or action not in ("invoke", "compensate") or not key:
+        raise UsageError(f"token {token!r:.80} is none that a Context gave")
+    return consumer, action, key
+
+
+def _command_of(pending: Message, command_id: str, attempt: int, action: str, key: str) -> Command:
+    """What a reply echoes of its command, taken from the `pending` reply that was sent first."""
+    return Command(
+        id=command_id,
+        activity=pending.type.removesuffix(".reply"),
+        saga_id=pending.aggregateid,
+        saga_type=pending.saga_type or "",
+        step=pending.saga_step or "",
+        action="compensate" if action == "compensate" else "invoke",
+        attempt=attempt,
+        key=key,
+        reply_to=pending.aggregatetype,
+        source="",
+        subject=pending.headers.get("ce_subject"),
+        passed_on=tuple(
+            (name, value)
+            for name, value in (("traceparent", pending.traceparent), ("tracestate", pending.tracestate))
+            if value is not None
+        ),
+    )

@@ -1,0 +1,140 @@
+"""How a handler says what became of a command, and the reply that is made of it.
+
+returned value      success
+Rejected            failure: nothing was done, and trying again is pointless
+RetryLater          retry: nothing was done, come back after some time
+ReplyLater          pending: done so far, the answer follows with `activities.reply`
+any other           retry: nothing was done, the class of the exception is the code
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from segue.errors import InputError, UsageError
+from segue.ids import reply_id
+from segue.outbox.inbox import StoredOutcome
+from segue.outbox.message import Message, message_of
+from segue.topics.envelope import Command, Effect, Outcome, Reply
+
+#: Longest text of an error that travels, in bytes of UTF-8.
+MAX_MESSAGE_BYTES = 1024
+_CODE = re.compile(r"[A-Za-z0-9_.\-]{1,120}")
+
+
+class Rejected(Exception):
+    """The business says no: `raise Rejected("insufficient_funds", "balance is 3")`.
+
+    What the handler wrote is rolled back, the command is answered `failure`, the saga compensates. `code` is for
+    programs (1 to 120 of A-Z a-z 0-9 _ . -), `message` for people, `details` is any value that JSON can hold.
+    """
+
+    def __init__(self, code: str, message: str = "", details: Any = None) -> None:
+        if _CODE.fullmatch(code) is None:
+            raise UsageError(f"code {code!r:.80} of Rejected must be 1 to 120 of A-Z a-z 0-9 _ . -")
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.details = details
+
+
+class RetryLater(Exception):
+    """Not now: what the handler wrote is rolled back, and the coordinator waits `after` before the next attempt."""
+
+    def __init__(self, after: timedelta, message: str = "", code: str = "retry_later") -> None:
+        super().__init__(message or f"after {after}")
+        self.after = after
+        self.code = code
+
+
+class ReplyLater(Exception):
+    """The answer comes later: what the handler wrote is committed, and the command is answered `pending`.
+
+    Keep `ctx.token` in your own tables; `activities.reply(session, token, output)` answers minutes or days later.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What is to be replied to one command."""
+
+    outcome: Outcome
+    body: bytes = b"null"
+    code: str | None = None
+    effect: Effect = "none"
+    retry_after: float | None = None
+
+    @property
+    def stored_outcome(self) -> StoredOutcome:
+        if self.outcome in ("failure", "retry") and self.effect == "unknown":
+            return "unknown"
+        return self.outcome
+
+
+def failure(code: str, message: str, details: Any = None, *, effect: Effect = "none") -> Answered:
+    """A `failure` with the protocol's body: `{"code": …, "message": …, "details": …}`."""
+    return Answered(outcome="failure", code=code, effect=effect, body=error_body(code, message, details))
+
+
+def answer_of_exception(error: BaseException, *, effect: Effect) -> Answered:
+    """The `retry` that an exception of a handler becomes: its class as code, its text cut, no stack trace."""
+    code = error.code if isinstance(error, (InputError, RetryLater)) else type(error).__name__
+    after = max(0.0, error.after.total_seconds()) if isinstance(error, RetryLater) else None
+    body = error_body(code, _text_of(error), None)
+    return Answered(outcome="retry", code=code, effect=effect, retry_after=after, body=body)
+
+
+def error_body(code: str, message: str, details: Any) -> bytes:
+    """The body of a negative reply. Details that JSON can't hold are replaced by their text."""
+    cut = str(message).encode("utf-8", "replace")[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore")
+    body = {"code": code, "message": cut, "details": details}
+    return msgspec.json.encode(body, enc_hook=lambda value: f"{value!s:.200}")
+
+
+def reply_to(
+    command: Command, answered: Answered, *, source: str, now: datetime, sequence: int = 0, memory_first: bool = True
+) -> Message:
+    """The reply as a row of the outbox: key = saga id, id derived from the command's, its headers echoed.
+
+    Without `memory_first` the advisory echo of the action goes into the extra headers, so that the relay does not
+    wait for somebody to publish the row from memory.
+    """
+    reply = Reply(
+        id=reply_id(command.id, answered.outcome, sequence),
+        command_id=command.id,
+        outcome=answered.outcome,
+        saga_id=command.saga_id,
+        error=answered.code,
+        effect=answered.effect,
+        retry_after=answered.retry_after,
+        source=source,
+        type=f"{command.activity}.reply",
+        saga_type=command.saga_type,
+        step=command.step,
+        action=command.action,
+        attempt=str(command.attempt),
+        subject=command.subject,
+        passed_on=command.passed_on,
+    )
+    message = message_of(command.reply_to, command.saga_id, reply.headers(), answered.body, now)
+    if memory_first:
+        return message
+    return replace(message, saga_action=None, headers={**message.headers, "ce_sagaaction": command.action})
+
+
+def readdressed(stored: Message, command: Command, *, source: str, now: datetime) -> Message:
+    """The stored reply's outcome and body as the reply to another attempt's command."""
+    answered = Answered(outcome="success", body=stored.payload or b"null")
+    return reply_to(command, answered, source=source, now=now)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ of somebody's exception
+        return type(error).__name__

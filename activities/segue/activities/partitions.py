@@ -1,0 +1,110 @@
+"""What the loop knows of a partition: which records are open, in what order they may run, how far it may commit.
+
+Pure bookkeeping. Records with the same key run one after the other, in order; the watermark is the offset below which
+every record is done.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from segue.topics.broker import Outgoing, Record
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One record on its way."""
+
+    record: Record
+    home: PartitionWork
+    #: How often it failed for a reason that is not its own.
+    tries: int = 0
+    #: Not to be run before this moment (monotonic seconds).
+    not_before: float = 0.0
+    #: Its dead letter, once there is nothing left to do but to send that.
+    dead: Outgoing | None = None
+
+
+class PartitionWork:
+    """The open records of one assigned partition."""
+
+    def __init__(self) -> None:
+        self._open: deque[int] = deque()
+        self._done: set[int] = set()
+        self._lines: dict[bytes | int, deque[Task]] = {}
+        self._ready: deque[Task] = deque()
+        self._watermark: int | None = None
+        self.running = 0
+        #: Revoked: results that still come are of no consequence for offsets.
+        self.lost = False
+        #: The database is in trouble: nothing of this partition runs before this moment (monotonic seconds).
+        self.stalled_until = 0.0
+        self.stalls = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def watermark(self) -> int | None:
+        """The offset to commit: all before it are done. None before anything was read."""
+        return self._watermark
+
+    def accept(self, record: Record) -> None:
+        """A record was read."""
+        if self._watermark is None:
+            self._watermark = record.offset
+        self._open.append(record.offset)
+        task = Task(record, self)
+        line_key = self._line_key(record)
+        line = self._lines.get(line_key)
+        if line is None:
+            self._lines[line_key] = deque((task,))
+            self._ready.append(task)
+        else:
+            line.append(task)
+
+    def next_ready(self, now: float) -> Task | None:
+        """A task that may run now; it counts as running until `finished` or `again`."""
+        if self.stalled_until > now:
+            return None
+        for _ in range(len(self._ready)):
+            task = self._ready.popleft()
+            if task.not_before <= now:
+                self.running += 1
+                return task
+            self._ready.append(task)
+        return None
+
+    def again(self, task: Task) -> None:
+        """It is to run once more, before all others of its key."""
+        self.running -= 1
+        self._ready.append(task)
+
+    def finished(self, task: Task) -> None:
+        """It is done for good; the next of its key may run."""
+        self.running -= 1
+        line_key = self._line_key(task.record)
+        line = self._lines[line_key]
+        line.popleft()
+        if line:
+            self._ready.append(line[0])
+        else:
+            del self._lines[line_key]
+        self._done.add(task.record.offset)
+        while self._open and self._open[0] in self._done:
+            offset = self._open.popleft()
+            self._done.discard(offset)
+            self._watermark = offset + 1
+
+    def drop_waiting(self) -> None:
+        """Forget what does not run yet; what runs may still finish."""
+        self.lost = True
+        self._ready.clear()
+        for line in self._lines.values():
+            while len(line) > 1:
+                line.pop()
+
+    @staticmethod
+    def _line_key(record: Record) -> bytes | int:
+        return record.offset if record.key is None else record.key

@@ -1,0 +1,317 @@
+"""The worker: what a service author writes against, and the driver of its loop."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Generic, TypeVar, overload
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+
+from segue.activities.context import Context
+from segue.activities.handlers import Prepared, Reader, Registration, TransactionMode
+from segue.activities.heartbeat import Heartbeats
+from segue.activities.loop import CommandLoop, LoopOptions
+from segue.activities.publish import MemoryPublisher
+from segue.activities.runner import AsyncRunner, InlineRunner, Runner, ThreadRunner
+from segue.activities.unit import UnitOfWork
+from segue.clock import SYSTEM_CLOCK, Clock
+from segue.contract import Activity
+from segue.errors import ConfigError, ContractError
+from segue.limits import DEFAULT_LIMITS, Limits
+from segue.observe import SILENT, Observer
+from segue.outbox.inbox import HORIZON, sweep
+from segue.outbox.relay import Relay, RelayOptions
+from segue.outbox.schema import metadata
+from segue.outbox.sql import SqlOutboxStore
+from segue.topics.broker import Consumer, Producer
+from segue.topics.codec import Codecs
+from segue.topics.converter import Converter
+from segue.topics.names import TopicNames, legal
+from segue.topics.settings import KafkaSettings, Property
+
+I = TypeVar("I")  # noqa: E741 - the field's own letters: input and output
+O = TypeVar("O")  # noqa: E741
+S = TypeVar("S", Session, AsyncSession)
+
+#: Seconds between two looks for inbox rows that are older than the horizon.
+SWEEP_INTERVAL = 600.0
+#: Seconds that a step waits for something to happen, with nothing open and with something open.
+IDLE_PATIENCE, BUSY_PATIENCE = 0.1, 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """How a worker behaves; the defaults suit a service with a database of its own."""
+
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    limits: Limits = DEFAULT_LIMITS
+    #: How long fence rows are kept, and commands taken: more than the topic's retention and the longest deadline.
+    horizon: timedelta = HORIZON
+    #: Age at which the relay takes over replies that were not published from memory.
+    relay_after: timedelta = timedelta(seconds=10)
+    #: Seconds that a stop waits for commands which are being handled.
+    drain: float = 20.0
+    #: Topic of dead letters; None: `{worker}.dlq`.
+    dead_letters: str | None = None
+
+
+class Worker(Generic[S]):
+    """A participant: `Worker("payments", sessions=SessionLocal)` answers the commands on `payments.commands`.
+
+    `sessions` makes the sessions that handlers work with: a `sessionmaker` for sync handlers, which run in threads, an
+    `async_sessionmaker` for `async def` handlers, which run on one event loop. All workers of one service share the
+    name, and one database for the handlers and the tables of `segue.outbox`.
+    """
+
+    @overload
+    def __init__(
+        self: Worker[Session],
+        name: str,
+        sessions: sessionmaker[Session],
+        *,
+        options: WorkerOptions = ...,
+        codecs: Codecs | None = ...,
+        clock: Clock = ...,
+        observer: Observer = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Worker[AsyncSession],
+        name: str,
+        sessions: async_sessionmaker[AsyncSession],
+        *,
+        options: WorkerOptions = ...,
+        codecs: Codecs | None = ...,
+        clock: Clock = ...,
+        observer: Observer = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        sessions: sessionmaker[Any] | async_sessionmaker[Any],
+        *,
+        options: WorkerOptions = WorkerOptions(),
+        codecs: Codecs | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        observer: Observer = SILENT,
+    ) -> None:
+        if "." in name or "/" in name or not name or len(name) > 100:
+            raise ConfigError(f"worker name {name!r:.120} must be a service's: 1 to 100 characters, no dots or slashes")
+        if not isinstance(sessions, (sessionmaker, async_sessionmaker)):
+            raise ConfigError(f"sessions of worker {name!r} is {sessions!r:.80}; give a sessionmaker of either kind")
+        self.name = legal("the worker's name", name)
+        self.options = options
+        self._sessions = sessions
+        self._codecs = codecs or Codecs()
+        self._converter = Converter()
+        self._clock = clock
+        self._observer = observer
+        self._registrations: dict[str, Registration] = {}
+
+    @property
+    def is_async(self) -> bool:
+        return isinstance(self._sessions, async_sessionmaker)
+
+    @property
+    def activities(self) -> Sequence[str]:
+        """The activities that have a handler."""
+        return sorted(self._registrations)
+
+    @property
+    def dead_letters(self) -> str:
+        """The topic of this worker's dead letters."""
+        return self.options.dead_letters or f"{self.name}.dlq"
+
+    # --- handlers
+
+    @overload
+    def handle(
+        self: Worker[Session], activity: Activity[I, O], *, transaction: TransactionMode = ...
+    ) -> Callable[[Callable[[Context[Session], I], O]], Callable[[Context[Session], I], O]]: ...
+    @overload
+    def handle(
+        self: Worker[AsyncSession], activity: Activity[I, O], *, transaction: TransactionMode = ...
+    ) -> Callable[
+        [Callable[[Context[AsyncSession], I], Awaitable[O]]], Callable[[Context[AsyncSession], I], Awaitable[O]]
+    ]: ...
+    def handle(self, activity: Activity[Any, Any], *, transaction: TransactionMode = "joined") -> Any:
+        """Register the decorated function as the handler of `activity`; it is returned unchanged.
+
+        `transaction="joined"`: what it writes with `ctx.session` commits together with the reply, exactly once.
+        `transaction="manual"`: for long work; it runs in no transaction, may run again after a crash, and continues
+        from `ctx.details`. Raises ContractError for a second handler, another service's activity, or a function of the
+        other colour (sync or async) than the sessions.
+        """
+        if activity.service != self.name:
+            raise ContractError(
+                f"{activity.name} belongs to service {activity.service!r}, so it never reaches worker {self.name!r}"
+            )
+        if activity.name in self._registrations:
+            handler = self._registrations[activity.name].function
+            raise ContractError(f"{activity.name} has a handler already: {handler!r}")
+        if transaction not in ("joined", "manual"):
+            raise ContractError(f'transaction of {activity.name} is {transaction!r}; allowed are "joined" and "manual"')
+
+        def register(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+            if inspect.iscoroutinefunction(function) != self.is_async:
+                wanted = "an async def function" if self.is_async else "a plain function"
+                raise ContractError(f"the handler of {activity.name} must be {wanted}, as the worker's sessions are")
+            self._registrations[activity.name] = Registration(
+                activity=activity, function=function, transaction=transaction
+            )
+            return function
+
+        return register
+
+    # --- tables
+
+    def create_tables(self) -> None:
+        """Create the outbox and inbox tables where they are missing; for services without migrations."""
+        runner = self._runner()
+        try:
+            runner.transact(metadata.create_all)
+        finally:
+            runner.close()
+
+    def sweep(self, runner: Runner, limit: int = 1000) -> int:
+        """Delete fence rows beyond the horizon; how many."""
+        return runner.transact(lambda connection: sweep(connection, self.name, self.options.horizon, limit))
+
+    # --- running
+
+    def loop(self, consumer: Consumer, producer: Producer, *, topic: str | None = None, runner: Runner) -> CommandLoop:
+        """The loop over these ports, to be driven by the caller (a simulator, a test, `run`)."""
+        heartbeats = Heartbeats()
+
+        loop: CommandLoop
+
+        def beat(prepared: Prepared, details: Any) -> None:
+            heartbeats.put(prepared, details)
+            if isinstance(runner, InlineRunner):
+                loop.serve_heartbeats()  # nobody else runs while the handler does
+
+        store = SqlOutboxStore(runner.transact)
+        relay_options = RelayOptions(older_than=self.options.relay_after, patience=0.0)
+        unit = UnitOfWork(
+            self.name,
+            converter=self._converter,
+            beat=beat,
+            horizon=self.options.horizon,
+            limits=self.options.limits,
+        )
+        loop = CommandLoop(
+            name=self.name,
+            topic=topic or f"{self.name}.commands",
+            dead_letters=self.dead_letters,
+            consumer=consumer,
+            publisher=MemoryPublisher(producer, store.delete_ids, self._clock, self._observer),
+            runner=runner,
+            reader=Reader(
+                self._registrations, codecs=self._codecs, converter=self._converter, limits=self.options.limits
+            ),
+            unit=unit,
+            heartbeats=heartbeats,
+            relay=Relay(store, producer, options=relay_options, clock=self._clock, observer=self._observer),
+            clock=self._clock,
+            observer=self._observer,
+            options=self.options.loop,
+        )
+        return loop
+
+    def run(
+        self,
+        bootstrap: str | None = None,
+        *,
+        properties: Mapping[str, Property] | None = None,
+        topics: TopicNames | None = None,
+        consumer: Consumer | None = None,
+        producer: Producer | None = None,
+        stop: threading.Event | None = None,
+        ready: threading.Event | None = None,
+    ) -> None:
+        """Answer commands until SIGTERM, SIGINT or `stop`; then finish what is being handled, and return.
+
+        Reads from `bootstrap`, or with a `consumer` and `producer` made elsewhere (these are not closed). `ready` is
+        set once partitions are assigned. Raises ConfigError for missing topics, authorisation and the like.
+        """
+        names = topics or TopicNames(coordinator="segue")
+        own = consumer is None or producer is None
+        if consumer is None or producer is None:
+            consumer, producer = self._connect(bootstrap, properties or {})
+        runner = self._runner()
+        try:
+            loop = self.loop(consumer, producer, topic=names.commands_of(self.name), runner=runner)
+            with _Stop(stop) as stopping:
+                loop.start()
+                self._drive(loop, runner, consumer, stopping, ready)
+            loop.drain(self.options.drain)
+            loop.shut()
+        finally:
+            runner.close()
+            if own:
+                consumer.close()
+                producer.close()
+
+    def _drive(
+        self,
+        loop: CommandLoop,
+        runner: Runner,
+        consumer: Consumer,
+        stop: threading.Event,
+        ready: threading.Event | None,
+    ) -> None:
+        sweep_at = self._clock.monotonic() + SWEEP_INTERVAL
+        while not stop.is_set():
+            if not loop.step(IDLE_PATIENCE) and loop.busy:
+                runner.wait(BUSY_PATIENCE)
+            if ready is not None and not ready.is_set() and consumer.assignment():
+                ready.set()
+            if self._clock.monotonic() >= sweep_at:
+                sweep_at = self._clock.monotonic() + SWEEP_INTERVAL
+                self._sweep_quietly(runner)
+
+    def _sweep_quietly(self, runner: Runner) -> None:
+        try:
+            self._observer.count("worker.inbox.swept", self.sweep(runner))
+        except Exception as error:  # noqa: BLE001 - it has ten minutes until the next one
+            self._observer.event("worker.sweep.failed", error=error)
+
+    def _runner(self) -> Runner:
+        if isinstance(self._sessions, async_sessionmaker):
+            return AsyncRunner(self._sessions)
+        return ThreadRunner(self._sessions, self.options.loop.concurrency)
+
+    def _connect(self, bootstrap: str | None, properties: Mapping[str, Property]) -> tuple[Consumer, Producer]:
+        # Imported here: it loads the Kafka client, which tests of a service do without.
+        from segue.topics.kafka import KafkaConsumer, KafkaProducer
+
+        if not bootstrap:
+            raise ConfigError(f"worker {self.name!r} knows no Kafka; give bootstrap='host:port' (kafka.bootstrap)")
+        settings = KafkaSettings(bootstrap=bootstrap, properties=properties, client_id=f"segue-{self.name}")
+        return KafkaConsumer(settings, group=self.name, observer=self._observer), KafkaProducer(
+            settings, observer=self._observer
+        )
+
+
+class _Stop:
+    """An event that SIGTERM and SIGINT set as well, where the main thread asks."""
+
+    def __init__(self, event: threading.Event | None) -> None:
+        self._event = event or threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> threading.Event:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, lambda *_: self._event.set())
+        return self._event
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

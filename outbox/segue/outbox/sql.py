@@ -1,0 +1,348 @@
+"""Every statement of this package, and the SQLAlchemy adapter of the relay's store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Engine,
+    FunctionElement,
+    Insert,
+    RowMapping,
+    and_,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+
+from segue.clock import EPOCH
+from segue.outbox.faults import translated
+from segue.outbox.message import COLUMN_HEADERS, LANES, Message, pack
+from segue.outbox.schema import (
+    Moment,
+    inbox_table,
+    metadata,
+    outbox_lane_table,
+    outbox_quarantine_table,
+    outbox_relay_table,
+    outbox_table,
+)
+from segue.outbox.store import Exclusion, PendingRow
+
+T = TypeVar("T")
+#: Runs a piece of work in one transaction of its own.
+Transact = Callable[[Callable[[Connection], T]], T]
+
+_COLUMNS = (*COLUMN_HEADERS, "aggregatetype", "aggregateid", "payload", "headers")
+_PENDING = tuple(outbox_table.c[name] for name in ("seq", "lane", *_COLUMNS))
+
+
+class DatabaseTime(FunctionElement[datetime]):
+    """The database's clock, this moment and not the transaction's start: `SELECT` it, or compare with it."""
+
+    type = Moment()
+    inherit_cache = True
+    name = "database_time"
+
+
+@compiles(DatabaseTime)
+def _ansi_time(element: DatabaseTime, compiler: Any, **kw: Any) -> str:
+    return "CURRENT_TIMESTAMP(6)"
+
+
+@compiles(DatabaseTime, "postgresql")
+def _postgresql_time(element: DatabaseTime, compiler: Any, **kw: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(DatabaseTime, "sqlite")
+def _sqlite_time(element: DatabaseTime, compiler: Any, **kw: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"  # milliseconds, written like every other moment
+
+
+@compiles(DatabaseTime, "mysql")
+@compiles(DatabaseTime, "mariadb")
+def _mysql_time(element: DatabaseTime, compiler: Any, **kw: Any) -> str:
+    return "UTC_TIMESTAMP(6)"
+
+
+def create_all(engine: Engine) -> None:
+    """Create the tables of a service (outbox, inbox, …) that are not there yet; for services without migrations."""
+    metadata.create_all(engine)
+
+
+def database_now(connection: Connection) -> datetime:
+    """The database's clock, UTC."""
+    return connection.execute(select(DatabaseTime())).scalar_one()
+
+
+def insert_or_ignore(connection: Connection, table: Any) -> Insert:
+    """An INSERT that leaves a row with the same key as it is."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return mysql.insert(table).prefix_with("IGNORE")
+
+
+# --- messages
+
+
+def row_of(message: Message) -> dict[str, Any]:
+    """The columns of a message."""
+    row = {name: getattr(message, name) for name in _COLUMNS}
+    row["lane"] = message.lane
+    row["headers"] = dict(message.headers) or None
+    return row
+
+
+def insert_messages(connection: Connection, messages: Sequence[Message]) -> None:
+    """Insert in this order; a message whose id is there already is left as it is."""
+    if messages:
+        connection.execute(insert_or_ignore(connection, outbox_table), [row_of(message) for message in messages])
+
+
+def delete_messages(connection: Connection, ids: Collection[str]) -> None:
+    """Remove messages that Kafka has acknowledged."""
+    connection.execute(delete(outbox_table).where(outbox_table.c.id.in_(list(ids))))
+
+
+def message_of_row(row: RowMapping | Mapping[str, Any]) -> Message:
+    """The inverse of `row_of`."""
+    columns = {name: row[name] for name in _COLUMNS if name != "headers"}
+    headers = row["headers"] or {}
+    if not isinstance(headers, Mapping):
+        raise ValueError(f"column headers holds {type(headers).__name__}, expected a JSON object")
+    return Message(headers={str(name): str(value) for name, value in headers.items()}, **columns)
+
+
+def _pending_row(row: RowMapping) -> PendingRow:
+    message, fault = None, ""
+    try:
+        message = message_of_row(row)
+        message.outgoing()
+    except Exception as error:  # noqa: BLE001 - whatever another writer has put there must not stop the relay
+        message, fault = None, f"{type(error).__name__}: {error}"
+    return PendingRow(
+        seq=row["seq"],
+        lane=row["lane"],
+        topic=row["aggregatetype"],
+        key=row["aggregateid"],
+        message=message,
+        fault=fault,
+    )
+
+
+# --- the relay's store
+
+
+class SqlOutboxStore:
+    """`OutboxStore` on a database that SQLAlchemy knows.
+
+    `database` is an engine, or a function that runs a piece of work in a transaction (so that an application with an
+    AsyncEngine can hand over its own way of doing that).
+    """
+
+    def __init__(self, database: Engine | Transact[Any]) -> None:
+        self._database = database
+
+    def _run(self, work: Callable[[Connection], T]) -> T:
+        with translated():
+            if isinstance(self._database, Engine):
+                with self._database.begin() as connection:
+                    return work(connection)
+            return cast("T", self._database(work))
+
+    def lease(self, owner: str, ttl: timedelta) -> Mapping[int, int]:
+        return self._run(lambda connection: _lease(connection, owner, ttl))
+
+    def load(
+        self, owner: str, limit: int, *, memory_first_before: datetime | None, excluded: Exclusion
+    ) -> Sequence[PendingRow]:
+        lane, outbox = outbox_lane_table.c, outbox_table.c
+        conditions: list[ColumnElement[bool]] = [lane.owner == owner, lane.leased_until > DatabaseTime()]
+        if memory_first_before is not None:
+            at_once = or_(outbox.saga_action.is_(None), outbox.saga_action.not_in(("invoke", "compensate")))
+            conditions.append(or_(at_once, outbox.created_at < memory_first_before))
+        if excluded.topics:
+            conditions.append(outbox.aggregatetype.not_in(list(excluded.topics)))
+        if excluded.lines:
+            conditions.append(tuple_(outbox.aggregatetype, outbox.aggregateid).not_in(list(excluded.lines)))
+        query = (
+            select(*_PENDING)
+            .join(outbox_lane_table, lane.lane == outbox.lane)
+            .where(*conditions)
+            .order_by(outbox.seq)
+            .limit(limit)
+        )
+        rows = self._run(lambda connection: connection.execute(query).mappings().all())
+        return [_pending_row(row) for row in rows]
+
+    def delete(self, seqs: Sequence[int]) -> None:
+        self._run(lambda connection: connection.execute(delete(outbox_table).where(outbox_table.c.seq.in_(list(seqs)))))
+
+    def delete_ids(self, ids: Sequence[str]) -> None:
+        self._run(lambda connection: delete_messages(connection, ids))
+
+    def quarantine(self, row: PendingRow, error: str, attempts: int) -> None:
+        self._run(lambda connection: _quarantine(connection, row, error, attempts))
+
+    def release(self, owner: str) -> None:
+        def work(connection: Connection) -> None:
+            lanes = outbox_lane_table
+            connection.execute(delete(outbox_relay_table).where(outbox_relay_table.c.owner == owner))
+            connection.execute(
+                update(lanes).where(lanes.c.owner == owner).values(owner="", leased_until=DatabaseTime())
+            )
+
+        self._run(work)
+
+
+def _quarantine(connection: Connection, row: PendingRow, error: str, attempts: int) -> None:
+    stored = connection.execute(select(*_PENDING).where(outbox_table.c.seq == row.seq)).mappings().first()
+    if stored is None:
+        return
+    packed = pack(row.message) if row.message is not None else (stored["payload"] or b"")
+    connection.execute(
+        insert_or_ignore(connection, outbox_quarantine_table),
+        {
+            "seq": row.seq,
+            "id": stored["id"],
+            "aggregatetype": row.topic,
+            "aggregateid": row.key,
+            "message": packed,
+            "error": error[:1024],
+            "attempts": attempts,
+            "quarantined_at": database_now(connection),
+        },
+    )
+    connection.execute(delete(outbox_table).where(outbox_table.c.seq == row.seq))
+
+
+# --- lanes
+
+
+def _lease(connection: Connection, owner: str, ttl: timedelta) -> Mapping[int, int]:
+    lanes = outbox_lane_table
+    share = -(-LANES // _say_hello(connection, owner, ttl))
+    found = _locked_lanes(connection)
+    now = database_now(connection)
+    mine = sorted(row.lane for row in found if row.owner == owner)
+    free = sorted(row.lane for row in found if row.owner != owner and row.leased_until <= now)
+    kept, surplus, taken = mine[:share], mine[share:], free[: max(0, share - len(mine))]
+    if kept:
+        connection.execute(update(lanes).where(lanes.c.lane.in_(kept)).values(leased_until=now + ttl))
+    if surplus:
+        connection.execute(update(lanes).where(lanes.c.lane.in_(surplus)).values(owner="", leased_until=now))
+    if taken:
+        connection.execute(
+            update(lanes)
+            .where(lanes.c.lane.in_(taken))
+            .values(owner=owner, token=lanes.c.token + 1, leased_until=now + ttl)
+        )
+    tokens = {row.lane: row.token for row in found}
+    return {lane: tokens[lane] for lane in kept} | {lane: tokens[lane] + 1 for lane in taken}
+
+
+def _say_hello(connection: Connection, owner: str, ttl: timedelta) -> int:
+    """Register as alive; how many relays are."""
+    relays = outbox_relay_table
+    now = database_now(connection)
+    changed = connection.execute(update(relays).where(relays.c.owner == owner).values(seen_until=now + ttl))
+    if changed.rowcount == 0:
+        connection.execute(insert_or_ignore(connection, relays), {"owner": owner, "seen_until": now + ttl})
+    alive = connection.execute(select(func.count()).where(relays.c.seen_until > now)).scalar_one()
+    if changed.rowcount == 0:
+        connection.execute(delete(relays).where(relays.c.seen_until < now - 10 * ttl))
+    return max(1, int(alive))
+
+
+def _locked_lanes(connection: Connection) -> Sequence[Any]:
+    lanes = outbox_lane_table
+    query = select(lanes).order_by(lanes.c.lane).with_for_update()
+    found = connection.execute(query).all()
+    if len(found) < LANES:
+        missing = sorted(set(range(LANES)) - {row.lane for row in found})
+        connection.execute(
+            insert_or_ignore(connection, lanes),
+            [{"lane": lane, "owner": "", "token": 0, "leased_until": EPOCH} for lane in missing],
+        )
+        found = connection.execute(query).all()
+    return found
+
+
+# --- the inbox
+
+
+def lock_inbox_row(connection: Connection, consumer: str, saga_key: str) -> tuple[RowMapping, bool, datetime]:
+    """Insert or lock the fence row: (row, whether it is new, database time).
+
+    The insert comes first: on SQLite it takes the write lock before anything is read, as BEGIN IMMEDIATE would; on
+    PostgreSQL it waits for whoever is inserting the same row.
+    """
+    inbox = inbox_table
+    blank = {
+        "consumer": consumer,
+        "saga_key": saga_key,
+        "attempt": 0,
+        "compensate_attempt": 0,
+        "tombstone": False,
+        "created_at": DatabaseTime(),
+        "updated_at": DatabaseTime(),
+    }
+    inserted = cast("CursorResult[Any]", connection.execute(insert_or_ignore(connection, inbox).values(blank)))
+    where = and_(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key)
+    row = connection.execute(select(inbox, DatabaseTime().label("now")).where(where).with_for_update()).mappings().one()
+    return row, inserted.rowcount == 1, cast("datetime", row["now"])
+
+
+def update_inbox_row(connection: Connection, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
+    """Change the fence row that this transaction has locked."""
+    inbox = inbox_table
+    connection.execute(
+        update(inbox)
+        .where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key)
+        .values(**values, updated_at=DatabaseTime())
+    )
+
+
+def delete_inbox_row(connection: Connection, consumer: str, saga_key: str) -> None:
+    """Take back a fence row that this transaction has just inserted."""
+    inbox = inbox_table
+    connection.execute(delete(inbox).where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key))
+
+
+def store_details(connection: Connection, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
+    """Keep the last heartbeat's details, while that command is still being handled."""
+    inbox = inbox_table
+    handled = or_(
+        and_(inbox.c.invoke_id == command_id, inbox.c.invoke_reply.is_(None)),
+        and_(inbox.c.compensate_id == command_id, inbox.c.compensate_reply.is_(None)),
+    )
+    connection.execute(
+        update(inbox)
+        .where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key, handled)
+        .values(details=details, updated_at=DatabaseTime())
+    )
+
+
+def sweep_inbox_rows(connection: Connection, consumer: str, retention: timedelta, limit: int) -> int:
+    """Delete up to `limit` rows that nothing has touched for `retention`; how many."""
+    inbox = inbox_table
+    before = database_now(connection) - retention
+    old = select(inbox.c.saga_key).where(inbox.c.consumer == consumer, inbox.c.updated_at < before).limit(limit)
+    keys: Iterable[str] = connection.execute(old).scalars().all()
+    gone = connection.execute(
+        delete(inbox).where(inbox.c.consumer == consumer, inbox.c.saga_key.in_(list(keys)), inbox.c.updated_at < before)
+    )
+    return int(gone.rowcount)

@@ -1,0 +1,71 @@
+"""The store port of the relay: what it needs of a database, and no more.
+
+Adapter: `segue.outbox.sql.SqlOutboxStore` (PostgreSQL, SQLite; MySQL's dialect is provided for). All moments are the
+database's, so the clocks of the relays need not agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from segue.outbox.message import Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingRow:
+    """A row that waits to be published; `message` is None where it makes no sense, and `fault` says why."""
+
+    seq: int
+    lane: int
+    topic: str
+    key: str
+    message: Message | None
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    """What is not to be loaded now: whole topics, and single keys of a topic."""
+
+    topics: Collection[str] = ()
+    lines: Collection[tuple[str, str]] = ()
+
+
+class OutboxStore(Protocol):
+    """Every call is one short transaction. Raises StoreUnavailable where the same call may succeed later."""
+
+    def lease(self, owner: str, ttl: timedelta) -> Mapping[int, int]:
+        """Renew this owner's lanes, take its fair share of free ones, give up the surplus: lane → fencing token.
+
+        A token grows whenever a lane changes hands; a lane whose token differs from before was lost in between.
+        """
+        ...
+
+    def load(
+        self, owner: str, limit: int, *, memory_first_before: datetime | None, excluded: Exclusion
+    ) -> Sequence[PendingRow]:
+        """The oldest rows of the lanes which `owner` holds at this moment, by `seq`; never "after the last one seen".
+
+        With `memory_first_before`, commands and replies (`saga_action` invoke or compensate) written at or after that
+        moment are left out: whoever wrote them is publishing them from memory.
+        """
+        ...
+
+    def delete(self, seqs: Sequence[int]) -> None:
+        """Remove acknowledged rows; those that are gone already are no error."""
+        ...
+
+    def delete_ids(self, ids: Sequence[str]) -> None:
+        """The same by message id, for those who publish from memory."""
+        ...
+
+    def quarantine(self, row: PendingRow, error: str, attempts: int) -> None:
+        """Move a row that can never be published to `outbox_quarantine`, in one transaction."""
+        ...
+
+    def release(self, owner: str) -> None:
+        """Give up all lanes at once, so that another relay need not wait for the lease to end."""
+        ...

@@ -1,0 +1,224 @@
+"""A service with a database, a broker in memory and a clock that only tests move; drives the worker's real loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Engine, create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+from sqlalchemy.pool import NullPool
+
+from segue import outbox
+from segue.activities import Activity, CommandLoop, LoopOptions, Undo, Worker, WorkerOptions
+from segue.activities.runner import InlineRunner, SyncDesk
+from segue.ids import command_id, saga_key
+from segue.outbox.schema import inbox_table, outbox_table
+from segue.topics.broker import Outgoing, Record
+from segue.topics.envelope import Command, Reply, parse_reply
+from segue.topics.memory import MemoryBroker
+
+COORDINATOR = "test"
+REPLIES = "test.replies"
+COMMANDS = "payments.commands"
+DEAD = "payments.dlq"
+
+
+class Killed(BaseException):
+    """The process dies here: nothing may catch this."""
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Booking(Base):
+    """The effect of a handler: one row for each time it ran, +1 for a charge, -1 for a refund."""
+
+    __tablename__ = "booking"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order: Mapped[str]
+    amount: Mapped[int]
+
+
+@dataclass(frozen=True)
+class Order:
+    id: str
+    total: int = 1
+
+
+@dataclass(frozen=True)
+class Charged:
+    charge_id: str
+
+
+charge = Activity("payments.charge", Order, Charged)
+refund = charge.undo("payments.refund")
+
+
+class FakeClock:
+    """Stands still unless a test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+def command(
+    order: str = "o-1",
+    *,
+    activity: Activity[Any, Any] = charge,
+    attempt: int = 1,
+    deadline: datetime | None = None,
+    sent: datetime | None = None,
+    step: str = "payments.charge",
+) -> Command:
+    """A command of saga `order`; a compensation where the activity is one."""
+    action = "compensate" if activity.undoes else "invoke"
+    return Command(
+        id=command_id(COORDINATOR, order, step, action, attempt),
+        activity=activity.name,
+        saga_id=order,
+        saga_type="order",
+        step=step,
+        action="compensate" if activity.undoes else "invoke",
+        attempt=attempt,
+        key=saga_key(order, step),
+        reply_to=REPLIES,
+        source="/test",
+        deadline=deadline,
+        time=sent or datetime.now(UTC),
+        passed_on=(("traceparent", "00-aa-bb-01"),),
+    )
+
+
+def record_of(sent: Command, body: Any = None) -> Outgoing:
+    if body is None:
+        order = {"id": sent.saga_id, "total": 1}
+        body = order if sent.action == "invoke" else {"input": order, "output": {"charge_id": "c-1"}}
+    value = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return Outgoing(topic=COMMANDS, key=sent.saga_id.encode(), value=value, headers=sent.headers())
+
+
+@dataclass
+class Service:
+    """One database and one broker; `worker` may be replaced (the process died) while these live on."""
+
+    engine: Engine
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    clock: FakeClock = field(default_factory=FakeClock)
+    behaviour: Callable[[Any, Order], Charged] | None = None
+    undo_behaviour: Callable[[Any, Undo[Order, Charged]], None] | None = None
+    calls: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        Base.metadata.create_all(self.engine)
+        outbox.create_all(self.engine)
+        self.sessions = sessionmaker(self.engine)
+        self.start()
+
+    def start(self) -> None:
+        """A new process."""
+        self.worker = Worker(
+            "payments",
+            sessions=self.sessions,
+            options=WorkerOptions(loop=LoopOptions(commit_interval=0.0)),
+            clock=self.clock,
+        )
+        self.worker.handle(charge)(self._charge)
+        self.worker.handle(refund)(self._refund)
+        self.connect()
+
+    def connect(self) -> None:
+        """Join the group with the handlers that the worker has now."""
+        self.producer = self.broker.producer()
+        self.consumer = self.broker.consumer("payments")
+        self.runner = InlineRunner(SyncDesk(self.sessions, sleep=lambda seconds: None))
+        self.loop: CommandLoop = self.worker.loop(self.consumer, self.producer, runner=self.runner)
+        self.loop.start()
+
+    def die(self) -> None:
+        """kill -9: what was not yet given to the broker is gone; another process starts."""
+        self.consumer.close()
+        self.start()
+
+    def _charge(self, ctx: Any, order: Order) -> Charged:
+        self.calls.append(f"charge {order.id}")
+        if self.behaviour is not None:
+            return self.behaviour(ctx, order)
+        return book(ctx, order)
+
+    def _refund(self, ctx: Any, undo: Undo[Order, Charged]) -> None:
+        self.calls.append(f"refund {undo.input.id}")
+        if self.undo_behaviour is not None:
+            self.undo_behaviour(ctx, undo)
+        else:
+            ctx.session.add(Booking(order=undo.input.id, amount=-undo.input.total))
+
+    def send(self, *commands: Command, body: Any = None) -> None:
+        for sent in commands:
+            self.broker.append(record_of(sent, body))
+
+    def settle(self, steps: int = 12) -> None:
+        """Let the loop run until nothing more happens; time passes, so that pauses end."""
+        for _ in range(steps):
+            self.loop.step()
+            self.clock.seconds += 0.5
+
+    def wire(self) -> list[Record]:
+        """The records on the reply topic, in order of writing."""
+        return [record for record in self.broker.records(REPLIES)]
+
+    def replies(self) -> list[Reply]:
+        return [parse_reply(record) for record in self.wire()]
+
+    def outcomes(self) -> list[str]:
+        return [f"{r.outcome}:{r.error}" if r.error else r.outcome for r in self.replies()]
+
+    def balance(self, order: str = "o-1") -> int:
+        with self.sessions() as session:
+            return sum(session.scalars(select(Booking.amount).where(Booking.order == order)))
+
+    def bookings(self) -> int:
+        with self.sessions() as session:
+            return len(session.scalars(select(Booking)).all())
+
+    def inbox(self) -> Sequence[Any]:
+        with self.engine.connect() as connection:
+            return connection.execute(select(inbox_table)).all()
+
+    def outbox_rows(self) -> int:
+        with self.engine.connect() as connection:
+            return len(connection.execute(select(outbox_table.c.seq)).all())
+
+    def committed(self) -> int:
+        return sum(self.broker.committed("payments").values())
+
+    def body(self, index: int = -1) -> Any:
+        value = self.wire()[index].value
+        return None if value is None else msgspec.json.decode(value)
+
+
+def book(ctx: Any, order: Order) -> Charged:
+    ctx.session.add(Booking(order=order.id, amount=order.total))
+    return Charged(charge_id=ctx.idempotency_key)
+
+
+def sqlite_engine(path: str) -> Engine:
+    return create_engine(f"sqlite:///{path}", poolclass=NullPool)
+
+
+def later(moment: Command, **changes: Any) -> Command:
+    return replace(moment, **changes)
+
+
+def past(**ago: float) -> datetime:
+    return datetime.now(UTC) - timedelta(**ago)
