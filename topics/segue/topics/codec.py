@@ -192,8 +192,8 @@ def _depth(data: bytes, enough: int) -> int:
 def _has_no_duplicates(data: bytes) -> bool:
     """True for JSON without duplicate keys; False may mean anything. For text without escapes and big numbers only.
 
-    The quick way for nearly every payload. Reading drops the earlier of two equal keys, and its colon is then missing in
-    what is written again; nothing can add a colon, as there are no escapes.
+    The quick way for nearly every payload. Reading drops the earlier of two equal keys, and its colon is then missing
+    in what is written again; nothing can add a colon, as there are no escapes.
     """
     try:
         data.isascii() or data.decode()

@@ -1,7 +1,7 @@
 """Typed objects ↔ the canonical JSON that is kept and sent.
 
-Dataclasses, msgspec structs, enums, datetimes, `Decimal` (as a string), UUIDs, bytes (base64), lists, dicts and None are
-msgspec's; pydantic models are known by what they can do, wherever they are nested. The same value makes the same
+Dataclasses, msgspec structs, enums, datetimes, `Decimal` (as a string), UUIDs, bytes (base64), lists, dicts and None
+are msgspec's; pydantic models are known by what they can do, wherever they are nested. The same value makes the same
 bytes: fields in their order, keys of dicts and members of sets sorted.
 """
 

@@ -438,6 +438,7 @@ class KafkaProducer:
         self._process = _OwnProcess()
         self._refused: deque[tuple[Acked, SegueError]] = deque()
         self._fatal: KafkaError | None = None
+        self._closed = False
         self._client = self._connect()
 
     def send(self, record: Outgoing, acked: Acked) -> None:
@@ -478,7 +479,9 @@ class KafkaProducer:
         """Give up what is not acknowledged yet (`acked` hears of it) and disconnect."""
         self._process.check()
         self._tell_refused()
-        self._drop()
+        if not self._closed:
+            self._closed = True
+            _discard(self._client)
 
     def _produce(self, record: Outgoing, acked: Acked) -> None:
         topic = record.topic
@@ -515,9 +518,6 @@ class KafkaProducer:
         self._fatal = None
         old, self._client = self._client, self._connect()
         _discard(old)
-
-    def _drop(self) -> None:
-        _discard(self._client)
 
 
 def _discard(client: _Producer) -> None:
