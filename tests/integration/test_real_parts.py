@@ -11,7 +11,7 @@ import pytest
 
 from tests.real.kafka import speaks_kafka
 from tests.real.postgres import Postgres
-from tests.real.process import CHECKOUT, PORTS, Server, free_port, started_at
+from tests.real.process import CHECKOUT, PORTS, RealPartError, Server, free_port, started_at
 
 
 def test_postgres_commits_durably_and_the_database_is_empty(postgres_url: str) -> None:
@@ -63,6 +63,14 @@ def test_starting_twice_uses_the_running_server_and_stops_only_that(own_postgres
     assert started_at(pid) is None
     assert not own_postgres.stop()
     own_postgres.remove()
+
+
+def test_a_server_that_does_not_come_up_shows_its_own_words(own_postgres: Postgres) -> None:
+    wrong = Postgres(own_postgres.name, settings=["shared_buffers=much"])
+    with pytest.raises(RealPartError, match=r'did not come up[\s\S]*shared_buffers[^"]*"?: "much"'):
+        wrong.start(fresh=True)
+    assert not wrong.is_running()
+    wrong.remove()
 
 
 @pytest.mark.parametrize("kind", ["kafka", "postgres"])
