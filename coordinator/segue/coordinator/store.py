@@ -131,10 +131,14 @@ class OffsetMove:
 
 @dataclass(slots=True, kw_only=True)
 class Changes:
-    """Everything that one batch writes. `updated` rows carry the new revision; the old one must be exactly one less."""
+    """Everything that one batch writes.
+
+    `updated` rows carry the new revision; the one that must stand in the database is in `expected`, else it is one less.
+    """
 
     started: list[SagaRow] = field(default_factory=list)
     updated: list[SagaRow] = field(default_factory=list)
+    expected: dict[str, int] = field(default_factory=dict)
     events: list[EventRow] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     #: New dead letters; one whose origin is already there is left as it is.
@@ -179,7 +183,10 @@ class Batch(Protocol):
         ...
 
     def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
-        """Lock up to `limit` sagas of these (definition, version) with `wake_at <= until`, oldest first, skipping locked ones."""
+        """Lock up to `limit` sagas of these (definition, version) with `wake_at <= until`, oldest first, skipping locked ones.
+
+        A saga with a row in the outbox is left out: no deadline fires while its command is unpublished.
+        """
         ...
 
     def requests(self, limit: int) -> list[OperatorRequest]:
@@ -214,6 +221,10 @@ class Store(Protocol):
         ...
 
     def now(self) -> datetime: ...
+
+    def next_wake(self, versions: Collection[tuple[str, int]]) -> datetime | None:
+        """The earliest `wake_at` of sagas of these (definition, version); a hint, read without locks."""
+        ...
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]: ...
 

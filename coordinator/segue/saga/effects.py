@@ -10,7 +10,10 @@ from segue.saga.events import Action, AnyEvent, EndStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendCommand:
-    """Send a command (again: then it has the id it had before). `deadline` is microseconds since 1970."""
+    """Send a command (again: then it has the id, the time and the deadline it had before).
+
+    Times are microseconds since 1970. A compensation has no deadline: it never expires.
+    """
 
     id: CommandId
     activity: str
@@ -18,7 +21,8 @@ class SendCommand:
     action: Action
     attempt: int
     body: bytes
-    deadline: int
+    sent_at: int
+    deadline: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

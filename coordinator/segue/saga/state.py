@@ -51,6 +51,7 @@ class Undo:
     error: e.Failure | None = None
     reason: str = ""
     edited: bytes = b""
+    sent_at: int = 0
 
 
 @dataclass(slots=True)
@@ -87,6 +88,9 @@ class Step:
     resends: int = 0
     retry_at: int = NEVER
     started_at: int = 0
+    #: Time and deadline of the newest command: a re-send has the same bytes.
+    sent_at: int = 0
+    sent_due: int = 0
     ended_at: int | None = None
     progress: msgspec.Raw = field(default_factory=lambda: e.NULL)
     undo: Undo = field(default_factory=Undo)
@@ -379,6 +383,7 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
         undo = step.undo
         undo.status, undo.attempt, undo.resends = "issued", event.attempt, 0
         undo.first_sent = undo.first_sent or at
+        undo.sent_at = at
         undo.due, undo.resend, undo.retry_at = event.due, event.resend, NEVER
         undo.edited = bytes(event.edited) or undo.edited
         state.troubled.pop(event.step, None)
@@ -387,6 +392,7 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
         return
     step.status, step.attempt, step.resends = "issued", event.attempt, 0
     step.first_sent = step.first_sent or at
+    step.sent_at, step.sent_due = at, event.due
     step.due, step.resend, step.retry_at = event.due, event.resend, NEVER
     step.input = event.edited if bytes(event.edited) else step.input
     step.error = None

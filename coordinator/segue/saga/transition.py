@@ -127,17 +127,7 @@ class _Turn:
         if self.state.ended or self.state.undoing or self.state.returned:
             self.drop_program()
         end_transition(self.state, self.now)
-        return Moved(events=self.events, effects=self.effects, wake_at=self.wake_at())
-
-    def wake_at(self) -> int | None:
-        """When this saga must be looked at even if nothing happens; None if only a message or a person can move it."""
-        state = self.state
-        if state.ended or state.blocked is not None:
-            return None
-        if state.undriven:
-            return self.now
-        alarm = state.alarm()
-        return alarm[0] if alarm else None
+        return Moved(events=self.events, effects=self.effects, wake_at=wake_at(self.state))
 
     def drop_program(self) -> None:
         if self.instance.program is not None:
@@ -238,13 +228,20 @@ class _Turn:
 
     def command(self, step: Step, action: e.Action) -> SendCommand:
         if action == "invoke":
-            body, activity, attempt, due = bytes(step.input), step.activity, step.attempt, step.due
+            body, activity, attempt = bytes(step.input), step.activity, step.attempt
+            sent_at, deadline = step.sent_at, step.sent_due
         else:
-            body = step.undo.edited or undo_body(step)
-            activity, attempt, due = step.compensate, step.undo.attempt, step.undo.due
-        identity = self.state.command_id(step, action)
+            body, activity, attempt = step.undo.edited or undo_body(step), step.compensate, step.undo.attempt
+            sent_at, deadline = step.undo.sent_at, None
         return SendCommand(
-            id=identity, activity=activity, step=step.name, action=action, attempt=attempt, body=body, deadline=due
+            id=self.state.command_id(step, action),
+            activity=activity,
+            step=step.name,
+            action=action,
+            attempt=attempt,
+            body=body,
+            sent_at=sent_at,
+            deadline=deadline,
         )
 
     # --- replies
@@ -536,6 +533,16 @@ class _Turn:
             failure = e.Failure(code=resolve.code, message=resolve.reason, kind="rejected")
             self.record(e.StepFailed(step=step.name, error=failure, by=resolve.actor))
         return None
+
+
+def wake_at(state: SagaState) -> int | None:
+    """When this saga must be looked at even if nothing happens; None if only a message or a person can move it."""
+    if state.ended or state.blocked is not None:
+        return None
+    if state.undriven:
+        return state.updated_at
+    alarm = state.alarm()
+    return alarm[0] if alarm else None
 
 
 def undo_body(step: Step) -> bytes:

@@ -1,0 +1,91 @@
+"""From the engine's state to the row that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from segue.clock import from_micros
+from segue.coordinator.store import SagaRow
+from segue.saga.state import NEVER, SagaState, Step, steps_to_undo
+
+#: Steps named in `step` and `waiting_for` before the rest is counted.
+_SHOWN = 5
+_WIDTH = 600
+
+
+def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
+    """The row of a saga in this state, to be looked at again at `wake_at` (microseconds)."""
+    current = _current(state)
+    error = state.blocked or state.parked or state.error or _trouble(state)
+    return SagaRow(
+        id=state.id,
+        definition=state.definition,
+        version=state.version,
+        status=state.status,
+        attention=state.attention,
+        step=_listed(step.name for step in current),
+        waiting_for=None if state.ended else _waiting_for(state, current),
+        input=bytes(state.input),
+        result=None if state.result is None else bytes(state.result),
+        error_class=error.class_name or error.kind if error else None,
+        error_code=error.code if error else None,
+        error_message=error.message if error else None,
+        attempt=max((step.undo.attempt if state.undoing else step.attempt for step in current), default=0),
+        started_at=from_micros(state.started_at),
+        updated_at=from_micros(state.updated_at),
+        ended_at=None if state.ended_at is None else from_micros(state.ended_at),
+        deadline_at=_moment(state.deadline),
+        wake_at=None if wake_at is None else from_micros(wake_at),
+        revision=state.revision,
+        undriven=state.undriven,
+        attributes={name: msgspec.json.decode(value) for name, value in state.attributes.items()},
+    )
+
+
+def _moment(micros: int) -> datetime | None:
+    return None if micros >= NEVER else from_micros(micros)
+
+
+def _current(state: SagaState) -> list[Step]:
+    """The steps that the saga is at: those open, else those being undone."""
+    if state.ended:
+        return []
+    if state.undoing or not state.open_steps:
+        undoing = [step for step in steps_to_undo(state) if step.undo.status != "none"]
+        return undoing or list(state.open_steps.values())
+    return list(state.open_steps.values())
+
+
+def _listed(names: Iterable[str]) -> str | None:
+    every = list(names)
+    shown = ", ".join(every[:_SHOWN]) + (f" +{len(every) - _SHOWN} more" if len(every) > _SHOWN else "")
+    return shown[:_WIDTH] or None
+
+
+def _waiting_for(state: SagaState, current: list[Step]) -> str | None:
+    if state.blocked is not None:
+        return "a person: the saga's code failed"
+    if state.undriven:
+        return f"a coordinator that has {state.definition} version {state.version}"
+    if state.troubled:
+        return f"a person: {_listed(f'{name} is {why}' for name, why in state.troubled.items())}"[:_WIDTH]
+    if state.parked is not None:
+        return "a person: the saga failed after its pivot"
+    waits: list[str] = []
+    if current:
+        undoing = current[0].undo.status != "none"
+        waits.append(f"{'the undo of' if undoing else 'the reply of'} {_listed(step.name for step in current)}")
+    waits.extend(f"signal {name}" for name in dict.fromkeys(state.receives.values()))
+    if state.timers and not waits:
+        waits.append("a timer")
+    return (" or ".join(waits))[:_WIDTH] or None
+
+
+def _trouble(state: SagaState):  # type: ignore[no-untyped-def]
+    for name in state.troubled:
+        step = state.steps[name]
+        return step.undo.error or step.error
+    return None

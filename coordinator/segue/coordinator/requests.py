@@ -1,0 +1,151 @@
+"""What people asked for, applied on the path that messages take, with its audit entry in the same transaction."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from dataclasses import replace
+from typing import Any, cast
+
+import msgspec
+
+from segue.clock import from_micros
+from segue.coordinator.intake import Intake
+from segue.coordinator.store import AuditEntry, Batch, DeadLetterRow, OperatorRequest
+from segue.coordinator.work import Work
+from segue.errors import DecodeError, SegueError
+from segue.saga import inputs
+from segue.saga.effects import Ignored
+from segue.saga.events import NOTHING, NULL
+
+
+class Arguments(msgspec.Struct, frozen=True):
+    """The arguments of all kinds of requests; each kind uses its own."""
+
+    step: str | None = None
+    input: msgspec.Raw = NOTHING
+    outcome: str = ""
+    output: msgspec.Raw = NULL
+    code: str = "resolved"
+    compensate: str = "all"
+    value: str | None = None
+
+
+def apply_request(request: OperatorRequest, batch: Batch, work: Work, intake: Intake) -> None:
+    """Apply one request; what can't be done is said in the audit, too. Its row is done either way."""
+    before = _summary(work, request.saga_id)
+    try:
+        arguments = msgspec.json.decode(request.arguments, type=Arguments)
+        outcome = _carry_out(request, arguments, batch, work, intake)
+    except (SegueError, msgspec.MsgspecError) as error:
+        outcome = f"refused: {error}"
+    work.changes.audits.append(
+        AuditEntry(
+            at=from_micros(work.now),
+            actor=request.actor,
+            action=request.kind,
+            saga_id=request.saga_id,
+            subject=_subject(request),
+            reason=request.reason,
+            before=before,
+            after=_summary(work, request.saga_id),
+            outcome=outcome[:1024],
+            request_id=request.id,
+        )
+    )
+    work.changes.requests_done.append(request.id)
+
+
+def _carry_out(request: OperatorRequest, arguments: Arguments, batch: Batch, work: Work, intake: Intake) -> str:
+    if request.kind in ("replay", "discard"):
+        return _dead_letter(request, arguments, batch, work, intake)
+    if request.saga_id is None or not work.knows(request.saga_id):
+        return f"refused: there is no saga {request.saga_id!r}"
+    blocked = work.instance(request.saga_id).state.blocked is not None
+    fresh = request.kind == "retry" and arguments.step is None and blocked
+    result = work.happen(request.saga_id, _input_of(request, arguments), fresh=fresh)
+    if isinstance(result, Ignored):
+        return f"refused: {result.detail or result.reason}"
+    still = work.instance(request.saga_id).state.blocked
+    if fresh and still is not None:
+        return f"still blocked: {still.code}: {still.message}"
+    return "done"
+
+
+def _input_of(request: OperatorRequest, arguments: Arguments) -> inputs.Input:
+    match request.kind:
+        case "retry":
+            return inputs.RetryStep(step=arguments.step, edited=arguments.input, actor=request.actor)
+        case "skip":
+            return inputs.SkipStep(step=arguments.step or "", reason=request.reason, actor=request.actor)
+        case "resolve":
+            if arguments.outcome not in ("success", "failure"):
+                raise DecodeError(f"outcome={arguments.outcome!r}, allowed are success and failure")
+            return inputs.ResolveStep(
+                step=arguments.step or "",
+                outcome=cast("Any", arguments.outcome),
+                output=arguments.output,
+                code=arguments.code,
+                reason=request.reason,
+                actor=request.actor,
+            )
+        case "cancel":
+            return inputs.Cancel(compensate=arguments.compensate, reason=request.reason, actor=request.actor)
+        case "wake":
+            return inputs.Wake(gate=0)
+        case _:
+            raise DecodeError(f"kind={request.kind!r} is not known to this version")
+
+
+def _dead_letter(request: OperatorRequest, arguments: Arguments, batch: Batch, work: Work, intake: Intake) -> str:
+    letter = batch.dead_letters([request.dead_letter_id or 0]).get(request.dead_letter_id or 0)
+    if letter is None:
+        return f"refused: there is no dead letter {request.dead_letter_id}"
+    if letter.state in ("replayed", "discarded"):
+        return f"refused: dead letter {letter.id} is {letter.state} already"
+    if request.kind == "discard":
+        work.changes.settled[letter.id] = "discarded"
+        _unblock(letter, work, request.actor)
+        return "done"
+    record = letter.record
+    if arguments.value is not None:
+        try:
+            record = replace(record, value=b64decode(arguments.value, validate=True))
+        except ValueError:
+            raise DecodeError("value is not base64") from None
+    return replay(letter, record, work, intake, actor=request.actor)
+
+
+def replay(letter: DeadLetterRow, record: Any, work: Work, intake: Intake, *, actor: str) -> str:
+    """Inject a dead letter's record as if it came now; nothing is published to any topic. Says what became of it."""
+    item = intake.item(record)
+    if item.saga_id is not None:
+        work.prepare([item.saga_id])
+    work.changes.replayed.append(letter.id)
+    _unblock(letter, work, actor)
+    dead = len(work.changes.dead_letters)
+    work.item(item)
+    if len(work.changes.dead_letters) > dead:
+        again = work.changes.dead_letters.pop()  # its row is there already
+        return f"still dead: {again.reason}: {again.error_message}"
+    work.changes.settled[letter.id] = "replayed"
+    return "done"
+
+
+def _unblock(letter: DeadLetterRow, work: Work, actor: str) -> None:
+    """A letter that was kept for its saga blocked it; once a person has dealt with it, the saga goes on."""
+    if letter.state != "received" or letter.saga_id is None:
+        return
+    work.prepare([letter.saga_id])
+    if work.knows(letter.saga_id) and work.instance(letter.saga_id).state.blocked is not None:
+        work.happen(letter.saga_id, inputs.RetryStep(actor=actor), fresh=True)
+
+
+def _summary(work: Work, saga_id: str | None) -> str | None:
+    if saga_id is None or not work.knows(saga_id):
+        return None
+    state = work.instance(saga_id).state
+    return f"{state.status} {state.attention} revision {state.revision}"
+
+
+def _subject(request: OperatorRequest) -> str | None:
+    return None if request.dead_letter_id is None else f"dead letter {request.dead_letter_id}"

@@ -1,0 +1,477 @@
+"""The coordinator: consume a batch, move its sagas in one transaction, publish what they ask for.
+
+`step` is one turn of the loop: no thread, no sleep, no clock of its own; `run` drives it. Any number of coordinators
+may run on one database. Nothing relies on who owns a partition: a batch begins by moving the stored offsets, and fails
+if they do not stand where it begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from segue.clock import SYSTEM_CLOCK, Clock, SystemClock, spread, to_micros
+from segue.coordinator.cache import InstanceCache
+from segue.coordinator.gate import DrainGate
+from segue.coordinator.intake import Intake, Item
+from segue.coordinator.publisher import Publisher
+from segue.coordinator.requests import apply_request, replay
+from segue.coordinator.store import AuditEntry, Batch, OffsetMove, SagaRow, Store, StoredOffset
+from segue.coordinator.work import Tools, Work
+from segue.errors import ConfigError, Fenced, SegueError, Unavailable
+from segue.limits import DEFAULT_LIMITS, Limits
+from segue.observe import SILENT, Observer
+from segue.saga.definition import Converter, Registry
+from segue.saga.events import Failure
+from segue.topics import Codecs, TopicNames
+from segue.topics import Converter as MsgspecConverter
+from segue.topics.broker import Consumer, Partition, Producer, Record
+from segue.topics.deadletter import dead_letter_record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a coordinator works; the defaults suit a small and a busy one alike."""
+
+    #: Records of one batch, and sagas woken in one transaction.
+    batch_size: int = 500
+    #: Live sagas kept in memory.
+    cache_size: int = 10_000
+    #: Seconds between two looks for due sagas and for requests of people.
+    tick: float = 0.1
+    #: Seconds between two looks for parked records whose saga has come.
+    fold_every: float = 1.0
+    #: Seconds between two commits of Kafka's own offsets, which only lag tools read.
+    commit_every: float = 5.0
+    #: How long a record that came before its saga is kept parked.
+    parked_for: timedelta = timedelta(days=1)
+    #: Refuse to start if a live saga needs a version that this process lacks.
+    require_all_versions: bool = False
+    #: Seconds for the last acknowledgements when draining.
+    drain_timeout: float = 10.0
+
+
+@dataclass(slots=True)
+class _Timer:
+    every: float
+    at: float = 0.0
+
+    def due(self, now: float) -> bool:
+        if now < self.at:
+            return False
+        self.at = now + self.every
+        return True
+
+
+class Coordinator:
+    """One coordinator process. All its calls are made from one thread."""
+
+    def __init__(
+        self,
+        names: TopicNames,
+        registry: Registry,
+        store: Store,
+        consumer: Consumer,
+        producer: Producer,
+        *,
+        converter: Converter | None = None,
+        codecs: Codecs | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        observer: Observer = SILENT,
+        limits: Limits = DEFAULT_LIMITS,
+        options: Options | None = None,
+        broker_id: str = "",
+    ) -> None:
+        """`broker_id` stands in for topic ids where the broker tells none: it changes when the broker is a new one."""
+        self.name = names.coordinator
+        self.options = options or Options()
+        self._store = store
+        self._consumer = consumer
+        self._clock = clock
+        self._observer = observer
+        self._topics = [names.replies, names.requests]
+        self._dlq = names.dlq
+        self._broker_id = broker_id
+        self._registry = registry
+        self._topic_ids: dict[str, str] = {}
+        self._tools = Tools(
+            coordinator=self.name,
+            registry=registry,
+            converter=converter or MsgspecConverter(),
+            codecs=codecs or Codecs(limits=limits),
+            names=names,
+            limits=limits,
+            observer=observer,
+            topic_ids=self._topic_ids,
+        )
+        self._intake = Intake(names=names, codecs=self._tools.codecs, limits=limits)
+        self._cache = InstanceCache(self.options.cache_size)
+        self._publisher = Publisher(producer, clock, observer)
+        self._gate = DrainGate(store, consumer, self.name, self._topics, observer)
+        self._positions: dict[Partition, int] = {}
+        self._lost_track = False
+        self._db_now: tuple[datetime, float] | None = None
+        self._tick = _Timer(self.options.tick)
+        self._fold = _Timer(self.options.fold_every)
+        self._commit = _Timer(self.options.commit_every)
+        self._sweep = _Timer(60.0)
+        self._started = False
+
+    # --- the loop
+
+    def start(self) -> None:
+        """Register the definitions and join the group. Raises ConfigError for a definition that changed under its version."""
+        for definition in self._registry:
+            known = self._store.register(definition.name, definition.version, definition.fingerprint)
+            if known != definition.fingerprint:
+                self._observer.event(
+                    "definition.alert",
+                    definition=definition.name,
+                    version=definition.version,
+                    hint="its code changed under the same version; live sagas whose history does not fit will block",
+                )
+        self._consumer.subscribe(self._topics, starts=self._starts, revoked=self._revoked)
+        self._started = True
+
+    def step(self, wait: float = 0.0) -> bool:
+        """One turn; waits at most `wait` seconds for records. True if there was something to do.
+
+        Raises nothing that passes: an unavailable broker or database is counted, and the next turn finds its way back.
+        """
+        try:
+            if not self._started:
+                self.start()
+            if self._lost_track:
+                self._find_back()
+            worked = self._consume(wait)
+            worked = self._look_after() or worked
+            self._publisher.poll()
+            self._forget()
+            return worked
+        except Unavailable as error:
+            self._stumble(error)
+            return False
+
+    def run(self, stop: Callable[[], bool], clock: SystemClock = SYSTEM_CLOCK) -> None:
+        """Drive `step` until `stop()` is true, then drain. Blocks."""
+        failures = 0
+        while not stop():
+            try:
+                busy = self.step(self._patience())
+                failures = failures + 1 if self._lost_track and not busy else 0
+            except ConfigError:
+                self.close()
+                raise
+            if failures:
+                clock.sleep(spread(min(0.05 * 2 ** min(failures, 6), 2.0)))
+        self.drain()
+        self.close()
+
+    def drain(self) -> None:
+        """Wait for acknowledgements and delete their outbox rows; what is missing is the relay's."""
+        missing = self._publisher.flush(self.options.drain_timeout)
+        try:
+            self._forget(everything=True)
+        except Unavailable as error:
+            self._observer.event("drain.failed", error=error)
+        if self._positions:
+            self._consumer.commit(self._positions)
+        self._observer.event("coordinator.drained", unacknowledged=missing)
+
+    def close(self) -> None:
+        """Leave the group; idempotent."""
+        self._cache.clear()
+        self._consumer.close()
+
+    def _patience(self) -> float:
+        """Short while acknowledgements are awaited, so that outbox rows go soon."""
+        return 0.005 if self._publisher.in_flight else min(self.options.tick, 0.05)
+
+    # --- records
+
+    def _consume(self, wait: float) -> bool:
+        polled = self._consumer.poll(self.options.batch_size, 0.0 if self._lost_track else wait)
+        records = [r for r in polled.records if r.offset >= self._positions.get(r.source, r.offset + 1)]
+        if self._lost_track:
+            return False
+        if records:
+            self._commit_items([self._intake.item(record) for record in records])
+        ends = {p: end for p, end in polled.ended.items() if p in self._positions and end > self._positions[p]}
+        if ends:
+            self._apply([], ends)
+        return bool(records)
+
+    def _commit_items(self, items: Sequence[Item]) -> None:
+        """Apply these in one transaction; if that fails for good, in halves, so that one record can't hurt the others."""
+        ends: dict[Partition, int] = {}
+        for item in items:
+            ends[item.record.source] = item.record.offset + 1
+        try:
+            self._apply(items, ends)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a record does to us, its partition goes on
+            if len(items) == 1:
+                self._poison(items[0], error)
+                return
+            middle = len(items) // 2
+            self._observer.count("batch.bisected")
+            self._commit_items(items[:middle])
+            self._commit_items(items[middle:])
+
+    def _apply(self, items: Sequence[Item], ends: Mapping[Partition, int]) -> None:
+        def work_on(work: Work, batch: Batch) -> None:
+            moves = [OffsetMove(partition=p, start=self._positions[p], end=end) for p, end in sorted(ends.items())]
+            batch.fence(moves)
+            ids = {item.saga_id for item in items if item.saga_id}
+            messages = {
+                (item.saga_id, item.request.id) for item in items if item.request is not None and item.saga_id is not None
+            }
+            if ids:
+                work.prepare(sorted(ids), messages=messages)
+            for item in items:
+                work.item(item)
+
+        self._transact(work_on)
+        self._positions.update(ends)
+
+    def _poison(self, item: Item, error: Exception) -> None:
+        """A record that can't be applied however often: dead, or kept for its saga, which is then blocked."""
+        reason = error.code if isinstance(error, SegueError) else "internal_error"
+        self._observer.event("record.failed", topic=item.record.topic, offset=item.record.offset, error=repr(error))
+        problem = error if isinstance(error, SegueError) else SegueError(f"{type(error).__name__}: {error}")
+        move = OffsetMove(
+            partition=item.record.source, start=self._positions[item.record.source], end=item.record.offset + 1
+        )
+
+        def keep(work: Work, batch: Batch) -> None:
+            batch.fence([move])
+            if item.reply is not None and item.saga_id:
+                work.prepare([item.saga_id])
+                if work.knows(item.saga_id):
+                    work.keep(item.record, item.saga_id, reason, problem)
+                    return
+            work.letter(item.record, reason, problem, saga_id=None)
+
+        def bury(work: Work, batch: Batch) -> None:
+            batch.fence([move])
+            work.letter(item.record, reason, problem, saga_id=None)
+
+        try:
+            self._transact(keep)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - the saga itself can't be loaded or written: the record alone is kept
+            self._transact(bury)
+        self._positions[move.partition] = move.end
+
+    def _transact(self, work_on: Callable[[Work, Batch], None]) -> None:
+        """One transaction: only after its COMMIT is confirmed is anything cached or published."""
+        work: Work | None = None
+        published = self._publisher.take_published()
+        try:
+            with self._store.batch() as batch:
+                work = Work(self._tools, batch, self._cache)
+                self._db_now = (batch.now, self._clock.monotonic())
+                work_on(work, batch)
+                changes = work.finish()
+                changes.published.extend(published)
+                batch.write(changes)
+        except BaseException:
+            self._publisher.give_back(published)
+            if work is not None:
+                work.abort()
+            raise
+        work.confirm()
+        self._observer.count("commits")
+        self._publisher.publish(changes.messages)
+        for letter in changes.dead_letters:
+            if letter.state == "dead":
+                self._announce(letter.record, letter.reason, SegueError(letter.error_message), letter.saga_id)
+
+    def _announce(self, record: Record, reason: str, error: Exception, saga_id: str | None) -> None:
+        self._publisher.announce(dead_letter_record(record, self._dlq, reason, error, self.name, 1, saga_id))
+
+    # --- time and people
+
+    def _look_after(self) -> bool:
+        now = self._clock.monotonic()
+        worked = False
+        if self._tick.due(now):
+            worked = self._serve_requests() or worked
+            worked = self._wake_due() or worked
+        if self._fold.due(now):
+            worked = self._fold_parked() or worked
+        if self._commit.due(now) and self._positions:
+            self._consumer.commit(self._positions)
+        if self._sweep.due(now):
+            self._store.sweep(self._store.now() - self.options.parked_for, self.options.batch_size)
+        return worked
+
+    def _wake_due(self) -> bool:
+        versions = self._registry.versions
+        wanted = self._store.next_wake(versions)
+        if wanted is None or wanted > self._database_time():
+            return False
+        gate = self._gate.open_to(wanted)
+        if gate is None or gate < wanted:
+            self._tick.at = self._clock.monotonic() + min(self.options.tick, 0.02)
+            return False
+        count = 0
+        rows: list[SagaRow] = []
+
+        def wake(work: Work, batch: Batch) -> None:
+            rows[:] = batch.due(min(batch.now, gate), self.options.batch_size, versions)
+            work.prepare([], rows=rows)
+            for row in rows:
+                work.wake(row.id, to_micros(gate))
+
+        while True:
+            try:
+                self._transact(wake)
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - one saga must not keep the others from waking
+                self._wake_one_by_one(rows, gate, error)
+            count += len(rows)
+            if len(rows) < self.options.batch_size:
+                return count > 0
+
+    def _wake_one_by_one(self, rows: Sequence[SagaRow], gate: datetime, error: Exception) -> None:
+        for row in list(rows):
+
+            def wake(work: Work, batch: Batch, row: SagaRow = row) -> None:
+                work.prepare([row.id])
+                work.wake(row.id, to_micros(gate))
+
+            def give_up(work: Work, batch: Batch, row: SagaRow = row, error: Exception = error) -> None:
+                work.prepare([row.id])
+                failure = Failure(code="internal_error", message=repr(error)[:900], kind="saga", class_name=type(error).__name__)
+                work.block(row.id, failure)
+
+            try:
+                self._transact(wake)
+            except Unavailable:
+                raise
+            except Exception as failed:  # noqa: BLE001 - this is the one: it waits for a person
+                error = failed
+                self._observer.event("wake.failed", saga=row.id, error=repr(failed))
+                self._transact(give_up)
+
+    def _serve_requests(self) -> bool:
+        served = 0
+
+        def serve(work: Work, batch: Batch) -> None:
+            nonlocal served
+            requests = batch.requests(20)
+            served = len(requests)
+            work.prepare([request.saga_id for request in requests if request.saga_id])
+            for request in requests:
+                apply_request(request, batch, work, self._intake)
+
+        self._transact(serve)
+        return served > 0
+
+    def _fold_parked(self) -> bool:
+        folded = 0
+
+        def fold(work: Work, batch: Batch) -> None:
+            nonlocal folded
+            letters = batch.foldable(self.options.batch_size)
+            folded = len(letters)
+            for letter in letters:
+                outcome = replay(letter, letter.record, work, self._intake, actor=self.name)
+                if outcome != "done":
+                    work.changes.settled[letter.id] = "dead"
+
+        self._transact(fold)
+        return folded > 0
+
+    def _database_time(self) -> datetime:
+        """The database's clock as far as it can be told without asking; only a hint for when to ask."""
+        if self._db_now is None:
+            self._db_now = (self._store.now(), self._clock.monotonic())
+        moment, read_at = self._db_now
+        return moment + timedelta(seconds=self._clock.monotonic() - read_at)
+
+    def _forget(self, *, everything: bool = False) -> None:
+        published = self._publisher.take_published(all=everything)
+        if not published:
+            return
+        try:
+            self._store.forget_published(published)
+        except Unavailable:
+            self._publisher.give_back(published)
+            raise
+
+    # --- offsets and trouble
+
+    def _starts(self, assigned: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Where to read on: the stored offsets, or the earliest record of what is new, re-created or truncated."""
+        stored = self._store.offsets(self.name)
+        begins = self._consumer.begin_offsets(assigned)
+        ends = self._consumer.end_offsets(sorted({p.topic for p in assigned}))
+        self._topic_ids.update(
+            {topic: identity or self._broker_id for topic, identity in self._consumer.topic_ids(self._topics).items()}
+        )
+        fresh: dict[Partition, StoredOffset] = {}
+        starts: dict[Partition, int] = {}
+        for partition in assigned:
+            begin, end = begins.get(partition, 0), ends.get(partition, 0)
+            topic_id = self._topic_ids.get(partition.topic, "")
+            known = stored.get(partition)
+            if known is None:
+                fresh[partition] = StoredOffset(next=begin, drained_to=None, topic_id=topic_id)
+                starts[partition] = begin
+            elif problem := _problem(known, begin, end, topic_id):
+                self._restart(partition, StoredOffset(next=begin, drained_to=None, topic_id=topic_id), problem)
+                starts[partition] = begin
+            else:
+                starts[partition] = known.next
+        if fresh:
+            self._store.seed_offsets(self.name, fresh)
+            starts.update({p: o.next for p, o in self._store.offsets(self.name).items() if p in fresh})
+        self._positions.update(starts)
+        return starts
+
+    def _restart(self, partition: Partition, offset: StoredOffset, problem: str) -> None:
+        entry = AuditEntry(
+            at=self._store.now(),
+            actor=self.name,
+            action="offset.reset",
+            subject=f"{partition.topic}[{partition.number}]",
+            reason=problem,
+        )
+        self._store.reset_offset(self.name, partition, offset, entry)
+        self._observer.event("offset.alert", partition=partition, problem=problem, restart=offset.next)
+
+    def _revoked(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            self._positions.pop(partition, None)
+
+    def _stumble(self, error: Unavailable) -> None:
+        """Something did not answer, or somebody else was faster: what is in memory is not trusted until read again."""
+        self._lost_track = True
+        self._observer.count(f"trouble.{error.code}")
+        self._observer.event("fenced" if isinstance(error, Fenced) else "coordinator.failed", error=error)
+        self._consumer.pause(self._consumer.assignment())
+
+    def _find_back(self) -> None:
+        stored = self._store.offsets(self.name)
+        assigned = self._consumer.assignment()
+        self._positions = {p: stored[p].next for p in assigned if p in stored}
+        self._consumer.seek(self._positions)
+        self._consumer.resume(assigned)
+        self._lost_track = False
+
+
+def _problem(known: StoredOffset, begin: int, end: int, topic_id: str) -> str | None:
+    if known.topic_id and topic_id and known.topic_id != topic_id:
+        return "the topic was created again"
+    if known.next > end:
+        return f"the stored offset {known.next} lies beyond the end {end}: the topic was truncated or created again"
+    if known.next < begin:
+        return f"the stored offset {known.next} lies before the first record {begin}: retention has passed it"
+    return None
+

@@ -1,0 +1,408 @@
+"""The transitions of one batch: takes what happened, moves the sagas, and collects what is to be written.
+
+Lives as long as one transaction. It decides nothing about sagas (the engine does) and writes nothing (the store does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from segue.clock import from_micros, to_micros
+from segue.coordinator.cache import InstanceCache, discard
+from segue.coordinator.intake import Item
+from segue.coordinator.letters import fingerprint_of
+from segue.coordinator.projection import row_of
+from segue.coordinator.store import Batch, Changes, DeadLetterRow, DeadLetterState, EventRow, SagaRow
+from segue.errors import InputError, NotFound, SegueError, StartConflict
+from segue.ids import CommandId, saga_key
+from segue.limits import Limits
+from segue.observe import Observer
+from segue.outbox.message import Message
+from segue.saga import events as e
+from segue.saga import inputs
+from segue.saga.definition import Converter, Registry, SagaDefinition
+from segue.saga.effects import Finish, Ignored, Moved, SendCommand
+from segue.saga.failures import Nondeterminism
+from segue.saga.replay import rebuild
+from segue.saga.state import SagaState
+from segue.saga.transition import Instance, advance, block, start, wake_at
+from segue.topics import Codecs, TopicNames
+from segue.topics.broker import Record
+from segue.topics.envelope import JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What does not change between batches."""
+
+    coordinator: str
+    registry: Registry
+    converter: Converter
+    codecs: Codecs
+    names: TopicNames
+    limits: Limits
+    observer: Observer
+    topic_ids: Mapping[str, str]
+
+
+class Work:
+    """One batch in the making."""
+
+    def __init__(self, tools: Tools, batch: Batch, cache: InstanceCache) -> None:
+        self.tools = tools
+        self.batch = batch
+        self.cache = cache
+        self.now = to_micros(batch.now)
+        self.changes = Changes()
+        self.instances: dict[str, Instance] = {}
+        self._rows: dict[str, SagaRow] = {}
+        self._histories: dict[str, list[EventRow]] = {}
+        self._before: dict[str, int] = {}
+        self._wakes: dict[str, int | None] = {}
+        self._seen: set[tuple[str, str]] = set()
+
+    # --- before
+
+    def prepare(self, saga_ids: Collection[str], *, rows: Iterable[SagaRow] = (), messages: Collection[tuple[str, str]] = ()) -> None:
+        """Lock and load these sagas (`rows`: those locked already), and learn which messages were seen before."""
+        known = {row.id: row for row in rows}
+        missing = [saga_id for saga_id in saga_ids if saga_id not in known and saga_id not in self._rows]
+        known.update(self.batch.lock(missing) if missing else {})
+        self._rows.update(known)
+        cold = [row.id for row in known.values() if not self.cache.has(row.id, row.revision)]
+        if cold:
+            self._histories.update(self.batch.history(cold))
+        if messages:
+            self._seen |= self.batch.seen(messages)
+
+    def row(self, saga_id: str) -> SagaRow | None:
+        """The saga's row as it stood when the batch began; None for an unknown saga."""
+        return self._rows.get(saga_id)
+
+    def knows(self, saga_id: str) -> bool:
+        """Whether the saga exists, maybe since a moment ago."""
+        return saga_id in self._rows or saga_id in self.instances
+
+    def instance(self, saga_id: str, *, fresh: bool = False) -> Instance:
+        """The live saga. `fresh`: with its code made anew, also if it is blocked."""
+        live = self.instances.get(saga_id)
+        if live is not None and not fresh:
+            return live
+        row = self._rows.get(saga_id)
+        if row is None:
+            raise NotFound(f"there is no saga {saga_id!r}")
+        self._before.setdefault(saga_id, row.revision)
+        instance = None if fresh else self.cache.take(saga_id, row.revision)
+        if instance is None:
+            instance = self._rebuilt(row, fresh=fresh)
+        self.instances[saga_id] = instance
+        return instance
+
+    def _rebuilt(self, row: SagaRow, *, fresh: bool) -> Instance:
+        if row.id not in self._histories:
+            self._histories.update(self.batch.history([row.id]))
+        transitions = [(to_micros(event.at), event.payload) for event in self._histories.get(row.id, [])]
+        definition = self.tools.registry.get(row.definition, row.version)
+        if row.attention == "blocked" and not fresh:
+            definition = None
+        try:
+            return rebuild(row.id, transitions, definition, self.tools.converter)
+        except Nondeterminism as difference:
+            instance = rebuild(row.id, transitions, None, self.tools.converter)
+            failure = e.Failure(code=difference.code, message=str(difference), kind="saga", class_name="Nondeterminism")
+            if instance.state.blocked != failure:
+                self._moved(row.id, instance, block(instance, failure, self.now, limits=self.tools.limits))
+            self.tools.observer.event("saga.blocked", saga=row.id, difference=str(difference))
+            return instance
+
+    # --- what happens
+
+    def happen(self, saga_id: str, happened: inputs.Input, *, message_id: str | None = None, fresh: bool = False) -> Moved | Ignored:
+        """Move one saga by one input."""
+        instance = self.instance(saga_id, fresh=fresh)
+        result = advance(instance, happened, self.now, limits=self.tools.limits)
+        if isinstance(result, Ignored):
+            self.tools.observer.count(f"ignored.{result.reason}")
+        else:
+            self._moved(saga_id, instance, result, message_id)
+        return result
+
+    def wake(self, saga_id: str, gate: int) -> None:
+        """Let a saga's due alarms fire. One that was woken for nothing gets its row's `wake_at` put right."""
+        if isinstance(self.happen(saga_id, inputs.Wake(gate=gate)), Ignored) and saga_id not in self._wakes:
+            self._wakes[saga_id] = wake_at(self.instance(saga_id).state)
+
+    def item(self, item: Item) -> None:
+        """Apply one record of the replies or requests topic."""
+        if item.error is not None:
+            self._unreadable(item, item.error)
+        elif item.reply is not None:
+            self._reply(item)
+        elif item.request is not None and not self._seen_before(item):
+            match item.request.action:
+                case "start":
+                    self._start(item)
+                case "signal":
+                    self._signal(item)
+                case "cancel":
+                    self._cancel(item)
+
+    def _seen_before(self, item: Item) -> bool:
+        assert item.request is not None
+        key = (item.request.saga_id, item.request.id)
+        if key in self._seen:
+            self.tools.observer.count("ignored.duplicate")
+            return True
+        return False
+
+    def _reply(self, item: Item) -> None:
+        reply = item.reply
+        assert reply is not None
+        if not item.saga_id or not self.knows(item.saga_id):
+            self._dead(item, "unknown_saga", NotFound(f"no saga {item.saga_id!r} waits for command {reply.command_id}"))
+            return
+        result = self.happen(
+            item.saga_id,
+            inputs.Reply(
+                command_id=CommandId(reply.command_id),
+                outcome=reply.outcome,
+                body=msgspec.Raw(item.body),
+                error=(reply.error or "")[:255],
+                effect_unknown=reply.effect == "unknown",
+                retry_after=reply.retry_after,
+            ),
+        )
+        if not isinstance(result, Ignored):
+            return
+        if result.reason == "foreign":
+            self._dead(item, "foreign_reply", NotFound(result.detail))
+        elif result.reason == "ended" and reply.outcome == "success":
+            self._after_the_end(item, reply.command_id)
+
+    def _after_the_end(self, item: Item, command_id: str) -> None:
+        """A success that nobody will undo any more must not go unseen; a duplicate of a settled one may."""
+        assert item.saga_id is not None
+        state = self.instance(item.saga_id).state
+        known = state.commands.get(CommandId(command_id))
+        if known is None:
+            self._dead(item, "foreign_reply", NotFound(f"saga {state.id} never sent command {command_id}"))
+            return
+        step = state.steps[known[0]]
+        if known[1] == "invoke" and step.status != "succeeded" and step.undo.status != "done":
+            self._dead(item, "late_success", NotFound(f"{step.name} had an effect after the saga was {state.status}"))
+
+    def _start(self, item: Item) -> None:
+        request = item.request
+        assert request is not None
+        if self.knows(request.saga_id):
+            self._attach(item)
+            return
+        definition = self.tools.registry.newest(request.name)
+        if definition is None:
+            self._dead(item, "unknown_saga_type", NotFound(f"no saga is called {request.name!r} here; deploy it, then replay"))
+            return
+        try:
+            value = self.tools.converter.from_bytes(item.body, definition.input_type)
+            data = self.tools.converter.to_bytes(value, definition.input_type)
+        except InputError as error:
+            self._dead(item, "invalid_input", error)
+            return
+        instance, moved = start(
+            request.saga_id,
+            definition,
+            self.tools.converter,
+            coordinator=self.tools.coordinator,
+            input=data,
+            now=self.now,
+            trace=request.passed_on,
+            limits=self.tools.limits,
+        )
+        self.instances[request.saga_id] = instance
+        self._before[request.saga_id] = 0
+        self._moved(request.saga_id, instance, moved, request.id)
+        self.tools.observer.count("saga.started")
+
+    def _attach(self, item: Item) -> None:
+        """The same id again: the same saga, if type and input are the same, else refused."""
+        request = item.request
+        assert request is not None
+        state = self.instance(request.saga_id).state
+        definition = self.tools.registry.get(state.definition, state.version)
+        same = request.name == state.definition and self._same_input(item, state, definition)
+        if same:
+            self.tools.observer.count("ignored.duplicate")
+            return
+        what = "type" if request.name != state.definition else "input"
+        message = f"saga {request.saga_id} runs already as {state.definition!r} with another {what}"
+        self._dead(item, "start_conflict", StartConflict(message))
+
+    def _same_input(self, item: Item, state: SagaState, definition: SagaDefinition[Any, Any] | None) -> bool:
+        if definition is None:
+            return bool(msgspec.json.decode(item.body) == msgspec.json.decode(state.input))
+        try:
+            value = self.tools.converter.from_bytes(item.body, definition.input_type)
+        except InputError:
+            return False
+        return self.tools.converter.to_bytes(value, definition.input_type) == bytes(state.input)
+
+    def _signal(self, item: Item) -> None:
+        request = item.request
+        assert request is not None
+        if not self.knows(request.saga_id):
+            self._dead(item, "early", NotFound(f"no saga {request.saga_id!r} yet"), state="parked")
+            return
+        signal = inputs.SignalArrived(name=request.name, payload=msgspec.Raw(item.body))
+        result = self.happen(request.saga_id, signal, message_id=request.id)
+        if isinstance(result, Ignored) and result.reason == "limit":
+            self._dead(item, "too_many_signals", NotFound(result.detail))
+
+    def _cancel(self, item: Item) -> None:
+        request = item.request
+        assert request is not None
+        if not self.knows(request.saga_id):
+            self._dead(item, "early", NotFound(f"no saga {request.saga_id!r} yet"), state="parked")
+            return
+        cancel = inputs.Cancel(compensate=request.name, reason=(request.reason or "")[:1024], actor=request.source[:255])
+        result = self.happen(request.saga_id, cancel, message_id=request.id)
+        if isinstance(result, Ignored) and result.reason == "not_allowed":
+            self._dead(item, "not_allowed", NotFound(result.detail))
+
+    # --- what can't be applied
+
+    def _unreadable(self, item: Item, error: InputError) -> None:
+        """Dead, unless it answers a command of a live saga: then it is kept as `received` and blocks that saga."""
+        saga_id = item.saga_id
+        if item.reply is None or saga_id is None or not self.knows(saga_id):
+            self._dead(item, error.code, error)
+            return
+        instance = self.instance(saga_id)
+        known = instance.state.commands.get(CommandId(item.reply.command_id))
+        if known is None or instance.state.ended or instance.state.steps[known[0]].status == "succeeded":
+            self._dead(item, error.code, error)
+            return
+        self.keep(item.record, saga_id, error.code, error)
+
+    def keep(self, record: Record, saga_id: str, reason: str, error: SegueError) -> None:
+        """Store a record as `received` and block its saga with the reason."""
+        self.letter(record, reason, error, saga_id=saga_id, state="received")
+        where = f"{record.topic}[{record.partition}]@{record.offset}"
+        message = printable(f"{where}: {error}")[:1000]
+        self.block(saga_id, e.Failure(code=reason, message=message, kind="saga", class_name=type(error).__name__))
+
+    def block(self, saga_id: str, failure: e.Failure) -> None:
+        """Stop a saga's code until a person retries; what is already so stays so."""
+        instance = self.instance(saga_id)
+        if not instance.state.ended and instance.state.blocked is None:
+            self._moved(saga_id, instance, block(instance, failure, self.now, limits=self.tools.limits))
+
+    def _dead(self, item: Item, reason: str, error: SegueError, *, state: DeadLetterState = "dead") -> None:
+        self.letter(item.record, reason, error, saga_id=item.saga_id, state=state)
+
+    def letter(
+        self, record: Record, reason: str, error: BaseException, *, saga_id: str | None, state: DeadLetterState = "dead"
+    ) -> None:
+        """Write a record to the dead letters, byte for byte."""
+        moment = from_micros(self.now)
+        self.changes.dead_letters.append(
+            DeadLetterRow(
+                state=state,
+                record=record,
+                topic_id=self.tools.topic_ids.get(record.topic, ""),
+                reason=reason,
+                error_class=type(error).__name__,
+                error_message=printable(str(error))[:1024],
+                fingerprint=fingerprint_of(reason, error),
+                saga_id=saga_id if saga_id is not None and len(saga_id) <= 255 and printable(saga_id) == saga_id else None,
+                created_at=moment,
+                updated_at=moment,
+            )
+        )
+        self.tools.observer.count(f"dead_letter.{state}")
+        self.tools.observer.event(
+            "record.dead", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason, error=error
+        )
+
+    # --- what is written
+
+    def _moved(self, saga_id: str, instance: Instance, moved: Moved, message_id: str | None = None) -> None:
+        state = instance.state
+        self._wakes[saga_id] = moved.wake_at
+        self.changes.events.append(
+            EventRow(
+                saga_id=saga_id,
+                seq=state.revision,
+                type=type(moved.events[0]).__name__,
+                at=from_micros(state.updated_at),
+                payload=e.encode_events(moved.events),
+                message_id=message_id,
+            )
+        )
+        if message_id is not None:
+            self._seen.add((saga_id, message_id))
+        for effect in moved.effects:
+            if isinstance(effect, SendCommand):
+                self.changes.messages.append(self._message(state, effect))
+            elif isinstance(effect, Finish):
+                self.tools.observer.count(f"saga.{effect.status}")
+        self.tools.observer.count("transitions")
+
+    def _message(self, state: SagaState, command: SendCommand) -> Message:
+        trace = dict(state.trace)
+        return Message(
+            id=command.id,
+            aggregatetype=self.tools.names.commands_of(command.activity.partition(".")[0]),
+            aggregateid=state.id,
+            type=command.activity,
+            payload=command.body,
+            created_at=from_micros(command.sent_at),
+            content_type=JSON,
+            causation_id=state.id,
+            correlation_id=state.id,
+            saga_id=state.id,
+            saga_type=state.definition,
+            saga_step=command.step,
+            saga_action=command.action,
+            saga_attempt=command.attempt,
+            saga_key=saga_key(state.id, command.step),
+            deadline=None if command.deadline is None else from_micros(command.deadline),
+            reply_to=self.tools.names.replies,
+            traceparent=trace.get("traceparent"),
+            tracestate=trace.get("tracestate"),
+            headers={"ce_source": self.tools.coordinator}
+            | ({"baggage": trace["baggage"]} if "baggage" in trace else {}),
+        )
+
+    def finish(self) -> Changes:
+        """Everything that this batch writes; call once, at the end."""
+        for saga_id, when in self._wakes.items():
+            row = row_of(self.instances[saga_id].state, when)
+            before = self._before[saga_id]
+            if before == 0:
+                self.changes.started.append(row)
+            else:
+                self.changes.updated.append(row)
+                self.changes.expected[saga_id] = before
+        return self.changes
+
+    def confirm(self) -> None:
+        """The transaction is known to be committed: the instances may be cached."""
+        for saga_id, instance in self.instances.items():
+            self.cache.put(saga_id, instance)
+
+    def abort(self) -> None:
+        """The transaction failed or may have: nothing in memory is to be trusted."""
+        for instance in self.instances.values():
+            discard(instance)
+        self.instances.clear()
+
+
+def printable(text: str) -> str:
+    """The text as every database can store it: no NUL, no lone surrogates."""
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+
