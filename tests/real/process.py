@@ -37,8 +37,8 @@ class RealPartError(RuntimeError):
 
 
 def real_directory() -> Path:
-    """Where everything is kept: `.real` in the checkout, or SEGUE_REAL_DIR."""
-    return Path(os.environ.get("SEGUE_REAL_DIR", CHECKOUT / ".real")).resolve()
+    """Where everything is kept: `.real` in the checkout, or SEGUE_TEST_DIR."""
+    return Path(os.environ.get("SEGUE_TEST_DIR", CHECKOUT / ".real")).resolve()
 
 
 def free_port() -> int:

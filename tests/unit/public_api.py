@@ -54,7 +54,7 @@ def describe(name: str, owner: ModuleType) -> Iterator[str]:
     value = getattr(owner, name)
     if inspect.isclass(value):
         bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
-        yield f"{name}({bases}): {parameters(value)}"
+        yield f"{name}({bases}){f': {parameters(value)}' if makes_itself(value) else ''}"
         for member in sorted(members(value)):
             attribute = inspect.getattr_static(value, member)
             function = getattr(attribute, "__func__", attribute)
@@ -63,6 +63,14 @@ def describe(name: str, owner: ModuleType) -> Iterator[str]:
         yield f"{name}{parameters(value)}"
     else:
         yield name
+
+
+def makes_itself(kind: type[Any]) -> bool:
+    """Whether the constructor is the package's own; those of Python's classes differ from version to version."""
+    if getattr(kind, "_is_protocol", False):
+        return False
+    ours = [base for base in kind.__mro__ if base.__module__.partition(".")[0] == "segue"]
+    return hasattr(kind, "__struct_fields__") or any(vars(base).keys() & {"__init__", "__new__"} for base in ours)
 
 
 def members(kind: type[Any]) -> set[str]:
