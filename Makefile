@@ -3,6 +3,8 @@
 VENV := .venv
 ROOTS := topics outbox activities coordinator migrations
 PROGRAMS := tests examples benchmarks
+# mypy refuses a folder without Python in it.
+TYPED = $(foreach folder,$(ROOTS) $(PROGRAMS),$(if $(shell find $(folder) -name '*.py' -print -quit 2>/dev/null),$(folder)))
 DEMO := -m examples.orders.demo
 ARGS ?=
 
@@ -47,7 +49,7 @@ layers: $(DEV)
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 
 mypy: $(DEV)
-	$(PYTHON) -m mypy $(ROOTS) $(PROGRAMS)
+	$(PYTHON) -m mypy $(TYPED)
 
 basedpyright: $(DEV)
 	$(PYTHON) -m basedpyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
