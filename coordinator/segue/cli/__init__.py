@@ -1,0 +1,1 @@
+"""The command line, `segue`: one module per noun, settings in `segue.cli.settings`."""

@@ -1,0 +1,181 @@
+"""Where a command writes: results to stdout, messages and progress to stderr; all text from elsewhere escaped.
+
+With `--json` stdout holds exactly one JSON document (or, where a command says so, one a line); nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from segue.cli.escape import escape
+from segue.cli.settings.durations import format_duration
+
+#: Called with the number of further items done, or with `total=` once it is known.
+Advance = Callable[..., None]
+Cell = Text | str | int | float | datetime | timedelta | bool | None
+
+_STYLES = {
+    "running": "cyan",
+    "compensating": "yellow",
+    "completed": "green",
+    "compensated": "blue",
+    "failed": "red",
+    "cancelled": "magenta",
+    "none": "dim",
+    "blocked": "bold red",
+    "parked": "bold yellow",
+    "deferred": "bold yellow",
+    "in_doubt": "bold red",
+}
+
+
+class Out:
+    """One command's output. `width` fixes the width; else the terminal decides, and a pipe is wide."""
+
+    def __init__(self, *, json: bool = False, width: int | None = None) -> None:
+        self.json = json
+        piped = None if sys.stdout.isatty() else 160
+        self._stdout = Console(width=width or piped, highlight=False, markup=False, emoji=False, soft_wrap=False)
+        self._stderr = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def document(self, value: Any) -> None:
+        """The result of a `--json` run; times as RFC 3339, bytes as base64."""
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2).decode() + "\n")
+        sys.stdout.flush()
+
+    def line(self, text: str | Text = "", style: str = "") -> None:
+        """One line of the result, for people."""
+        self._stdout.print(text if isinstance(text, Text) else Text(escape(text), style=style), soft_wrap=True)
+
+    def page(self, text: str) -> None:
+        """Text of our own, as it is: no wrapping, no escaping."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """A message beside the result."""
+        self._stderr.print(Text(escape(text)))
+
+    def warn(self, text: str) -> None:
+        """Something to look at, though the command goes on."""
+        self._stderr.print(Text.assemble(("warning: ", "yellow"), escape(text)))
+
+    def error(self, code: str, message: str) -> None:
+        """Why the command ends. With `--json` one JSON object on stderr."""
+        if self.json:
+            encoded = msgspec.json.encode({"error": {"code": code, "message": message}}).decode()
+            sys.stderr.write(encoded + "\n")
+            sys.stderr.flush()
+            return
+        for line in message.splitlines() or [""]:
+            self._stderr.print(Text.assemble(("error: ", "bold red"), escape(line)))
+
+    def table(self, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+        """Rows under headers."""
+        table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+        for header in headers:
+            table.add_column(header, overflow="fold")
+        for row in rows:
+            table.add_row(*(cell(value) for value in row))
+        self._stdout.print(table)
+
+    def facts(self, pairs: Iterable[tuple[str, Cell]]) -> None:
+        """Names and values, one a line; pairs without a value are left out."""
+        table = Table(box=None, pad_edge=False, show_header=False, show_edge=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in pairs:
+            if value is not None:
+                table.add_row(name, cell(value))
+        self._stdout.print(table)
+
+    @contextmanager
+    def progress(self, what: str, total: int | None = None) -> Iterator[Advance]:
+        """A progress bar on stderr, only on a terminal; elsewhere nothing."""
+        if not self._stderr.is_terminal:
+            yield _nothing
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self._stderr, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+
+            def advance(n: int = 1, *, total: int | None = None) -> None:
+                progress.update(task, advance=n, total=total)
+
+            yield advance
+
+
+def cell(value: Cell) -> Text:
+    """A value as a person reads it; statuses in their colour."""
+    if isinstance(value, Text):
+        return value
+    if value is None:
+        return Text("-", style="dim")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, datetime):
+        return Text(moment(value))
+    if isinstance(value, timedelta):
+        return Text(format_duration(value))
+    text = escape(value)
+    return Text(text, style=_STYLES.get(text, ""))
+
+
+def moment(at: datetime) -> str:
+    """`2026-11-21 11:33:57Z`."""
+    return at.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def relative(at: datetime, now: datetime) -> str:
+    """`in 4m`, `3h ago`: the two largest units."""
+    late = at < now
+    seconds = abs((now - at).total_seconds())
+    text = _rough(seconds)
+    return f"{text} ago" if late else f"in {text}"
+
+
+def moment_and_relative(at: datetime | None, now: datetime) -> str | None:
+    """`2026-11-21 11:33:57Z (in 4m)`."""
+    return None if at is None else f"{moment(at)} ({relative(at, now)})"
+
+
+def _rough(seconds: float) -> str:
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms"
+    whole = round(seconds)
+    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+    for n, (unit, size) in enumerate(units):
+        if whole >= size:
+            text = f"{whole // size}{unit}"
+            rest = whole % size
+            if rest and n + 1 < len(units) and rest // units[n + 1][1]:
+                text += f"{rest // units[n + 1][1]}{units[n + 1][0]}"
+            return text
+    return "0s"
+
+
+def _plain(value: Any) -> Any:
+    """What msgspec does not know."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    raise NotImplementedError(f"no JSON for {type(value).__name__}")
+
+
+def _nothing(n: int = 1, *, total: int | None = None) -> None:
+    del n, total

@@ -1,0 +1,123 @@
+"""What can be set: one frozen struct per section of `segue.toml`.
+
+The annotations are the documentation: `docs/reference/settings.md` is generated from them, so every description is a
+sentence for the person who sets the value.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+#: Value of `kafka.bootstrap` that means: the broker that `segue dev` runs in this directory.
+EMBEDDED = "embedded"
+
+
+def text(description: str, **limits: Any) -> Any:
+    """A sentence about a setting, and its limits."""
+    return Meta(description=description, **limits)
+
+
+class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The coordinator: drives sagas, one database for as many processes as you like."""
+
+    name: Annotated[
+        str,
+        text(
+            "Name of this coordinator: part of its topics, its consumer group and every command's id. Never change it.",
+            pattern=r"^[A-Za-z0-9_-]{1,60}$",
+        ),
+    ] = "segue"
+    sagas: Annotated[
+        tuple[str, ...], text("Where the sagas are: modules (`shop.sagas`) or single ones (`shop.sagas:order_saga`).")
+    ] = ()
+    database: Annotated[
+        str,
+        text(
+            "SQLAlchemy URL of the coordinator's database: `postgresql+psycopg://…` or `sqlite:///…`.",
+            min_length=1,
+            extra_json_schema={"secret": "url"},
+        ),
+    ] = "sqlite:///.segue/segue.db"
+    batch_size: Annotated[int, text("Records that one transaction applies at most, under load.", ge=1, le=1000)] = 500
+    require_all_versions: Annotated[
+        bool, text("Refuse to start while a live saga has a type or version that this process lacks.")
+    ] = False
+    drain_timeout: Annotated[timedelta, text("How long a stopping process may finish what it has begun.")] = timedelta(
+        seconds=20
+    )
+
+
+class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach Kafka."""
+
+    bootstrap: Annotated[
+        str,
+        text(
+            "Kafka's addresses, `host:port,host:port`; `embedded`: the broker that `segue dev` runs in this directory.",
+            min_length=1,
+        ),
+    ] = EMBEDDED
+    properties: Annotated[
+        dict[str, Any],
+        text("Any property of librdkafka (`security.protocol`, `sasl.password`, …), for every client."),
+    ] = {}
+
+
+class TopicsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names of topics; `{service}` and `{coordinator}` are replaced."""
+
+    commands: Annotated[str, text("Topic of the commands to one service.", pattern=r"\{service\}")] = (
+        "{service}.commands"
+    )
+    requests: Annotated[str, text("Topic of starts, signals and cancels.", min_length=1)] = "{coordinator}.requests"
+    replies: Annotated[str, text("Topic of the services' replies.", min_length=1)] = "{coordinator}.replies"
+    dlq: Annotated[str, text("Topic of the records that nobody can use.", min_length=1)] = "{coordinator}.dlq"
+    events: Annotated[str, text("Topic of lifecycle events.", min_length=1)] = "{coordinator}.events"
+    services: Annotated[
+        dict[str, str], text("Command topics of single services that do not follow the template: service → topic.")
+    ] = {}
+    partitions: Annotated[int, text("Partitions of a topic that `segue topics create` makes.", ge=1, le=10_000)] = 12
+    replication: Annotated[
+        int, text("Replicas of a topic that `segue topics create` makes; -1: the cluster's default.", ge=-1, le=32)
+    ] = -1
+    retention: Annotated[
+        timedelta, text("Retention of a topic that `segue topics create` makes; longer than the longest deadline.")
+    ] = timedelta(days=7)
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Workers started by `segue worker run` and `segue dev`."""
+
+    concurrency: Annotated[
+        int, text("Commands with different keys that one worker handles at the same time.", ge=1, le=1000)
+    ] = 16
+    drain_timeout: Annotated[timedelta, text("How long a stopping worker may finish what it has begun.")] = timedelta(
+        seconds=20
+    )
+
+
+class RelaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The relay of a service's outbox, `segue relay run`."""
+
+    database: Annotated[
+        str,
+        text(
+            "SQLAlchemy URL of the service's database, where its outbox is; empty: the coordinator's.",
+            extra_json_schema={"secret": "url"},
+        ),
+    ] = ""
+    batch_size: Annotated[int, text("Rows that the relay publishes at a time.", ge=1, le=10_000)] = 500
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings."""
+
+    coordinator: CoordinatorSettings = CoordinatorSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicsSettings = TopicsSettings()
+    worker: WorkerSettings = WorkerSettings()
+    relay: RelaySettings = RelaySettings()

@@ -1,0 +1,186 @@
+"""What happened to a saga, in words: one line per event, for the command line and pages."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from segue.clock import from_micros
+from segue.saga import events as e
+
+_CAUSES = {"failure": "a failure", "deadline": "its deadline", "cancel": "a cancel"}
+
+
+def sentence(event: e.AnyEvent) -> str:
+    """The event as a person would say it. Names in it are other people's text: escape it before it is shown."""
+    match event:
+        case (
+            e.StepScheduled()
+            | e.CommandSent()
+            | e.CommandResent()
+            | e.ProgressReported()
+            | e.RetryPlanned()
+            | e.LateReply()
+        ):
+            return _under_way(event)
+        case (
+            e.StepSucceeded()
+            | e.StepFailed()
+            | e.StepUnknown()
+            | e.StepSkipped()
+            | e.StepParked()
+            | e.StepInDoubt()
+            | e.StepAbandoned()
+        ):
+            return _settled(event)
+        case e.StepUndone():
+            return f"{event.step} is compensated{_by(event.by)}"
+        case e.UndoDeferred():
+            return f"the compensation of {event.step} is spent and waits for a person: {failure_text(event.error)}"
+        case e.UndoGivenUp():
+            return f"{event.step} stays as it is{_by(event.by)}: {event.reason}"
+        case (
+            e.TimerStarted()
+            | e.TimerFired()
+            | e.TimerCancelled()
+            | e.ReceiveStarted()
+            | e.ReceiveCancelled()
+            | e.SignalReceived()
+        ):
+            return _waited(event)
+        case _:
+            return _whole(event)
+
+
+def failure_text(failure: e.Failure) -> str:
+    """`no_courier: nobody drives today`."""
+    return f"{failure.code}: {failure.message}" if failure.message else failure.code
+
+
+def _by(actor: str) -> str:
+    return f" by {actor}" if actor else ""
+
+
+def _at(micros: int) -> str:
+    return from_micros(micros).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _command(step: str, action: e.Action) -> str:
+    return step if action == "invoke" else f"the compensation of {step}"
+
+
+def _under_way(
+    event: e.StepScheduled | e.CommandSent | e.CommandResent | e.ProgressReported | e.RetryPlanned | e.LateReply,
+) -> str:
+    match event:
+        case e.StepScheduled():
+            return f"{event.step} is to be done"
+        case e.CommandSent():
+            edited = ", with an edited input" if bytes(event.edited) else ""
+            return f"{_command(event.step, event.action)} is sent, attempt {event.attempt}{edited}{_by(event.by)}"
+        case e.CommandResent():
+            return f"{_command(event.step, event.action)} is sent again after silence, same command"
+        case e.ProgressReported():
+            return f"{_command(event.step, event.action)} is being worked on; it may take until {_at(event.due)}"
+        case e.RetryPlanned():
+            what = _command(event.step, event.action)
+            return f"{what} is tried again at {_at(event.at)}: {failure_text(event.error)}"
+        case e.LateReply():
+            return f"a late {event.outcome} of {_command(event.step, event.action)}, attempt {event.attempt}: noted"
+        case _:
+            assert_never(event)
+
+
+def _settled(
+    event: e.StepSucceeded
+    | e.StepFailed
+    | e.StepUnknown
+    | e.StepSkipped
+    | e.StepParked
+    | e.StepInDoubt
+    | e.StepAbandoned,
+) -> str:
+    match event:
+        case e.StepSucceeded():
+            return f"{event.step} succeeded{', late' if event.late else ''}{_by(event.by)}"
+        case e.StepFailed():
+            return f"{event.step} failed without effect{_by(event.by)}: {failure_text(event.error)}"
+        case e.StepUnknown():
+            return f"{event.step}: nobody knows whether it happened; it will be undone: {failure_text(event.error)}"
+        case e.StepSkipped():
+            return f"{event.step} is skipped{_by(event.by)}: {failure_text(event.error)}"
+        case e.StepParked():
+            return f"{event.step} waits for a person: {failure_text(event.error)}"
+        case e.StepInDoubt():
+            return f"{event.step} is in doubt, nothing can undo it: {failure_text(event.error)}"
+        case e.StepAbandoned():
+            return f"{event.step} is not waited for any more"
+        case _:
+            assert_never(event)
+
+
+def _waited(
+    event: e.TimerStarted | e.TimerFired | e.TimerCancelled | e.ReceiveStarted | e.ReceiveCancelled | e.SignalReceived,
+) -> str:
+    match event:
+        case e.TimerStarted():
+            return f"timer {event.n} is set to {_at(event.at)}"
+        case e.TimerFired():
+            return f"timer {event.n} fired"
+        case e.TimerCancelled():
+            return f"timer {event.n} is not needed any more"
+        case e.ReceiveStarted():
+            return f"waits for the signal {event.signal}"
+        case e.ReceiveCancelled():
+            return f"wait {event.n} for a signal is over"
+        case e.SignalReceived():
+            return f"the signal {event.signal} came"
+        case _:
+            assert_never(event)
+
+
+def _whole(
+    event: e.Started
+    | e.PivotPassed
+    | e.AttributeSet
+    | e.ProgramReturned
+    | e.StopRequested
+    | e.DeadlineMissed
+    | e.Undriven
+    | e.Redriven
+    | e.SagaParked
+    | e.Ended,
+) -> str:
+    match event:
+        case e.Started():
+            return f"{event.definition} v{event.version} started"
+        case e.PivotPassed():
+            return "the pivot is passed: nothing is compensated automatically any more"
+        case e.AttributeSet():
+            return f"{event.name} is set"
+        case e.ProgramReturned():
+            return "the saga's code returned"
+        case e.StopRequested():
+            stopped = f"stopped by {_CAUSES[event.cause]}{_by(event.actor)}, compensate {event.compensate}"
+            return f"{stopped}: {failure_text(event.error)}"
+        case e.DeadlineMissed():
+            return "the deadline passed after the pivot: noted"
+        case e.Undriven() | e.Redriven() | e.SagaParked() | e.Ended():
+            return _stands(event)
+        case _:
+            assert_never(event)
+
+
+def _stands(event: e.Undriven | e.Redriven | e.SagaParked | e.Ended) -> str:
+    match event:
+        case e.Undriven():
+            if event.error is not None:
+                return f"blocked, the saga's code failed: {failure_text(event.error)}"
+            return "waits for a process that has the saga's code"
+        case e.Redriven():
+            return "the saga's code goes on"
+        case e.SagaParked():
+            return f"waits for a person, past the pivot: {failure_text(event.error)}"
+        case e.Ended():
+            return f"ended: {event.status}"
+        case _:
+            assert_never(event)

@@ -1,0 +1,185 @@
+"""Checks that hold at every moment on every healthy database: `segue verify` runs them, in production, too.
+
+Everything is read in pages, each a consistent snapshot, so any number of sagas is checked in bounded memory while
+coordinators work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Select
+
+from segue.clock import to_micros
+from segue.coordinator import queries
+from segue.coordinator.audit import GENESIS, chain
+from segue.coordinator.projection import row_of
+from segue.coordinator.reads import Reads, audit_of, database_now, saga_of
+from segue.coordinator.store import SagaRow
+from segue.errors import DecodeError
+from segue.saga.state import SagaState, fold
+
+#: Sagas and audit lines that are read at a time.
+PAGE = 200
+#: The outcome of a fold is compared with these columns. `wake_at` is a decision of the transition, not part of the
+#: fold, `tenant` and `parent_id` are not in the history.
+_NOT_FOLDED = frozenset(("wake_at", "tenant", "parent_id"))
+_FOLDED = tuple(field.name for field in fields(SagaRow) if field.name not in _NOT_FOLDED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """Something that must not be. `check` is a stable word."""
+
+    check: str
+    message: str
+    saga_id: str | None = None
+
+
+Counted = Callable[[int], object]
+
+
+def verify(reads: Reads, counted: Counted = lambda n: None) -> Iterator[Violation]:
+    """All checks, cheapest first. `counted` is told how many sagas and audit lines have been checked further."""
+    for name, query, text in _STATEMENTS:
+        with reads.snapshot() as connection:
+            now = database_now(connection)
+            rows = connection.execution_options(yield_per=PAGE).execute(query(now))
+            for row in rows:
+                values = row._mapping
+                yield Violation(check=name, message=text(values, now), saga_id=values.get("saga"))
+    yield from _outbox(reads)
+    yield from _folds(reads, counted)
+    yield from _audit(reads, counted)
+
+
+def size(reads: Reads) -> int:
+    """Sagas and audit lines together, for a progress bar."""
+    with reads.snapshot() as connection:
+        row = connection.execute(queries.count_all()).one()
+    return int(row.sagas) + int(row.audits)
+
+
+def _lost(row: Any, now: datetime) -> str:
+    return (
+        f"{row['definition']} is {row['status']} at {row['step'] or 'no step'} since {_moment(row['updated_at'])}, "
+        "but nothing will ever move it: no wake-up, no message on its way, no person or signal is waited for"
+    )
+
+
+def _broken(row: Any, now: datetime) -> str:
+    if row["count"] is None:
+        return f"the row has revision {row['revision']}, but there is no history"
+    return (
+        f"the history has {row['count']} transitions numbered {row['first']} to {row['last']}, "
+        f"expected 1 to {row['revision']}, the row's revision"
+    )
+
+
+def _overdue(row: Any, now: datetime) -> str:
+    if row["undriven"]:
+        return f"no coordinator that runs has {row['definition']} version {row['version']}"
+    if row["wake_at"] is not None and row["wake_at"] < now - queries.GRACE:
+        return f"nobody has woken it since {_moment(row['wake_at'])}; is a coordinator running? is it behind?"
+    return f"its deadline passed at {_moment(row['deadline_at'])}"
+
+
+def _quarantined(row: Any, now: datetime) -> str:
+    where = f"message {row['id']} to {row['aggregatetype']}, key {row['aggregateid']}"
+    return f"{where}: could not be published, in quarantine since {_moment(row['quarantined_at'])}: {row['error']}"
+
+
+def _unanswered(row: Any, now: datetime) -> str:
+    return f"request {row['id']} ({row['kind']}) is due since {_moment(row['not_before'])}; no coordinator has taken it"
+
+
+_Statement = tuple[str, Callable[[datetime], Select[*tuple[Any, ...]]], Callable[[Any, datetime], str]]
+_STATEMENTS: tuple[_Statement, ...] = (
+    ("lost", lambda _: queries.lost_sagas(), _lost),
+    ("history", lambda _: queries.broken_histories(), _broken),
+    ("overdue", queries.overdue_sagas, _overdue),
+    ("quarantine", lambda _: queries.quarantined(), _quarantined),
+    ("request", queries.overdue_requests, _unanswered),
+)
+
+
+def _outbox(reads: Reads) -> Iterator[Violation]:
+    waiting = reads.outbox()
+    if waiting.oldest is not None and waiting.oldest < reads.now() - queries.GRACE:
+        yield Violation(
+            check="outbox",
+            message=f"{waiting.count:,} messages wait to be published, the oldest since {_moment(waiting.oldest)}; "
+            "is Kafka reachable, is a coordinator or relay running?",
+        )
+
+
+def _folds(reads: Reads, counted: Counted) -> Iterator[Violation]:
+    """Every row must be what its history says."""
+    after = ""
+    while True:
+        with reads.snapshot() as connection:
+            rows = [saga_of(row._mapping) for row in connection.execute(queries.saga_chunk(after, PAGE))]
+            if not rows:
+                return
+            events = connection.execute(queries.histories([row.id for row in rows]))
+            states = {saga_id: _fold(saga_id, group) for saga_id, group in groupby(events, lambda event: event.saga_id)}
+        for row in rows:
+            if row.id in states:
+                yield from _compare(row, states[row.id])
+        after = rows[-1].id
+        counted(len(rows))
+
+
+def _fold(saga_id: str, events: Any) -> SagaState | str:
+    try:
+        return fold(saga_id, ((to_micros(event.at), event.payload) for event in events))
+    except DecodeError as error:
+        return str(error)
+    except (AssertionError, LookupError) as error:
+        return f"its history contradicts itself: {type(error).__name__}: {error}"
+
+
+def _compare(row: SagaRow, state: SagaState | str) -> Iterator[Violation]:
+    if isinstance(state, str):
+        yield Violation(check="fold", saga_id=row.id, message=state)
+        return
+    wake_at = None if row.wake_at is None else to_micros(row.wake_at)
+    folded = row_of(state, wake_at)
+    different = [name for name in _FOLDED if getattr(row, name) != getattr(folded, name)]
+    if different:
+        differences = "; ".join(
+            f"{name} is {_short(getattr(row, name))}, its history says {_short(getattr(folded, name))}"
+            for name in different
+        )
+        yield Violation(check="fold", saga_id=row.id, message=differences)
+
+
+def _audit(reads: Reads, counted: Counted) -> Iterator[Violation]:
+    """Every line must follow from the one before it, up to the first that does not."""
+    last: tuple[int, str] = (0, GENESIS)
+    while True:
+        with reads.snapshot() as connection:
+            rows = connection.execute(queries.audit_lines(last[0], PAGE)).all()
+        if not rows:
+            return
+        for row, expected in zip(rows, chain(last, [audit_of(row._mapping) for row in rows]), strict=True):
+            if any(row._mapping[name] != expected[name] for name in ("seq", "previous_hash", "hash")):
+                yield Violation(
+                    check="audit", message=f"line {row.seq} of the audit was changed, removed or put in between"
+                )
+                return
+            last = (row.seq, row.hash)
+        counted(len(rows))
+
+
+def _moment(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:119] + "…"

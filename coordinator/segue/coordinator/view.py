@@ -1,0 +1,308 @@
+"""Where is it? One saga as a person wants to see it: what it waits for, what was done, what would be undone.
+
+Made from the fold of its history, which needs neither its code nor its definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import msgspec
+
+from segue.clock import from_micros, to_micros
+from segue.coordinator.queries import GRACE, LIVE, DeadLetterFilter
+from segue.coordinator.reads import Reads, database_now, read_history, read_saga
+from segue.coordinator.sentences import failure_text, sentence
+from segue.coordinator.store import AuditEntry, EventRow, OperatorRequest, SagaRow
+from segue.errors import DecodeError
+from segue.saga import events as e
+from segue.saga.state import NEVER, SagaState, Step, fold, steps_to_undo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """One thing that the saga waits for. `until` None: no limit."""
+
+    what: str
+    until: datetime | None = None
+    overdue: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoView:
+    """The compensation of a step: `planned` until it is issued."""
+
+    activity: str
+    status: str
+    attempt: int
+    command_id: str | None
+    error: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepView:
+    """One step. `attempts` is how many are allowed in total."""
+
+    name: str
+    activity: str
+    status: str
+    attempt: int
+    attempts: int
+    resends: int
+    command_id: str | None
+    started_at: datetime
+    ended_at: datetime | None
+    duration: timedelta
+    input: msgspec.Raw
+    output: msgspec.Raw
+    progress: msgspec.Raw
+    error: str | None
+    optional: bool
+    readonly: bool
+    undo: UndoView | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimelineEntry:
+    """One event of the history."""
+
+    seq: int
+    at: datetime
+    type: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaView:
+    """Everything about one saga. `why` says in a sentence why a person is needed, if one is."""
+
+    row: SagaRow
+    now: datetime
+    overdue: bool
+    why: str | None
+    waits: Sequence[Wait] = ()
+    steps: Sequence[StepView] = ()
+    #: Steps whose compensation is acknowledged, in that order.
+    compensated: Sequence[str] = ()
+    #: Steps still to be compensated, or that would be if the saga stopped now: in the order of the undo.
+    to_compensate: Sequence[str] = ()
+    pivot: bool = False
+    deadline_at: datetime | None = None
+    timeline: Sequence[TimelineEntry] = ()
+    requests: Sequence[OperatorRequest] = ()
+    audits: Sequence[AuditEntry] = ()
+    #: Records that belong to this saga and are not applied, by their state.
+    dead_letters: dict[str, list[int]] = field(default_factory=dict)
+    #: Why the history could not be read, if so; then only the row is known.
+    unreadable: str | None = None
+
+
+def view_saga(reads: Reads, saga_id: str) -> SagaView:
+    """One saga with all that belongs to it. Raises NotFound."""
+    with reads.snapshot() as connection:
+        now = database_now(connection)
+        row = read_saga(connection, saga_id)
+        events = read_history(connection, saga_id)
+    letters: dict[str, list[int]] = {}
+    for letter in reads.dead_letters(DeadLetterFilter(saga_id=saga_id), 1000).items:
+        letters.setdefault(letter.state, []).append(letter.id)
+    return make_view(
+        row, events, now, requests=reads.requests(saga_id), audits=reads.audits(saga_id), dead_letters=letters
+    )
+
+
+def make_view(
+    row: SagaRow,
+    events: Sequence[EventRow],
+    now: datetime,
+    *,
+    requests: Sequence[OperatorRequest] = (),
+    audits: Sequence[AuditEntry] = (),
+    dead_letters: dict[str, list[int]] | None = None,
+) -> SagaView:
+    """The view of a saga at `now`; without its history where that is written in words this version does not know."""
+    try:
+        state = fold(row.id, ((to_micros(event.at), event.payload) for event in events))
+        timeline = _timeline(events)
+    except DecodeError as error:
+        return SagaView(
+            row=row,
+            now=now,
+            overdue=is_overdue(row, now),
+            why=str(error),
+            unreadable=str(error),
+            requests=requests,
+            audits=audits,
+        )
+    return SagaView(
+        row=row,
+        now=now,
+        overdue=is_overdue(row, now),
+        why=_why(state),
+        waits=_waits(state, row, now),
+        steps=[_step(state, step, now) for step in state.steps.values()],
+        compensated=_compensated(timeline_events(events)),
+        to_compensate=[step.name for step in undo_order(state)],
+        pivot=state.pivot,
+        deadline_at=_moment(state.deadline),
+        timeline=timeline,
+        requests=requests,
+        audits=audits,
+        dead_letters=dead_letters or {},
+    )
+
+
+def is_overdue(row: SagaRow, now: datetime) -> bool:
+    """As `queries.overdue` says it in SQL."""
+    late = now - GRACE
+    if row.status not in LIVE:
+        return False
+    return (
+        (row.wake_at is not None and row.wake_at < late)
+        or (row.status == "running" and row.deadline_at is not None and row.deadline_at < late)
+        or (row.undriven and row.updated_at < late)
+    )
+
+
+def undo_order(state: SagaState) -> list[Step]:
+    """What the undo still covers, or would if the saga stopped now: in flight first, then the last one done."""
+    if state.ended:
+        return []
+    if state.stop is not None:
+        covered = list(steps_to_undo(state))
+    elif state.pivot:
+        return []
+    else:
+        covered = [step for step in state.steps.values() if _would_be_undone(step)]
+    return sorted(covered, key=lambda step: step.settled if step.settled < NEVER else NEVER + step.issued, reverse=True)
+
+
+def _would_be_undone(step: Step) -> bool:
+    if not step.compensate or step.undo.status in ("done", "given_up"):
+        return False
+    if step.status in ("waiting", "parked"):
+        return step.tainted
+    return step.status in ("succeeded", "unknown", "issued", "in_doubt")
+
+
+def timeline_events(events: Sequence[EventRow]) -> list[tuple[EventRow, e.AnyEvent]]:
+    """Each event with the transition it belongs to."""
+    return [(row, event) for row in events for event in e.decode_events(row.payload)]
+
+
+def _timeline(events: Sequence[EventRow]) -> list[TimelineEntry]:
+    return [
+        TimelineEntry(seq=row.seq, at=row.at, type=type(event).__name__, text=sentence(event))
+        for row, event in timeline_events(events)
+    ]
+
+
+def _compensated(events: Sequence[tuple[EventRow, e.AnyEvent]]) -> list[str]:
+    return [event.step for _, event in events if isinstance(event, e.StepUndone)]
+
+
+def _why(state: SagaState) -> str | None:
+    """Why a person is needed."""
+    if state.ended:
+        return None
+    if state.blocked is not None:
+        return f"the saga's code failed: {failure_text(state.blocked)}; deploy code that fits, then `segue saga retry`"
+    sentences = []
+    for name, kind in state.troubled.items():
+        step = state.steps[name]
+        error = step.undo.error if kind == "deferred" else step.error
+        what = {
+            "parked": f"{name} is spent",
+            "in_doubt": f"nobody knows whether {name} happened, and nothing can undo it",
+            "deferred": f"the compensation of {name} is spent",
+        }[kind]
+        sentences.append(f"{what} ({failure_text(error)})" if error else what)
+    if state.parked is not None:
+        sentences.append(f"a failure after the pivot ({failure_text(state.parked)})")
+    return "; ".join(sentences) or None
+
+
+def _waits(state: SagaState, row: SagaRow, now: datetime) -> list[Wait]:
+    if state.ended:
+        return []
+    waits = [wait for step in state.steps.values() if (wait := _wait_of(state, step, now)) is not None]
+    waits += [Wait(what=f"the signal {name}") for name in dict.fromkeys(state.receives.values())]
+    timers = sorted(at for at in state.timers.values() if at < NEVER)
+    if timers:
+        waits.append(_until("a timer", timers[0], now))
+    if state.undriven and state.blocked is None:
+        waits.append(Wait(what=f"a process that has {state.definition} v{state.version}", overdue=is_overdue(row, now)))
+    return waits
+
+
+def _wait_of(state: SagaState, step: Step, now: datetime) -> Wait | None:
+    undo = step.undo
+    if undo.status == "issued":
+        return _until(f"the answer to the compensation of {step.name}, attempt {undo.attempt}", undo.due, now)
+    if undo.status == "waiting":
+        return _until(
+            f"the next try of the compensation of {step.name}, attempt {undo.attempt + 1}", undo.retry_at, now
+        )
+    if undo.status == "deferred":
+        return Wait(what=f"a person: the compensation of {step.name} is spent")
+    match step.status:
+        case "issued":
+            of = f"attempt {step.attempt} of {step.retry.attempts}"
+            return _until(f"the answer of {step.name}, {of}", step.due, now)
+        case "waiting":
+            of = f"attempt {step.attempt + 1} of {step.retry.attempts}"
+            return _until(f"the next try of {step.name}, {of}", step.retry_at, now)
+        case "parked":
+            return Wait(what=f"a person: {step.name} is spent")
+        case "in_doubt":
+            return Wait(what=f"a person, or a late answer: whether {step.name} happened")
+        case _:
+            return None
+
+
+def _until(what: str, at: int, now: datetime) -> Wait:
+    until = _moment(at)
+    return Wait(what=what, until=until, overdue=until is not None and until < now - GRACE)
+
+
+def _step(state: SagaState, step: Step, now: datetime) -> StepView:
+    started = from_micros(step.started_at)
+    ended = None if step.ended_at is None else from_micros(step.ended_at)
+    return StepView(
+        name=step.name,
+        activity=step.activity,
+        status=step.status,
+        attempt=step.attempt,
+        attempts=step.retry.attempts,
+        resends=step.resends,
+        command_id=state.command_id(step, "invoke") if step.attempt else None,
+        started_at=started,
+        ended_at=ended,
+        duration=max(timedelta(0), (ended or (from_micros(state.ended_at) if state.ended_at else now)) - started),
+        input=step.input,
+        output=step.output,
+        progress=step.progress,
+        error=failure_text(step.error) if step.error else None,
+        optional=step.optional,
+        readonly=step.readonly,
+        undo=_undo(state, step) if step.compensate else None,
+    )
+
+
+def _undo(state: SagaState, step: Step) -> UndoView:
+    undo = step.undo
+    return UndoView(
+        activity=step.compensate,
+        status=undo.status,
+        attempt=undo.attempt,
+        command_id=state.command_id(step, "compensate") if undo.attempt else None,
+        error=failure_text(undo.error) if undo.error else None,
+        reason=undo.reason or None,
+    )
+
+
+def _moment(micros: int) -> datetime | None:
+    return from_micros(micros) if micros < NEVER else None
