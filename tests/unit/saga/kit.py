@@ -21,22 +21,7 @@ from segue.saga.inputs import Cancel, Input, Reply, SignalArrived, Wake
 from segue.saga.replay import rebuild
 from segue.saga.state import SagaState, fold
 from segue.saga.transition import advance, start
-try:
-    from segue.topics.converter import Converter
-except ImportError:
-    class Converter:
-        def to_bytes(self, value, type=None):
-            try:
-                return msgspec.json.encode(value)
-            except TypeError as error:
-                from segue.errors import InvalidPayload
-                raise InvalidPayload(str(error)) from None
-        def from_bytes(self, data, type):
-            try:
-                return msgspec.json.decode(data, type=type)
-            except msgspec.MsgspecError as error:
-                from segue.errors import InvalidPayload
-                raise InvalidPayload(str(error)) from None
+from segue.topics.converter import Converter
 
 START = 1_700_000_000_000_000
 
@@ -93,9 +78,7 @@ class Run:
         self.ignored: list[Ignored] = []
         self.wake_at: int | None = None
         data = self.converter.to_bytes(Order() if input is None else input, definition.input_type)
-        self.instance, moved = start(
-            "s-1", definition, self.converter, coordinator="test", input=data, now=self.now
-        )
+        self.instance, moved = start("s-1", definition, self.converter, coordinator="test", input=data, now=self.now)
         self._stored(moved)
 
     # --- what happens
@@ -108,7 +91,9 @@ class Run:
             self._stored(result)
         return result
 
-    def reply(self, step: str, outcome: str = "success", *, undo: bool = False, attempt: int | None = None, **more: Any) -> Any:
+    def reply(
+        self, step: str, outcome: str = "success", *, undo: bool = False, attempt: int | None = None, **more: Any
+    ) -> Any:
         """Answer the newest (or a given) attempt of a command of this step."""
         action = "compensate" if undo else "invoke"
         commands = [c for c in self.sent if c.step == step and c.action == action and attempt in (None, c.attempt)]
