@@ -21,7 +21,9 @@ ALERT_AFTER = timedelta(seconds=30)
 class DrainGate:
     """Asks broker and database up to which time everything has been read."""
 
-    def __init__(self, store: Store, consumer: Consumer, coordinator: str, topics: Sequence[str], observer: Observer) -> None:
+    def __init__(
+        self, store: Store, consumer: Consumer, coordinator: str, topics: Sequence[str], observer: Observer
+    ) -> None:
         self._store = store
         self._consumer = consumer
         self._coordinator = coordinator

@@ -22,6 +22,7 @@ from segue.coordinator.work import Tools, Work
 from segue.errors import ConfigError, Fenced, SegueError, Unavailable
 from segue.limits import DEFAULT_LIMITS, Limits
 from segue.observe import SILENT, Observer
+from segue.outbox import Relay
 from segue.saga.definition import Converter, Registry
 from segue.saga.events import Failure
 from segue.topics import Codecs, TopicNames
@@ -82,8 +83,13 @@ class Coordinator:
         limits: Limits = DEFAULT_LIMITS,
         options: Options | None = None,
         broker_id: str = "",
+        relay: Relay | None = None,
     ) -> None:
-        """`broker_id` stands in for topic ids where the broker tells none: it changes when the broker is a new one."""
+        """A coordinator over these ports.
+
+        `relay` publishes what a crash left in the outbox; it shares the producer. `broker_id` stands in for topic ids
+        where the broker tells none: it changes when the broker is a new one.
+        """
         self.name = names.coordinator
         self.options = options or Options()
         self._store = store
@@ -93,6 +99,7 @@ class Coordinator:
         self._topics = [names.replies, names.requests]
         self._dlq = names.dlq
         self._broker_id = broker_id
+        self._relay = relay
         self._registry = registry
         self._topic_ids: dict[str, str] = {}
         self._tools = Tools(
@@ -121,7 +128,7 @@ class Coordinator:
     # --- the loop
 
     def start(self) -> None:
-        """Register the definitions and join the group. Raises ConfigError for a definition that changed under its version."""
+        """Register the definitions and join the group."""
         for definition in self._registry:
             known = self._store.register(definition.name, definition.version, definition.fingerprint)
             if known != definition.fingerprint:
@@ -148,6 +155,8 @@ class Coordinator:
             worked = self._look_after() or worked
             self._publisher.poll()
             self._forget()
+            if self._relay is not None:
+                self._relay.step_when_due()
             return worked
         except Unavailable as error:
             self._stumble(error)
@@ -175,6 +184,8 @@ class Coordinator:
             self._forget(everything=True)
         except Unavailable as error:
             self._observer.event("drain.failed", error=error)
+        if self._relay is not None:
+            self._relay.shut(self.options.drain_timeout)
         if self._positions:
             self._consumer.commit(self._positions)
         self._observer.event("coordinator.drained", unacknowledged=missing)
@@ -203,7 +214,7 @@ class Coordinator:
         return bool(records)
 
     def _commit_items(self, items: Sequence[Item]) -> None:
-        """Apply these in one transaction; if that fails for good, in halves, so that one record can't hurt the others."""
+        """Apply these in one transaction; if that fails for good, in halves: one record can't hurt the others."""
         ends: dict[Partition, int] = {}
         for item in items:
             ends[item.record.source] = item.record.offset + 1
@@ -226,7 +237,9 @@ class Coordinator:
             batch.fence(moves)
             ids = {item.saga_id for item in items if item.saga_id}
             messages = {
-                (item.saga_id, item.request.id) for item in items if item.request is not None and item.saga_id is not None
+                (item.saga_id, item.request.id)
+                for item in items
+                if item.request is not None and item.saga_id is not None
             }
             if ids:
                 work.prepare(sorted(ids), messages=messages)
@@ -347,7 +360,9 @@ class Coordinator:
 
             def give_up(work: Work, batch: Batch, row: SagaRow = row, error: Exception = error) -> None:
                 work.prepare([row.id])
-                failure = Failure(code="internal_error", message=repr(error)[:900], kind="saga", class_name=type(error).__name__)
+                failure = Failure(
+                    code="internal_error", message=repr(error)[:900], kind="saga", class_name=type(error).__name__
+                )
                 work.block(row.id, failure)
 
             try:
@@ -474,4 +489,3 @@ def _problem(known: StoredOffset, begin: int, end: int, topic_id: str) -> str | 
     if known.next < begin:
         return f"the stored offset {known.next} lies before the first record {begin}: retention has passed it"
     return None
-

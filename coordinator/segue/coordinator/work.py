@@ -19,7 +19,7 @@ from segue.coordinator.projection import row_of
 from segue.coordinator.store import Batch, Changes, DeadLetterRow, DeadLetterState, EventRow, SagaRow
 from segue.errors import InputError, NotFound, SegueError, StartConflict
 from segue.ids import CommandId, saga_key
-from segue.limits import Limits
+from segue.limits import MAX_ID_LENGTH, Limits
 from segue.observe import Observer
 from segue.outbox.message import Message
 from segue.saga import events as e
@@ -67,7 +67,9 @@ class Work:
 
     # --- before
 
-    def prepare(self, saga_ids: Collection[str], *, rows: Iterable[SagaRow] = (), messages: Collection[tuple[str, str]] = ()) -> None:
+    def prepare(
+        self, saga_ids: Collection[str], *, rows: Iterable[SagaRow] = (), messages: Collection[tuple[str, str]] = ()
+    ) -> None:
         """Lock and load these sagas (`rows`: those locked already), and learn which messages were seen before."""
         known = {row.id: row for row in rows}
         missing = [saga_id for saga_id in saga_ids if saga_id not in known and saga_id not in self._rows]
@@ -121,7 +123,9 @@ class Work:
 
     # --- what happens
 
-    def happen(self, saga_id: str, happened: inputs.Input, *, message_id: str | None = None, fresh: bool = False) -> Moved | Ignored:
+    def happen(
+        self, saga_id: str, happened: inputs.Input, *, message_id: str | None = None, fresh: bool = False
+    ) -> Moved | Ignored:
         """Move one saga by one input."""
         instance = self.instance(saga_id, fresh=fresh)
         result = advance(instance, happened, self.now, limits=self.tools.limits)
@@ -203,7 +207,9 @@ class Work:
             return
         definition = self.tools.registry.newest(request.name)
         if definition is None:
-            self._dead(item, "unknown_saga_type", NotFound(f"no saga is called {request.name!r} here; deploy it, then replay"))
+            self._dead(
+                item, "unknown_saga_type", NotFound(f"no saga is called {request.name!r} here; deploy it, then replay")
+            )
             return
         try:
             value = self.tools.converter.from_bytes(item.body, definition.input_type)
@@ -266,7 +272,9 @@ class Work:
         if not self.knows(request.saga_id):
             self._dead(item, "early", NotFound(f"no saga {request.saga_id!r} yet"), state="parked")
             return
-        cancel = inputs.Cancel(compensate=request.name, reason=(request.reason or "")[:1024], actor=request.source[:255])
+        cancel = inputs.Cancel(
+            compensate=request.name, reason=(request.reason or "")[:1024], actor=request.source[:255]
+        )
         result = self.happen(request.saga_id, cancel, message_id=request.id)
         if isinstance(result, Ignored) and result.reason == "not_allowed":
             self._dead(item, "not_allowed", NotFound(result.detail))
@@ -316,14 +324,21 @@ class Work:
                 error_class=type(error).__name__,
                 error_message=printable(str(error))[:1024],
                 fingerprint=fingerprint_of(reason, error),
-                saga_id=saga_id if saga_id is not None and len(saga_id) <= 255 and printable(saga_id) == saga_id else None,
+                saga_id=saga_id
+                if saga_id is not None and len(saga_id) <= MAX_ID_LENGTH and printable(saga_id) == saga_id
+                else None,
                 created_at=moment,
                 updated_at=moment,
             )
         )
         self.tools.observer.count(f"dead_letter.{state}")
         self.tools.observer.event(
-            "record.dead", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason, error=error
+            "record.dead",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=reason,
+            error=error,
         )
 
     # --- what is written
@@ -403,6 +418,3 @@ class Work:
 def printable(text: str) -> str:
     """The text as every database can store it: no NUL, no lone surrogates."""
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-
-
-

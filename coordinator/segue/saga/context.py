@@ -116,7 +116,7 @@ class Saga:
     ) -> list[O | BaseException]:
         """`call` for each input, at most `concurrency` at a time; results in the order of the inputs.
 
-        Occurrences are named `activity[0]`, `activity[1]`, … With `return_exceptions` a spent one is an item of the list.
+        Occurrences are named `activity[0]`, `activity[1]`, … With `return_exceptions` a spent one is an item.
         """
         if concurrency < 1:
             raise ContractError(f"map {activity.name}: concurrency={concurrency}, it must be at least 1")
@@ -134,7 +134,7 @@ class Saga:
         )
 
     async def receive(self, signal: Signal[T], *, timeout: timedelta | None = None) -> T:
-        """The next signal of this kind, in the order of arrival; early ones wait. Raises TimeoutError after `timeout`."""
+        """The next signal of this kind, in the order of arrival. Raises TimeoutError after `timeout`."""
         if timeout is None:
             return await self._receive(signal)
         async with asyncio.timeout(timeout.total_seconds()):

@@ -22,7 +22,7 @@ O = TypeVar("O")  # noqa: E741
 
 
 class Converter(Protocol):
-    """Typed object ↔ canonical JSON bytes; injected, so that the engine knows no serialisation library of users' models."""
+    """Typed object ↔ canonical JSON bytes; injected: the engine knows no serialisation library of users' models."""
 
     def to_bytes(self, value: Any, type: Any = None) -> bytes:
         """Raises InvalidPayload naming the path and the Python type that has no JSON form."""
@@ -134,7 +134,7 @@ def _types(name: str, function: Callable[..., Any]) -> tuple[Any, Any]:
     if not inspect.iscoroutinefunction(function):
         raise ContractError(f"saga {name!r}: {function!r} is not an `async def`")
     parameters = list(inspect.signature(function).parameters.values())
-    if len(parameters) != 2:  # noqa: PLR2004 - the saga and its input
+    if len(parameters) != 2:
         raise ContractError(f"saga {name!r}: it takes (s: Saga, input), not {len(parameters)} parameters")
     try:
         hints = typing.get_type_hints(function)

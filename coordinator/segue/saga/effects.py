@@ -37,7 +37,7 @@ Effect = SendCommand | Finish
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """The saga moved on: one row of history and what to do. `wake_at` (microseconds) is when to look again by itself."""
+    """The saga moved on: one row of history and what to do. `wake_at` (microseconds): when to look again by itself."""
 
     events: list[AnyEvent]
     effects: list[Effect]

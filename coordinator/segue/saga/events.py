@@ -25,7 +25,7 @@ NOTHING = msgspec.Raw(b"")
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why a step or a saga failed. `kind`: refused by the participant, silence, retries spent, or the saga's own code."""
+    """Why a step or a saga failed; `kind`: refused by the participant, silence, retries spent, or the saga's code."""
 
     code: str
     message: str = ""
@@ -160,7 +160,7 @@ class ProgressReported(Event, frozen=True, kw_only=True):
 
 
 class RetryPlanned(Event, frozen=True, kw_only=True):
-    """The outstanding attempt was answered `retry`; the next one goes out at `at`. `unknown`: it may have had an effect."""
+    """The outstanding attempt was answered `retry`; the next goes out at `at`. `unknown`: it may have had an effect."""
 
     step: str
     at: int

@@ -1,13 +1,13 @@
 """The failures that saga code may raise and catch, and the one signal that it must not swallow.
 
-    SegueError
-    └── SagaError                 what `handle.result()` raises: the saga did not complete
-        ├── SagaFailed                raised by saga code: stop and undo
-        └── ActivityError             a step is spent: its retries, its time, or the participant refused
-            ├── ActivityRejected          the participant refused (outcome `failure`): no effect
-            └── ActivityTimeout           silence until the step's timeout: the outcome is unknown
-    BaseException
-    └── SagaStopped               the saga is being stopped; every further call raises it
+SegueError
+└── SagaError                 what `handle.result()` raises: the saga did not complete
+    ├── SagaFailed                raised by saga code: stop and undo
+    └── ActivityError             a step is spent: its retries, its time, or the participant refused
+        ├── ActivityRejected          the participant refused (outcome `failure`): no effect
+        └── ActivityTimeout           silence until the step's timeout: the outcome is unknown
+BaseException
+└── SagaStopped               the saga is being stopped; every further call raises it
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ActivityTimeout(ActivityError):
 
 
 class SagaStopped(BaseException):
-    """The saga is being stopped; saga code can't go on calling. Not an Exception, so that `except Exception` lets it pass."""
+    """The saga is being stopped; its code can't go on calling. Not an Exception: `except Exception` lets it pass."""
 
 
 class Nondeterminism(SegueError):

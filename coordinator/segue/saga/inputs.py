@@ -49,7 +49,7 @@ class Wake:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryStep:
-    """A person: try again what is parked, in doubt, deferred or blocked (all of it, or one step), maybe with another input."""
+    """A person: try again what is parked, in doubt, deferred or blocked (all, or one step), maybe edited."""
 
     step: str | None = None
     edited: msgspec.Raw = field(default_factory=lambda: NOTHING)

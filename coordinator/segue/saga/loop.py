@@ -1,7 +1,7 @@
 """A deterministic asyncio event loop: no selector, no threads, no clock.
 
-`asyncio.gather`, `TaskGroup`, `asyncio.timeout`, `asyncio.sleep`, locks, queues and semaphores work on it unchanged. One
-call of `run` executes everything that is ready and returns; time moves only when the caller sets it. Tasks hash by
+`asyncio.gather`, `TaskGroup`, `asyncio.timeout`, `asyncio.sleep`, locks, queues and semaphores work on it unchanged.
+One call of `run` executes everything that is ready and returns; time moves only when the caller sets it. Tasks hash by
 the number of their creation, because TaskGroup keeps them in sets and cancels them in the set's order.
 """
 
@@ -138,7 +138,9 @@ class SagaLoop(asyncio.AbstractEventLoop):
         self, coro: Coroutine[Any, Any, T], *, name: object = None, context: Context | None = None, **kwargs: Any
     ) -> asyncio.Task[T]:
         self._tasks += 1
-        task = _NumberedTask(coro, loop=self, name=f"task-{self._tasks}" if name is None else str(name), context=context)
+        task = _NumberedTask(
+            coro, loop=self, name=f"task-{self._tasks}" if name is None else str(name), context=context
+        )
         task.number = self._tasks
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         return task

@@ -225,4 +225,3 @@ def _failure_of(error: BaseException, what: str) -> e.Failure:
         place = f" ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
     message = ": ".join(part for part in (what, f"{str(error)[:900]}{place}") if part)
     return e.Failure(code=type(error).__name__, message=message, kind="saga", class_name=type(error).__name__)
-

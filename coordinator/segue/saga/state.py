@@ -30,9 +30,7 @@ OPEN: frozenset[str] = frozenset(("scheduled", "issued", "waiting", "parked", "i
 #: Order among alarms of the same moment: send again before giving up, the saga's own deadline last.
 _ALARM_ORDER: dict[str, int] = {
     name: n
-    for n, name in enumerate(
-        ("retry", "undo_retry", "resend", "undo_resend", "timer", "due", "undo_due", "deadline")
-    )
+    for n, name in enumerate(("retry", "undo_retry", "resend", "undo_resend", "timer", "due", "undo_due", "deadline"))
 }
 NEVER = 2**62
 
@@ -69,7 +67,7 @@ class Step:
     timeout: int
     retry: Retry
     after_pivot: bool
-    #: Position of the scheduling event, and of the event that settled it: `a` happened before `b` if a.settled < b.issued.
+    #: Positions of the events that scheduled and settled it: `a` happened before `b` if a.settled < b.issued.
     issued: int
     settled: int = NEVER
     status: StepStatus = "scheduled"
@@ -189,7 +187,7 @@ class SagaState:
         if at < NEVER:
             heappush(self.alarms, (at, _ALARM_ORDER[what], self.count, what, name))
 
-    def _alarm_at(self, what: Alarm, name: str) -> int:  # noqa: PLR0911 - a table, one line each
+    def _alarm_at(self, what: Alarm, name: str) -> int:
         if what == "deadline":
             return self.deadline if self.stop is None and not self.deadline_missed and not self.ended else NEVER
         if what == "timer":
@@ -250,9 +248,7 @@ def apply(state: SagaState, event: e.AnyEvent, at: int) -> None:
             state.timers.pop(event.n, None)
         case e.ReceiveStarted() | e.ReceiveCancelled() | e.SignalReceived():
             _signal(state, event)
-        case (
-            e.StepFailed() | e.StepUnknown() | e.StepSkipped() | e.StepParked() | e.StepInDoubt() | e.StepAbandoned()
-        ):
+        case e.StepFailed() | e.StepUnknown() | e.StepSkipped() | e.StepParked() | e.StepInDoubt() | e.StepAbandoned():
             _spent(state, event, at)
         case e.StepUndone() | e.UndoDeferred() | e.UndoGivenUp():
             _undone(state, event)

@@ -97,7 +97,7 @@ def advance(instance: Instance, happened: Input, now: int, *, limits: Limits = D
 
 
 def block(instance: Instance, failure: e.Failure, now: int, *, limits: Limits = DEFAULT_LIMITS) -> Moved:
-    """The code does not fit the saga's history: nothing more is told to it until a person retries with code that fits."""
+    """The code does not fit the saga's history: it is told nothing more until a person retries with code that fits."""
     turn = _Turn(instance, now, limits)
     turn.drop_program()
     turn.record(e.Undriven(pending=len(instance.state.deliveries), error=failure))
@@ -205,9 +205,7 @@ class _Turn:
         due = (step.first_sent if step.first_sent and person is None else self.now) + step.timeout
         resend = self.now + resend_delay(step.retry, 0)
         edited, actor = (person.edited, person.actor) if person else (e.NOTHING, "")
-        self.record(
-            e.CommandSent(step=step.name, attempt=attempt, due=due, resend=resend, edited=edited, by=actor)
-        )
+        self.record(e.CommandSent(step=step.name, attempt=attempt, due=due, resend=resend, edited=edited, by=actor))
         self.effects.append(self.command(step, "invoke"))
 
     def send_undo(self, step: Step, attempt: int, *, person: RetryStep | None = None) -> None:
@@ -354,9 +352,7 @@ class _Turn:
         self.record(event)
         self.drop_program()
         for step in open_steps:
-            if step.status in ("waiting", "parked") and not step.tainted:
-                self.record(e.StepFailed(step=step.name, error=_STOPPED))
-            elif step.readonly:
+            if (step.status in ("waiting", "parked") and not step.tainted) or step.readonly:
                 self.record(e.StepFailed(step=step.name, error=_STOPPED))
             elif step.optional and not step.compensate:
                 self.record(e.StepSkipped(step=step.name, error=_STOPPED))
@@ -449,7 +445,9 @@ class _Turn:
                 else:
                     self.unknown(step, _silence(step.timeout))
             case "undo_due":
-                self.record(e.UndoDeferred(step=name, error=step.undo.error or _silence(self.state.compensation_timeout)))
+                self.record(
+                    e.UndoDeferred(step=name, error=step.undo.error or _silence(self.state.compensation_timeout))
+                )
             case _:
                 assert_never(what)
 
