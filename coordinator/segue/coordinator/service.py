@@ -234,7 +234,7 @@ class Coordinator:
     def _apply(self, items: Sequence[Item], ends: Mapping[Partition, int]) -> None:
         def work_on(work: Work, batch: Batch) -> None:
             moves = [OffsetMove(partition=p, start=self._positions[p], end=end) for p, end in sorted(ends.items())]
-            batch.fence(moves)
+            batch.fence(self.name, moves)
             ids = {item.saga_id for item in items if item.saga_id}
             messages = {
                 (item.saga_id, item.request.id)
@@ -259,7 +259,7 @@ class Coordinator:
         )
 
         def keep(work: Work, batch: Batch) -> None:
-            batch.fence([move])
+            batch.fence(self.name, [move])
             if item.reply is not None and item.saga_id:
                 work.prepare([item.saga_id])
                 if work.knows(item.saga_id):
@@ -268,7 +268,7 @@ class Coordinator:
             work.letter(item.record, reason, problem, saga_id=None)
 
         def bury(work: Work, batch: Batch) -> None:
-            batch.fence([move])
+            batch.fence(self.name, [move])
             work.letter(item.record, reason, problem, saga_id=None)
 
         try:

@@ -162,8 +162,8 @@ class Batch(Protocol):
         """The database's clock, read once per transaction; the only judge of deadlines."""
         ...
 
-    def fence(self, moves: Sequence[OffsetMove]) -> None:
-        """Move the stored offsets, partitions sorted. Raises Fenced if one does not stand where the move begins."""
+    def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
+        """Move a coordinator's stored offsets, partitions sorted. Raises Fenced if one stands elsewhere."""
         ...
 
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:

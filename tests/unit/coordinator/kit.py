@@ -161,6 +161,13 @@ class Estate:
     def dead(self) -> list[Record]:
         return self.broker.records(NAMES.dlq)
 
+    def relay(self) -> None:
+        """Publish what a crash left in the outbox, as the relay does in the end."""
+        for message in list(self.store.tables.outbox.values()):  # type: ignore[attr-defined]
+            out = message.outgoing()
+            self.send(out.topic, message.aggregateid, out.value, out.headers)
+            self.store.forget_published([message.id])
+
     def ask(self, kind: Any, saga_id: str | None = None, *, letter: int | None = None, **arguments: Any) -> int:
         now = self.store.now()
         request = OperatorRequest(

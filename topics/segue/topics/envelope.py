@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, cast
 
-from segue.errors import EnvelopeError
+from segue.errors import EnvelopeError, InvalidId
 from segue.ids import saga_id_of_start
 from segue.limits import DEFAULT_LIMITS, Limits, check_id
 from segue.topics.broker import Headers, Record
@@ -266,10 +266,14 @@ def parse_request(record: Record, limits: Limits = DEFAULT_LIMITS) -> Request:
         if action != "start":
             raise EnvelopeError(f"a {action} needs the header ce_sagaid or a key")
         saga_id = saga_id_of_start(message_id)
+    try:
+        check_id("saga id", saga_id)
+    except InvalidId as error:
+        raise EnvelopeError(str(error)) from None
     return Request(
         id=message_id,
         action=cast("RequestAction", action),
-        saga_id=check_id("saga id", saga_id),
+        saga_id=saga_id,
         name=_required(headers, "ce_type"),
         source=headers.get("ce_source", ""),
         time=_moment(headers, "ce_time"),

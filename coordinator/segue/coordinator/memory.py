@@ -1,0 +1,255 @@
+"""A store in memory for tests and simulation: one thread, no clock of its own, the port's contract to the letter.
+
+A batch reads what is committed and stages what it writes; its end checks fence and revisions once more against what is
+committed by then, and applies all or nothing. Rows are frozen and shared, never copied.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from segue.coordinator.rows import net_rows
+from segue.coordinator.store import (
+    AuditEntry,
+    Changes,
+    DeadLetterRow,
+    EventRow,
+    OffsetMove,
+    OperatorRequest,
+    SagaRow,
+    StoredOffset,
+)
+from segue.errors import Fenced
+from segue.outbox.message import Message
+from segue.topics.broker import Partition
+
+_Origin = tuple[str, int, int, str]
+
+
+@dataclass(slots=True)
+class Tables:
+    """What is committed."""
+
+    sagas: dict[str, SagaRow] = field(default_factory=dict)
+    events: dict[str, list[EventRow]] = field(default_factory=dict)
+    seen: set[tuple[str, str]] = field(default_factory=set)
+    outbox: dict[str, Message] = field(default_factory=dict)
+    #: Saga id → how many of its messages are unpublished.
+    unpublished: dict[str, int] = field(default_factory=dict)
+    offsets: dict[tuple[str, Partition], StoredOffset] = field(default_factory=dict)
+    letters: dict[int, DeadLetterRow] = field(default_factory=dict)
+    origins: dict[_Origin, int] = field(default_factory=dict)
+    requests: dict[int, OperatorRequest] = field(default_factory=dict)
+    audits: list[AuditEntry] = field(default_factory=list)
+    definitions: dict[tuple[str, int], str] = field(default_factory=dict)
+    serial: int = 0
+
+    def next_id(self) -> int:
+        self.serial += 1
+        return self.serial
+
+
+class MemoryStore:
+    """The store port over dictionaries; `clock` is the database's clock."""
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self.tables = Tables()
+
+    @contextmanager
+    def batch(self) -> Iterator[MemoryBatch]:
+        batch = MemoryBatch(self.tables, self._clock())
+        yield batch
+        batch.commit()
+
+    def now(self) -> datetime:
+        return self._clock()
+
+    def next_wake(self, versions: Collection[tuple[str, int]]) -> datetime | None:
+        wakes = [
+            row.wake_at
+            for row in self.tables.sagas.values()
+            if row.wake_at is not None and (row.definition, row.version) in versions
+        ]
+        return min(wakes, default=None)
+
+    def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
+        return {partition: o for (name, partition), o in self.tables.offsets.items() if name == coordinator}
+
+    def seed_offsets(self, coordinator: str, offsets: Mapping[Partition, StoredOffset]) -> None:
+        for partition, offset in offsets.items():
+            self.tables.offsets.setdefault((coordinator, partition), offset)
+
+    def reset_offset(self, coordinator: str, partition: Partition, offset: StoredOffset, audit: AuditEntry) -> None:
+        self.tables.offsets[(coordinator, partition)] = offset
+        self.tables.audits.append(audit)
+
+    def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
+        drained: list[datetime | None] = []
+        for partition, end in ends.items():
+            offset = self.tables.offsets.get((coordinator, partition))
+            if offset is None:
+                drained.append(None)
+                continue
+            if offset.next >= end and (offset.drained_to is None or offset.drained_to < noted_at):
+                offset = replace(offset, drained_to=noted_at)
+                self.tables.offsets[(coordinator, partition)] = offset
+            drained.append(offset.drained_to)
+        known = [moment for moment in drained if moment is not None]
+        return min(known) if known and len(known) == len(drained) else None
+
+    def forget_published(self, message_ids: Sequence[str]) -> None:
+        _forget(self.tables, message_ids)
+
+    def register(self, name: str, version: int, fingerprint: str) -> str:
+        return self.tables.definitions.setdefault((name, version), fingerprint)
+
+    def ask(self, requests: Sequence[OperatorRequest]) -> list[int]:
+        ids = [self.tables.next_id() for _ in requests]
+        self.tables.requests.update({n: replace(r, id=n) for n, r in zip(ids, requests, strict=True)})
+        return ids
+
+    def sweep(self, parked_before: datetime, limit: int) -> int:
+        letters = self.tables.letters
+        old = [n for n, row in letters.items() if row.state == "parked" and row.created_at < parked_before][:limit]
+        for n in old:
+            letters[n] = replace(letters[n], state="dead", updated_at=self._clock())
+        return len(old)
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryBatch:
+    """An open transaction over committed tables."""
+
+    def __init__(self, tables: Tables, now: datetime) -> None:
+        self._tables = tables
+        self._now = now
+        self._fences: list[tuple[str, OffsetMove]] = []
+        self._changes: list[Changes] = []
+
+    @property
+    def now(self) -> datetime:
+        return self._now
+
+    def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
+        for move in moves:
+            self._check_fence(coordinator, move)
+            self._fences.append((coordinator, move))
+
+    def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
+        return {saga_id: self._tables.sagas[saga_id] for saga_id in sorted(saga_ids) if saga_id in self._tables.sagas}
+
+    def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:
+        return {saga_id: list(self._tables.events.get(saga_id, ())) for saga_id in saga_ids}
+
+    def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+        return {pair for pair in pairs if pair in self._tables.seen}
+
+    def unpublished(self, saga_ids: Collection[str]) -> set[str]:
+        return {saga_id for saga_id in saga_ids if self._tables.unpublished.get(saga_id)}
+
+    def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
+        found: list[tuple[datetime, str]] = []
+        for row in self._tables.sagas.values():
+            if (
+                row.wake_at is not None
+                and row.wake_at <= until
+                and (row.definition, row.version) in versions
+                and not self._tables.unpublished.get(row.id)
+            ):
+                insort(found, (row.wake_at, row.id))
+        return [self._tables.sagas[saga_id] for _, saga_id in found[:limit]]
+
+    def requests(self, limit: int) -> list[OperatorRequest]:
+        due = [request for request in self._tables.requests.values() if request.not_before <= self._now]
+        return sorted(due, key=lambda request: (request.not_before, request.id))[:limit]
+
+    def dead_letters(self, ids: Collection[int]) -> dict[int, DeadLetterRow]:
+        return {n: self._tables.letters[n] for n in ids if n in self._tables.letters}
+
+    def foldable(self, limit: int) -> list[DeadLetterRow]:
+        found = [
+            row for row in self._tables.letters.values() if row.state == "parked" and row.saga_id in self._tables.sagas
+        ]
+        return found[:limit]
+
+    def write(self, changes: Changes) -> None:
+        self._check(changes)
+        self._changes.append(changes)
+
+    def commit(self) -> None:
+        """Check again against what is committed by now, then apply all of it."""
+        for coordinator, move in self._fences:
+            self._check_fence(coordinator, move)
+        for changes in self._changes:
+            self._check(changes)
+        for coordinator, move in self._fences:
+            key = (coordinator, move.partition)
+            self._tables.offsets[key] = replace(self._tables.offsets[key], next=move.end)
+        for changes in self._changes:
+            self._apply(changes)
+
+    def _check_fence(self, coordinator: str, move: OffsetMove) -> None:
+        stored = self._tables.offsets.get((coordinator, move.partition))
+        if stored is None or stored.next != move.start:
+            stands = "nowhere" if stored is None else str(stored.next)
+            raise Fenced(f"{move.partition} stands at {stands}, not at {move.start}")
+
+    def _check(self, changes: Changes) -> None:
+        rows = net_rows(changes)
+        for row in rows.inserts:
+            if row.id in self._tables.sagas:
+                raise Fenced(f"saga {row.id} was started meanwhile")
+        for expected, row in rows.updates:
+            stored = self._tables.sagas.get(row.id)
+            if stored is None or stored.revision != expected:
+                raise Fenced(f"saga {row.id} does not stand at revision {expected}")
+        for event in changes.events:
+            if event.message_id is not None and (event.saga_id, event.message_id) in self._tables.seen:
+                raise Fenced(f"message {event.message_id} of saga {event.saga_id} was applied meanwhile")
+
+    def _apply(self, changes: Changes) -> None:
+        tables = self._tables
+        rows = net_rows(changes)
+        tables.sagas.update({row.id: row for row in rows.inserts})
+        tables.sagas.update({row.id: row for _, row in rows.updates})
+        for event in changes.events:
+            tables.events.setdefault(event.saga_id, []).append(event)
+            if event.message_id is not None:
+                tables.seen.add((event.saga_id, event.message_id))
+        for message in changes.messages:
+            if message.id not in tables.outbox:
+                tables.outbox[message.id] = message
+                if message.saga_id is not None:
+                    tables.unpublished[message.saga_id] = tables.unpublished.get(message.saga_id, 0) + 1
+        for letter in changes.dead_letters:
+            self._bury(letter)
+        for n, state in changes.settled.items():
+            tables.letters[n] = replace(tables.letters[n], state=state, updated_at=self._now)
+        for n in changes.replayed:
+            tables.letters[n] = replace(tables.letters[n], replays=tables.letters[n].replays + 1)
+        tables.audits.extend(changes.audits)
+        for n in changes.requests_done:
+            tables.requests.pop(n, None)
+        _forget(tables, changes.published)
+
+    def _bury(self, letter: DeadLetterRow) -> None:
+        record = letter.record
+        origin = (record.topic, record.partition, record.offset, letter.topic_id)
+        if origin not in self._tables.origins:
+            n = self._tables.origins[origin] = self._tables.next_id()
+            self._tables.letters[n] = replace(letter, id=n)
+
+
+def _forget(tables: Tables, message_ids: Sequence[str]) -> None:
+    for message_id in message_ids:
+        message = tables.outbox.pop(message_id, None)
+        if message is not None and message.saga_id is not None:
+            tables.unpublished[message.saga_id] -= 1
+
