@@ -80,7 +80,7 @@ def plan(
     events: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> list[TopicSpec]:
-    """The topics of a coordinator and of the services it commands; replies and commands outlive the longest deadline."""
+    """The topics of a coordinator and of the services it commands, kept for longer than the longest deadline."""
     configs = {
         "cleanup.policy": "delete",
         "retention.ms": _ms(max(USUAL_RETENTION, 2 * longest_deadline)),

@@ -151,15 +151,18 @@ def _explain(message: str, data: bytes, kind: Any) -> str:
     """The message of msgspec with the path in front and what was found behind."""
     match = _WITH_PATH.fullmatch(message)
     text, path = (match[1], match[2]) if match else (message, "")
-    found = "" if "[...]" in path else f", found {_at(data, path)!r:.80}"
-    return f"not a {_name(kind)}: ${path}: {text.replace('`', '')}{found}"
+    return f"not a {_name(kind)}: ${path}: {text.replace('`', '')}{_found(data, path)}"
 
 
-def _at(data: bytes, path: str) -> Any:
-    value = json.loads(data)
-    for name, index in _STEP.findall(path):
-        value = value[name] if name else value[int(index)]
-    return value
+def _found(data: bytes, path: str) -> str:
+    """What stands at the path; nothing where that can't be said: a key of a dict, or no JSON behind the wrong place."""
+    try:
+        value = json.loads(data)
+        for name, index in _STEP.findall(path):
+            value = value[name] if name else value[int(index)]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return "" if "[...]" in path else f", found {value!r:.80}"
 
 
 def _name(kind: Any) -> str:

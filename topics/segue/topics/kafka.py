@@ -106,9 +106,7 @@ def translated(error: KafkaError, what: str, bootstrap: str) -> SegueError:
     if code in _NOT_AUTHORISED:
         return ConfigError(f"{what}: Kafka refuses ({text}); grant the ACL to this user")
     if code in _NOT_AUTHENTICATED:
-        return ConfigError(
-            f"{what}: Kafka at {bootstrap} does not accept the credentials ({text}); see kafka.properties"
-        )
+        return ConfigError(f"{what}: Kafka at {bootstrap} refuses the credentials ({text}); see kafka.properties")
     if code in _NO_TOPIC:
         return ConfigError(f"{what}: no such topic or partition ({text}); create it with `segue topics create`")
     if code in _BAD_SETTING:
@@ -439,6 +437,8 @@ class KafkaProducer:
         self._refused: deque[tuple[Acked, SegueError]] = deque()
         self._fatal: KafkaError | None = None
         self._closed = False
+        #: Records handed to the client that are not acknowledged yet; its own length counts its errors, too.
+        self._waiting = 0
         self._client = self._connect()
 
     def send(self, record: Outgoing, acked: Acked) -> None:
@@ -454,7 +454,7 @@ class KafkaProducer:
                 self._refused.append((acked, translated(error, f"sending to {record.topic}", self._settings.bootstrap)))
         except BufferError:
             raise BrokerUnavailable(
-                f"the producer's queue is full, {len(self._client)} records wait for Kafka at "
+                f"the producer's queue is full, {self._waiting} records wait for Kafka at "
                 f"{self._settings.bootstrap}; poll it, or raise queue.buffering.max.messages"
             ) from None
 
@@ -469,11 +469,10 @@ class KafkaProducer:
     def flush(self, timeout: float) -> int:
         self._process.check()
         self._tell_refused()
-        left = self._client.flush(timeout)
+        self._client.flush(timeout)
         if self._fatal is not None:
             self._renew(self._fatal)
-            left = len(self._client)
-        return left
+        return self._waiting
 
     def close(self) -> None:
         """Give up what is not acknowledged yet (`acked` hears of it) and disconnect."""
@@ -487,6 +486,7 @@ class KafkaProducer:
         topic = record.topic
 
         def delivered(error: KafkaError | None, _message: Message) -> None:
+            self._waiting -= 1
             if error is None:
                 acked(None)
             else:
@@ -494,6 +494,7 @@ class KafkaProducer:
 
         headers = list(record.headers)
         self._client.produce(topic, record.value, record.key, headers=headers, on_delivery=delivered)  # type: ignore[arg-type]
+        self._waiting += 1
 
     def _connect(self) -> _Producer:
         try:

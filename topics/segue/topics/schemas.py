@@ -19,6 +19,7 @@ from segue.clock import SYSTEM_CLOCK, Clock
 from segue.errors import BrokerUnavailable, ConfigError, DecodeError
 from segue.limits import DEFAULT_LIMITS, Limits
 from segue.topics.avro import Schema
+from segue.topics.avro_bounds import UnsafeSchema
 from segue.topics.codec import JsonCodec
 
 #: Bytes of one schema document.
@@ -69,7 +70,7 @@ def schema_id(document: Any) -> int:
     try:
         canonical = to_parsing_canonical_form(document)
     except (SchemaParseException, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"Avro schema is malformed: {error!s:.200}") from None
+        raise UnsafeSchema(f"Avro schema is malformed: {error!s:.200}") from None
     return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:4], "big") & 0x7FFFFFFF
 
 
@@ -89,7 +90,7 @@ class RegistrySchemas:
         self._fetch = fetch or _http(authorization)
         self._limits = limits
         self._clock = clock
-        self._by_id: dict[int, Schema | ConfigError] = {}
+        self._by_id: dict[int, Schema | UnsafeSchema] = {}
         self._unknown: dict[int, float] = {}
         self._latest: dict[str, tuple[float, Schema]] = {}
 
@@ -105,7 +106,7 @@ class RegistrySchemas:
                 raise DecodeError(f"Avro schema {id} is unknown to the registry at {self._address}")
             self._keep(id, answer)
         known = self._by_id[id]
-        if isinstance(known, ConfigError):
+        if isinstance(known, UnsafeSchema):
             raise known
         return known
 
@@ -132,22 +133,22 @@ class RegistrySchemas:
     def _keep(self, id: int, answer: Mapping[str, Any]) -> None:
         try:
             self._by_id[id] = self._schema(id, answer)
-        except ConfigError as error:
+        except UnsafeSchema as error:
             self._by_id[id] = error  # it will not become safe
 
     def _schema(self, id: int, answer: Mapping[str, Any]) -> Schema:
         kind = answer.get("schemaType", "AVRO")
         if kind != "AVRO" or answer.get("references"):
-            raise ConfigError(
+            raise UnsafeSchema(
                 f"schema {id} is {kind} or refers to other schemas; only Avro in one document can be read"
             )
         text = answer.get("schema")
         if not isinstance(text, str):
-            raise ConfigError(f"the registry at {self._address} answered without a schema for {id}")
+            raise UnsafeSchema(f"the registry at {self._address} answered without a schema for {id}")
         return Schema(id, _document(text.encode(), f"schema {id}"), self._limits)
 
     def _get(self, path: str) -> dict[str, Any] | None:
-        """The answer, None for 404. Raises ConfigError for refused credentials, BrokerUnavailable for any other failure."""
+        """The answer, None for 404. Raises ConfigError for refused credentials, else BrokerUnavailable."""
         try:
             status, body = self._fetch(self._address + path)
         except (OSError, http.client.HTTPException) as error:
@@ -158,15 +159,20 @@ class RegistrySchemas:
             raise ConfigError(f"the schema registry at {self._address} refuses the credentials (HTTP {status})")
         if status != 200:
             raise BrokerUnavailable(f"the schema registry at {self._address} answered HTTP {status}")
-        found = _document(body, f"the answer of {self._address}")
-        return found if isinstance(found, dict) else {}
+        try:
+            found = json.loads(_STRICT.decode(body))
+        except DecodeError:
+            found = None
+        if not isinstance(found, dict):
+            raise BrokerUnavailable(f"what answers at {self._address} is no schema registry")
+        return found
 
 
 def _document(data: bytes, what: str) -> Any:
     try:
         return json.loads(_STRICT.decode(data))
     except DecodeError as error:
-        raise ConfigError(f"{what} is no schema: {error}") from None
+        raise UnsafeSchema(f"{what} is no schema: {error}") from None
 
 
 def _split(url: str) -> tuple[str, str | None]:

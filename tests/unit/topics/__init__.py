@@ -1,0 +1,1 @@
+"""Tests of the wire: envelope, codecs, names, settings, the broker in memory."""
