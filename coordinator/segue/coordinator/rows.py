@@ -15,15 +15,12 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Integer, SmallInteger, String, Table, Uuid
 
 from segue.coordinator import schema
+from segue.coordinator.statements import EVENT_COLUMNS, MESSAGE_COLUMNS, SAGA_COLUMNS
 from segue.coordinator.store import Changes, DeadLetterRow, EventRow, OperatorRequest, SagaRow
 from segue.errors import Fenced, RejectedWrite
 from segue.outbox.message import Message
 from segue.topics.broker import Headers, Record
 
-SAGA_COLUMNS = tuple(column.name for column in schema.saga.columns)
-EVENT_COLUMNS = tuple(column.name for column in schema.saga_event.columns)
-#: Without `seq`, which the database counts.
-MESSAGE_COLUMNS = tuple(column.name for column in schema.outbox.columns if column.name != "seq")
 REQUEST_COLUMNS = tuple(column.name for column in schema.operator_request.columns if column.name != "id")
 
 
@@ -45,16 +42,19 @@ def attributes_text(attributes: Mapping[str, Any]) -> str:
 
 
 def event_values(row: EventRow) -> dict[str, Any]:
+    """The columns of `saga_event`."""
     return {name: getattr(row, name) for name in EVENT_COLUMNS}
 
 
 def message_values(message: Message) -> dict[str, Any]:
+    """The columns of `outbox`, without `seq`."""
     values = {name: getattr(message, name) for name in MESSAGE_COLUMNS}
     values["headers"] = dict(message.headers)
     return values
 
 
 def request_values(request: OperatorRequest) -> dict[str, Any]:
+    """The columns of `operator_request`, without `id`."""
     return {name: getattr(request, name) for name in REQUEST_COLUMNS}
 
 
@@ -101,12 +101,13 @@ def dead_letter_of(columns: Mapping[str, Any]) -> DeadLetterRow:
 
 
 def headers_to_json(headers: Headers) -> bytes:
-    """A JSON array of [name, base64 or null]; order, repetition and bytes are kept, a NUL or surrogate in a name too."""
+    """A JSON array of [name, base64 or null]; order, repetition and bytes are kept, a NUL in a name too."""
     pairs = [[name, None if value is None else b64encode(value).decode("ascii")] for name, value in headers]
     return json.dumps(pairs, separators=(",", ":")).encode("ascii")
 
 
 def headers_from_json(text: bytes) -> Headers:
+    """The inverse of `headers_to_json`."""
     return tuple((name, None if value is None else b64decode(value)) for name, value in json.loads(text))
 
 
@@ -120,20 +121,24 @@ class NetRows:
 
 
 def net_rows(changes: Changes) -> NetRows:
-    """Net `started` and `updated`, sorted by id. Raises Fenced where the revisions of one saga do not follow each other."""
+    """Net `started` and `updated`, sorted by id.
+
+    Several rows of one saga become the last one, if their revisions follow each other; else raises Fenced.
+    """
     inserts = {row.id: row for row in changes.started}
     if len(inserts) < len(changes.started):
         raise Fenced("one batch starts the same saga twice")
     updates: dict[str, tuple[int, SagaRow]] = {}
     for row in changes.updated:
-        stands = changes.expected.get(row.id, row.revision - 1)
-        expected, before = updates.get(row.id, (stands, inserts.get(row.id)))
+        before = inserts.get(row.id) or updates.get(row.id, (0, None))[1]
         if before is not None and before.revision != row.revision - 1:
             raise Fenced(f"saga {row.id}: revision {row.revision} does not follow {before.revision}")
         if row.id in inserts:
             inserts[row.id] = row
+        elif before is not None:
+            updates[row.id] = (updates[row.id][0], row)
         else:
-            updates[row.id] = (expected, row)
+            updates[row.id] = (changes.expected.get(row.id, row.revision - 1), row)
     return NetRows(
         inserts=[inserts[saga_id] for saga_id in sorted(inserts)],
         updates=[updates[saga_id] for saga_id in sorted(updates)],
@@ -160,7 +165,7 @@ _CHECKS = {table.name: _checks_of(table) for table in schema.metadata.tables.val
 
 
 def check_values(table: Table, values: Mapping[str, Any]) -> None:
-    """Raise RejectedWrite for a value that PostgreSQL would refuse: too long, out of range, NUL, surrogates, no uuid."""
+    """Raise RejectedWrite for a value that PostgreSQL would refuse: too long, out of range, NUL, surrogate, no uuid."""
     for name, kind, limit in _CHECKS[table.name]:
         value = values.get(name)
         if value is not None and not _fits(kind, limit, value):
@@ -169,11 +174,12 @@ def check_values(table: Table, values: Mapping[str, Any]) -> None:
 
 def _fits(kind: str, limit: int, value: Any) -> bool:
     if kind == "integer":
-        return -(1 << limit) <= value < 1 << limit
+        return bool(-(1 << limit) <= value < 1 << limit)
     try:
         if kind == "uuid":
             UUID(value)
             return True
-        return (value.isascii() or bool(value.encode())) and "\x00" not in value and (not limit or len(value) <= limit)
+        value.encode()
     except ValueError:
         return False
+    return "\x00" not in value and (not limit or len(value) <= limit)

@@ -1,0 +1,128 @@
+"""Connections to the two databases, set up so that nothing waits for ever: on the server, in the driver, and here."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from segue.errors import ConfigError
+
+_SOCKET = "segue.socket"
+
+
+def open_engine(url: str, *, pool_size: int, lock_timeout: timedelta, call_timeout: timedelta) -> Engine:
+    """An engine for the store. Raises ConfigError for a URL that is none, or of a database that the store can't use."""
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "postgresql":
+        return _postgres(parsed, pool_size, lock_timeout, call_timeout)
+    return _sqlite(parsed, pool_size, lock_timeout)
+
+
+def connect(engine: Engine) -> Connection:
+    """A connection from the pool, alone to the caller till it is closed."""
+    return engine.connect()
+
+
+def cut_of(connection: Connection) -> Callable[[], None]:
+    """What makes a call on this connection return at once, with an error; may be called from another thread."""
+    sock: socket.socket | None = connection.connection.info.get(_SOCKET)
+    if sock is not None:
+        return lambda: _shut(sock)
+    driver: Any = connection.connection.driver_connection
+    return driver.interrupt  # type: ignore[no-any-return]
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigError(
+            f"database: {url!r} is not a database URL; use postgresql+psycopg:// or sqlite:///"
+        ) from error
+    if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
+        return parsed
+    if parsed.drivername in {"postgresql", "postgresql+psycopg"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    shown = parsed.render_as_string(hide_password=True)
+    raise ConfigError(f"database: {shown} is neither postgresql+psycopg:// nor sqlite:///")
+
+
+def _postgres(url: URL, pool_size: int, lock_timeout: timedelta, call_timeout: timedelta) -> Engine:
+    arguments: dict[str, Any] = {"autocommit": True}
+    if "connect_timeout" not in url.query:
+        arguments["connect_timeout"] = max(2, round(call_timeout.total_seconds()))
+    if "application_name" not in url.query:
+        arguments["application_name"] = "segue"
+    try:
+        engine = create_engine(
+            url, pool_size=pool_size, max_overflow=0, pool_timeout=call_timeout.total_seconds(), connect_args=arguments
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigError("database: PostgreSQL needs the driver psycopg; install segue[postgres]") from error
+    settings = {
+        "lock_timeout": _ms(lock_timeout),
+        "statement_timeout": _ms(call_timeout),
+        "idle_in_transaction_session_timeout": _ms(call_timeout),
+        "default_transaction_isolation": "read committed",
+        "default_transaction_read_only": "off",
+        "TimeZone": "UTC",
+    }
+    query = "SELECT " + ", ".join("set_config(%s, %s, false)" for _ in settings)
+
+    @event.listens_for(engine, "connect")
+    def prepare(dbapi_connection: Any, record: Any) -> None:
+        dbapi_connection.execute(query, [text for pair in settings.items() for text in pair])
+        # A descriptor of our own: it stays that of this connection whatever becomes of the driver's.
+        record.info[_SOCKET] = socket.socket(fileno=os.dup(dbapi_connection.fileno()))
+
+    @event.listens_for(engine, "close")
+    def close(dbapi_connection: Any, record: Any) -> None:
+        _forget_socket(record)
+
+    return engine
+
+
+def _sqlite(url: URL, pool_size: int, lock_timeout: timedelta) -> Engine:
+    seconds = lock_timeout.total_seconds()
+    in_memory = url.database in {None, "", ":memory:"}
+    sizes = {} if in_memory else {"pool_size": pool_size, "max_overflow": 0}
+    engine = create_engine(url, connect_args={"timeout": seconds}, **sizes)
+
+    @event.listens_for(engine, "connect")
+    def prepare(dbapi_connection: Any, record: Any) -> None:
+        # The driver's own idea of transactions does not know BEGIN IMMEDIATE.
+        dbapi_connection.isolation_level = None
+        dbapi_connection.execute("PRAGMA journal_mode = WAL")
+        # With NORMAL a power cut may take back the last commits, whose commands are out already.
+        dbapi_connection.execute("PRAGMA synchronous = FULL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # Every transaction begins as the writer: one that begins as a reader can't become it without failing.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _forget_socket(record: Any) -> None:
+    sock = record.info.pop(_SOCKET, None)
+    if sock is not None:
+        sock.close()
+
+
+def _shut(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the other side was faster
+
+
+def _ms(duration: timedelta) -> str:
+    return f"{duration // timedelta(milliseconds=1)}ms"

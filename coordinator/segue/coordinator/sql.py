@@ -1,0 +1,176 @@
+"""The store of the coordinator in PostgreSQL (psycopg 3) or SQLite.
+
+`SqlStore("postgresql+psycopg://…")` or `SqlStore("sqlite:///segue.sqlite")`, over tables made by `segue.migrations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from segue.coordinator import schema, statements
+from segue.coordinator.engine import connect, cut_of, open_engine
+from segue.coordinator.outcomes import outcome_of
+from segue.coordinator.postgres_batch import PostgresBatch
+from segue.coordinator.rows import request_values
+from segue.coordinator.session import Session
+from segue.coordinator.sql_batch import SqlBatch, append_audits, checked
+from segue.coordinator.store import AuditEntry, Batch, OperatorRequest, StoredOffset
+from segue.coordinator.watchdog import Watchdog
+from segue.errors import StoreUnavailable
+from segue.observe import SILENT, Observer
+from segue.topics.broker import Partition
+
+
+class SqlStore:
+    """The store port over SQLAlchemy; see `segue.coordinator.store` for the contract of each method.
+
+    A coordinator drives it from one thread over one connection that stays open; other threads get connections of their
+    own, `pool_size` at most.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 4,
+        lock_timeout: timedelta = timedelta(seconds=5),
+        call_timeout: timedelta = timedelta(seconds=15),
+        observer: Observer = SILENT,
+    ) -> None:
+        """A store on the database at `url`; connects with the first call.
+
+        `lock_timeout`: how long a statement waits for a lock (SQLite: for the write lock). `call_timeout`: how long a
+        call may take before its connection is cut, and how long the server lets a transaction idle. Raises ConfigError
+        for a URL of another database.
+        """
+        self._engine = open_engine(url, pool_size=pool_size, lock_timeout=lock_timeout, call_timeout=call_timeout)
+        self._observer = observer
+        self._watchdog = Watchdog(call_timeout, fired=lambda: observer.count("store.call_cut"))
+        self._batch_of: Callable[[Session], SqlBatch] = (
+            PostgresBatch if self._engine.dialect.name == "postgresql" else SqlBatch
+        )
+
+    @contextmanager
+    def batch(self) -> Iterator[Batch]:
+        with self._session() as session:
+            yield self._batch_of(session)
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        try:
+            connection = connect(self._engine)
+        except Exception as error:
+            meaning = outcome_of(error)
+            if meaning is None:
+                raise
+            self._note(meaning)
+            raise meaning from error
+        with connection:
+            session = Session(connection, self._watchdog.guard(cut_of(connection)))
+            try:
+                session.begin()
+                yield session
+            except BaseException as error:
+                session.rollback()
+                self._note(error)
+                raise
+            try:
+                session.commit()
+            except StoreUnavailable as error:
+                self._note(error)
+                raise
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, StoreUnavailable):
+            self._observer.count("store.unavailable")
+
+    def now(self) -> datetime:
+        with self._session() as session:
+            return session.now
+
+    def next_wake(self, versions: Collection[tuple[str, int]]) -> datetime | None:
+        if not versions:
+            return None
+        with self._session() as session:
+            return next((row.wake_at for row in session.rows(statements.next_wake_of(sorted(set(versions))))), None)
+
+    def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
+        with self._session() as session:
+            return {
+                Partition(row.topic, row.partition): StoredOffset(
+                    next=row.next, drained_to=row.drained_to, topic_id=row.topic_id
+                )
+                for row in session.rows(statements.offsets_of(coordinator))
+            }
+
+    def seed_offsets(self, coordinator: str, offsets: Mapping[Partition, StoredOffset]) -> None:
+        if not offsets:
+            return
+        values = [_offset_values(coordinator, partition, offset) for partition, offset in sorted(offsets.items())]
+        with self._session() as session:
+            session.change(
+                statements.insert_new(session.dialect, schema.consumer_offset),
+                checked(session, schema.consumer_offset, values),
+            )
+
+    def reset_offset(self, coordinator: str, partition: Partition, offset: StoredOffset, audit: AuditEntry) -> None:
+        values = _offset_values(coordinator, partition, offset)
+        with self._session() as session:
+            checked(session, schema.consumer_offset, [values])
+            if not session.change(statements.overwrite_offset(coordinator, partition, values)):
+                session.change(schema.consumer_offset.insert(), [values])
+            append_audits(session, [audit])
+
+    def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
+        with self._session() as session:
+            for partition, end in sorted(ends.items()):
+                session.change(statements.drain_offset(coordinator, partition, end, noted_at))
+            rows = session.rows(statements.offsets_of(coordinator))
+        drained = {Partition(row.topic, row.partition): row.drained_to for row in rows}
+        times = [drained.get(partition) for partition in ends]
+        return None if None in times else min((time for time in times if time is not None), default=None)
+
+    def forget_published(self, message_ids: Sequence[str]) -> None:
+        if message_ids:
+            with self._session() as session:
+                self._batch_of(session).delete_messages(message_ids)
+
+    def register(self, name: str, version: int, fingerprint: str) -> str:
+        values = {"name": name, "version": version, "fingerprint": fingerprint}
+        with self._session() as session:
+            values["registered_at"] = session.now
+            checked(session, schema.definition, [values])
+            session.change(statements.insert_new(session.dialect, schema.definition), [values])
+            [row] = session.rows(statements.fingerprint_of(name, version))
+            return str(row.fingerprint)
+
+    def ask(self, requests: Sequence[OperatorRequest]) -> list[int]:
+        if not requests:
+            return []
+        values = [request_values(request) for request in requests]
+        with self._session() as session:
+            checked(session, schema.operator_request, values)
+            return [row.id for row in session.returned(statements.INSERT_REQUESTS, values)]
+
+    def sweep(self, parked_before: datetime, limit: int) -> int:
+        with self._session() as session:
+            return session.change(statements.sweep_dead_letters(parked_before, limit, session.now))
+
+    def close(self) -> None:
+        """Close all connections; idempotent."""
+        self._engine.dispose()
+        self._watchdog.close()
+
+
+def _offset_values(coordinator: str, partition: Partition, offset: StoredOffset) -> dict[str, Any]:
+    return {
+        "coordinator": coordinator,
+        "topic": partition.topic,
+        "partition": partition.number,
+        "next": offset.next,
+        "drained_to": offset.drained_to,
+        "topic_id": offset.topic_id,
+    }

@@ -1,0 +1,189 @@
+"""The batch of the store port in SQLAlchemy Core: what SQLite runs, and what PostgreSQL runs where it is not hot."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Table
+
+from segue.coordinator import audit, schema, statements
+from segue.coordinator.rows import (
+    NetRows,
+    check_values,
+    dead_letter_of,
+    dead_letter_values,
+    event_values,
+    message_values,
+    net_rows,
+    saga_values,
+)
+from segue.coordinator.session import Session
+from segue.coordinator.store import AuditEntry, Changes, DeadLetterRow, EventRow, OffsetMove, OperatorRequest, SagaRow
+from segue.errors import Fenced, SegueError
+from segue.outbox.message import Message
+
+#: Values in one IN list; SQLite takes at most 32,766 parameters in a statement.
+_CHUNK = 5_000
+
+
+class SqlBatch:
+    """An open transaction; see the port for the contract of each method."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def now(self) -> datetime:
+        return self._session.now
+
+    def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
+        ordered = sorted(moves, key=lambda move: move.partition)
+        if ordered and self._move(coordinator, ordered) != len(ordered):
+            raise self._session.fail(Fenced(f"the stored offset of one of {_listed(ordered)} is another"))
+
+    def _move(self, coordinator: str, moves: Sequence[OffsetMove]) -> int:
+        return sum(
+            self._session.change(statements.move_offset(coordinator, move.partition, move.start, move.end))
+            for move in moves
+        )
+
+    def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
+        rows = self._session.rows(statements.lock_sagas(sorted(set(saga_ids)))) if saga_ids else ()
+        return {row.id: saga_of(row) for row in rows}
+
+    def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:
+        found: dict[str, list[EventRow]] = {saga_id: [] for saga_id in saga_ids}
+        for row in self._session.rows(statements.history_of(list(found))) if found else ():
+            found[row.saga_id].append(EventRow(**row._mapping))
+        return found
+
+    def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+        rows = self._session.rows(statements.seen_of(sorted(set(pairs)))) if pairs else ()
+        return {(row.saga_id, row.message_id) for row in rows}
+
+    def unpublished(self, saga_ids: Collection[str]) -> set[str]:
+        rows = self._session.rows(statements.unpublished_of(sorted(set(saga_ids)))) if saga_ids else ()
+        return {row.saga_id for row in rows}
+
+    def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
+        if not versions or limit <= 0:
+            return []
+        return [saga_of(row) for row in self._session.rows(statements.due_sagas(until, limit, sorted(set(versions))))]
+
+    def requests(self, limit: int) -> list[OperatorRequest]:
+        rows = self._session.rows(statements.due_requests(self.now, limit))
+        return [OperatorRequest(**row._mapping) for row in rows]
+
+    def dead_letters(self, ids: Collection[int]) -> dict[int, DeadLetterRow]:
+        rows = self._session.rows(statements.lock_dead_letters(sorted(set(ids)))) if ids else ()
+        return {row.id: dead_letter_of(row._asdict()) for row in rows}
+
+    def foldable(self, limit: int) -> list[DeadLetterRow]:
+        return [dead_letter_of(row._asdict()) for row in self._session.rows(statements.foldable_dead_letters(limit))]
+
+    def write(self, changes: Changes) -> None:
+        try:
+            net = net_rows(changes)
+            self._write_sagas(net)
+            self._write_events(changes.events)
+            self._write_messages(changes.messages)
+            self._write_dead_letters(changes)
+            self._append_audits(changes.audits)
+            self._delete_requests(changes.requests_done)
+            self.delete_messages(changes.published)
+        except SegueError as error:
+            raise self._session.fail(error) from error.__cause__
+
+    def _write_sagas(self, net: NetRows) -> None:
+        if net.inserts and self._insert_sagas(net.inserts) != len(net.inserts):
+            raise Fenced("a saga was started by another process meanwhile")
+        if net.updates and self._update_sagas(net.updates) != len(net.updates):
+            raise Fenced("a saga was moved on by another process meanwhile")
+
+    def _insert_sagas(self, rows: Sequence[SagaRow]) -> int:
+        values = [saga_values(row) for row in rows]
+        return self._session.change(self._insert_new(schema.saga), self._checked(schema.saga, values))
+
+    def _update_sagas(self, rows: Sequence[tuple[int, SagaRow]]) -> int:
+        values = self._checked(schema.saga, [saga_values(row) for _, row in rows])
+        for value, (expected, _) in zip(values, rows, strict=True):
+            value |= {"saga_id": value.pop("id"), "expected": expected}
+        return self._session.change(statements.UPDATE_SAGA, values)
+
+    def _write_events(self, events: Sequence[EventRow]) -> None:
+        if events:
+            values = self._checked(schema.saga_event, [event_values(event) for event in events])
+            self._session.change(schema.saga_event.insert(), values)
+
+    def _write_messages(self, messages: Sequence[Message]) -> None:
+        if messages:
+            values = self._checked(schema.outbox, [message_values(message) for message in messages])
+            self._session.change(self._insert_new(schema.outbox), values)
+
+    def _write_dead_letters(self, changes: Changes) -> None:
+        if changes.dead_letters:
+            values = self._checked(schema.dead_letter, [dead_letter_values(row) for row in changes.dead_letters])
+            self._session.change(self._insert_new(schema.dead_letter), values)
+        if changes.settled:
+            settled = sorted(changes.settled.items())
+            self._session.change(
+                statements.SETTLE_DEAD_LETTER,
+                [{"dead_letter": key, "new_state": state, "moment": self.now} for key, state in settled],
+            )
+        if changes.replayed:
+            self._session.change(
+                statements.REPLAY_DEAD_LETTER,
+                [{"dead_letter": key, "moment": self.now} for key in sorted(changes.replayed)],
+            )
+
+    def _append_audits(self, entries: Sequence[AuditEntry]) -> None:
+        append_audits(self._session, entries)
+
+    def _delete_requests(self, ids: Sequence[int]) -> None:
+        if ids and self._session.change(statements.delete_requests(ids)) != len(set(ids)):
+            raise Fenced("an operator request was dealt with by another process meanwhile")
+
+    def delete_messages(self, ids: Sequence[str]) -> None:
+        """Delete rows of the outbox."""
+        for chunk in _chunks(ids):
+            self._session.change(statements.delete_messages(chunk))
+
+    def _insert_new(self, table: Table) -> Any:
+        return statements.insert_new(self._session.dialect, table)
+
+    def _checked(self, table: Table, values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return checked(self._session, table, values)
+
+
+def checked(session: Session, table: Table, values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`values`, after what SQLite would take and PostgreSQL would not was refused."""
+    if session.dialect == "sqlite":
+        for row in values:
+            check_values(table, row)
+    return values
+
+
+def append_audits(session: Session, entries: Sequence[AuditEntry]) -> None:
+    """Add lines to the end of the chain; on PostgreSQL one transaction at a time may, till it ends."""
+    if not entries:
+        return
+    if session.dialect == "postgresql":
+        session.rows(statements.AUDIT_LOCK)
+    last = next(((row.seq, row.hash) for row in session.rows(statements.AUDIT_LAST)), None)
+    session.change(schema.audit.insert(), checked(session, schema.audit, audit.chain(last, entries)))
+
+
+def saga_of(row: Any) -> SagaRow:
+    """The saga in a row of Core."""
+    return SagaRow(**row._mapping)
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for begin in range(0, len(ids), _CHUNK):
+        yield ids[begin : begin + _CHUNK]
+
+
+def _listed(moves: Iterable[OffsetMove]) -> str:
+    return ", ".join(f"{move.partition.topic}[{move.partition.number}]@{move.start}" for move in moves)
