@@ -20,6 +20,7 @@ from segue.coordinator.requests import apply_request, replay
 from segue.coordinator.store import AuditEntry, Batch, OffsetMove, SagaRow, Store, StoredOffset
 from segue.coordinator.work import Tools, Work
 from segue.errors import ConfigError, Fenced, SegueError, Unavailable
+from segue.failpoints import hit
 from segue.limits import DEFAULT_LIMITS, Limits
 from segue.observe import SILENT, Observer
 from segue.outbox import Relay
@@ -287,18 +288,22 @@ class Coordinator:
             with self._store.batch() as batch:
                 work = Work(self._tools, batch, self._cache)
                 self._db_now = (batch.now, self._clock.monotonic())
+                hit("batch.begun")
                 work_on(work, batch)
                 changes = work.finish()
                 changes.published.extend(published)
                 batch.write(changes)
+                hit("batch.before_commit")
         except BaseException:
             self._publisher.give_back(published)
             if work is not None:
                 work.abort()
             raise
+        hit("batch.after_commit")
         work.confirm()
         self._observer.count("commits")
         self._publisher.publish(changes.messages)
+        hit("publish.after_send")
         for letter in changes.dead_letters:
             if letter.state == "dead":
                 self._announce(letter.record, letter.reason, SegueError(letter.error_message), letter.saga_id)
@@ -339,6 +344,7 @@ class Coordinator:
             work.prepare([], rows=rows)
             for row in rows:
                 work.wake(row.id, to_micros(gate))
+            hit("wake.before_commit")
 
         while True:
             try:
@@ -414,8 +420,10 @@ class Coordinator:
         published = self._publisher.take_published(all=everything)
         if not published:
             return
+        hit("publish.before_forget")
         try:
             self._store.forget_published(published)
+            hit("publish.after_forget")
         except Unavailable:
             self._publisher.give_back(published)
             raise
