@@ -15,7 +15,7 @@ from segue.topics.codec import Codecs, JsonCodec, RawCodec
 
 CODEC = JsonCodec()
 
-_TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00"), max_size=20)
+_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
 _LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), _TEXT
 )
