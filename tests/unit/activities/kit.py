@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Engine, create_engine, select
+from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sqlalchemy.pool import NullPool
 
 from segue import outbox
 from segue.activities import Activity, CommandLoop, LoopOptions, Undo, Worker, WorkerOptions
 from segue.activities.runner import InlineRunner, SyncDesk
+from segue.clock import fresh_id
 from segue.ids import command_id, saga_key
 from segue.outbox.schema import inbox_table, outbox_table
 from segue.topics.broker import Outgoing, Record
@@ -125,12 +127,12 @@ class Service:
         self.sessions = sessionmaker(self.engine)
         self.start()
 
-    def start(self) -> None:
+    def start(self, relay_after: timedelta = timedelta(seconds=10)) -> None:
         """A new process."""
         self.worker = Worker(
             "payments",
             sessions=self.sessions,
-            options=WorkerOptions(loop=LoopOptions(commit_interval=0.0)),
+            options=WorkerOptions(loop=LoopOptions(commit_interval=0.0), relay_after=relay_after),
             clock=self.clock,
         )
         self.worker.handle(charge)(self._charge)
@@ -145,10 +147,11 @@ class Service:
         self.loop: CommandLoop = self.worker.loop(self.consumer, self.producer, runner=self.runner)
         self.loop.start()
 
-    def die(self) -> None:
+    def die(self, relay_after: timedelta = timedelta(seconds=10)) -> None:
         """kill -9: what was not yet given to the broker is gone; another process starts."""
         self.consumer.close()
-        self.start()
+        self.clock.seconds += 60  # longer than the leases of the dead one
+        self.start(relay_after)
 
     def _charge(self, ctx: Any, order: Order) -> Charged:
         self.calls.append(f"charge {order.id}")
@@ -167,15 +170,15 @@ class Service:
         for sent in commands:
             self.broker.append(record_of(sent, body))
 
-    def settle(self, steps: int = 12) -> None:
+    def settle(self, steps: int = 6, pace: float = 0.5) -> None:
         """Let the loop run until nothing more happens; time passes, so that pauses end."""
         for _ in range(steps):
             self.loop.step()
-            self.clock.seconds += 0.5
+            self.clock.seconds += pace
 
     def wire(self) -> list[Record]:
         """The records on the reply topic, in order of writing."""
-        return [record for record in self.broker.records(REPLIES)]
+        return list(self.broker.records(REPLIES))
 
     def replies(self) -> list[Reply]:
         return [parse_reply(record) for record in self.wire()]
@@ -213,7 +216,22 @@ def book(ctx: Any, order: Order) -> Charged:
 
 
 def sqlite_engine(path: str) -> Engine:
-    return create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    engine = create_engine(f"sqlite:///{path}")
+
+    @event.listens_for(engine, "connect")
+    def quick(connection: Any, _: Any) -> None:
+        connection.executescript("PRAGMA journal_mode=MEMORY; PRAGMA synchronous=OFF")
+
+    return engine
+
+
+def memory_engine() -> Engine:
+    """A database without a file, for tests that need hundreds of them; it outlives the workers that die."""
+    name = f"file:kit-{fresh_id()}?mode=memory&cache=shared"
+    keeper = sqlite3.connect(name, uri=True)  # a killed worker's connection is lost, and must not be the last one
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(name, uri=True), poolclass=NullPool)
+    event.listen(engine, "engine_disposed", lambda _: keeper.close())
+    return engine
 
 
 def later(moment: Command, **changes: Any) -> Command:
@@ -222,3 +240,60 @@ def later(moment: Command, **changes: Any) -> Command:
 
 def past(**ago: float) -> datetime:
     return datetime.now(UTC) - timedelta(**ago)
+
+
+class Bomb:
+    """Kills the process at the n-th crossing of a boundary between it and its database and broker."""
+
+    def __init__(self, service: Service, n: int) -> None:
+        self.left = n
+        self.fired = False
+        dialect: Any = service.engine.dialect
+        self._restore = [(dialect, name, getattr(dialect, name)) for name in ("do_commit", "do_execute")]
+        dialect.do_commit = self._around(dialect.do_commit)
+        dialect.do_execute = self._around(dialect.do_execute)
+        producer: Any = service.producer
+        consumer: Any = service.consumer
+        for thing, name in ((producer, "send"), (producer, "poll"), (consumer, "poll"), (consumer, "commit")):
+            setattr(thing, name, self._around(getattr(thing, name)))
+
+    def _tick(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.fired = True
+            raise Killed
+
+    def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self._tick()
+            result = function(*args, **kwargs)
+            self._tick()
+            return result
+
+        return wrapped
+
+    def defuse(self) -> None:
+        """The next process is a healthy one."""
+        self.left = -1
+        for thing, name, original in self._restore:
+            setattr(thing, name, original)
+
+
+def survives_every_crash(make: Callable[[], Service], play: Callable[[Service], None]) -> list[Service]:
+    """Run `play` once for each boundary, killed there and started again; the services as they are at the end."""
+    ended: list[Service] = []
+    for n in range(1, 400):
+        service = make()
+        bomb = Bomb(service, n)
+        try:
+            play(service)
+        except Killed:
+            pass
+        bomb.defuse()
+        if not bomb.fired:
+            assert n > 20, "the scenario crosses no boundaries"
+            return ended
+        service.die()
+        service.settle(6)
+        ended.append(service)
+    raise AssertionError("the scenario never ends")
