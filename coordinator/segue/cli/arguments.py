@@ -16,7 +16,7 @@ from segue.coordinator.reads import Reads
 from segue.errors import ConfigError, InputError, UsageError
 from segue.limits import DEFAULT_LIMITS
 
-_RATE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(?:/(s|m|h))?")
+_RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(?:/(s|m|h))?")
 _PER = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 #: Longest actor and reason, as the tables hold them.
 _LONGEST_ACTOR = 255

@@ -21,9 +21,7 @@ BROKER_FILE = Path(".segue/broker.json")
 
 def database_url(run: Invocation) -> str:
     """The coordinator's database. Raises ConfigError for a URL that can't be one."""
-    url = run.loaded.settings.coordinator.database
-    parse_url(url)
-    return url
+    return parse_url(run.loaded.settings.coordinator.database).render_as_string(hide_password=False)
 
 
 def reads(run: Invocation) -> Reads:
@@ -61,11 +59,32 @@ def is_embedded(run: Invocation) -> bool:
     return run.loaded.settings.kafka.bootstrap == EMBEDDED
 
 
-def running_broker(file: Path = BROKER_FILE) -> str | None:
+def broker_id(run: Invocation) -> str:
+    """What tells one embedded broker from the next: it gives its topics no ids of their own. "" for a real Kafka."""
+    found = _broker() if is_embedded(run) else None
+    return "" if found is None else str(found["id"])
+
+
+def running_broker() -> str | None:
     """The address of the broker of a `segue dev` that runs in this directory, if one does."""
+    found = _broker()
+    return None if found is None else str(found["bootstrap"])
+
+
+def write_broker_file(bootstrap: str, identity: str) -> None:
+    """Tell other commands in this directory how to reach the broker of this process."""
+    BROKER_FILE.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"bootstrap": bootstrap, "id": identity, "pid": os.getpid()})
+    # Renamed into place: nobody may read half of it.
+    temporary = BROKER_FILE.with_suffix(f".{os.getpid()}")
+    temporary.write_text(content, "utf-8")
+    temporary.replace(BROKER_FILE)
+
+
+def _broker() -> dict[str, Any] | None:
     try:
-        content: Any = json.loads(file.read_text("utf-8"))
+        content = json.loads(BROKER_FILE.read_text("utf-8"))
         os.kill(int(content["pid"]), 0)
+        return {"bootstrap": content["bootstrap"], "id": content["id"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return str(content["bootstrap"])

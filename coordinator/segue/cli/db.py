@@ -1,4 +1,7 @@
-"""`segue db`: the schema of the coordinator's database."""
+"""`segue db`: the schema of the coordinator's database.
+
+Alembic is imported where it is needed: it takes longer to load than all the rest.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from segue.cli.connections import database_url
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.coordinator.reads import parse_url, translated
-from segue.migrations import runner
 
 
 def register(app: typer.Typer) -> None:
@@ -23,22 +25,30 @@ def register(app: typer.Typer) -> None:
 
 def upgrade(run: Invocation) -> None:
     """Bring the schema up to date; nothing happens if it is."""
-    url = database_url(run)
-    parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    with translated(parsed):
-        before = runner.current(url)
-        runner.upgrade(url)
-        after = runner.current(url)
+    before, after = migrate(database_url(run))
     if run.out.json:
         run.out.document({"before": before, "after": after})
     else:
         run.out.line(f"up to date: {after}" if before == after else f"upgraded from {before or 'nothing'} to {after}")
 
 
+def migrate(url: str) -> tuple[str | None, str | None]:
+    """Bring the schema up to date; the revisions before and after."""
+    from segue.migrations import runner
+
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    with translated(parsed):
+        before = runner.current(url)
+        runner.upgrade(url)
+        return before, runner.current(url)
+
+
 def current(run: Invocation) -> None:
     """Print the revision of the schema, and the newest one."""
+    from segue.migrations import runner
+
     url = database_url(run)
     with translated(parse_url(url)):
         found = runner.current(url)
@@ -51,6 +61,8 @@ def current(run: Invocation) -> None:
 
 def check(run: Invocation) -> None:
     """Compare the schema with what this version needs; exit code 1 if they differ."""
+    from segue.migrations import runner
+
     url = database_url(run)
     with translated(parse_url(url)):
         differences = runner.check(url)
@@ -67,6 +79,8 @@ def check(run: Invocation) -> None:
 
 def sql(run: Invocation) -> None:
     """Print the statements that `upgrade` runs, for a database you change yourself."""
+    from segue.migrations import runner
+
     text = runner.sql(database_url(run))
     if run.out.json:
         run.out.document({"sql": text})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from segue.cli import config, dlq, saga, topics, verify
+from segue.cli import config, db, dev, dlq, init, run, saga, topics, verify
 
 
 def build() -> typer.Typer:
@@ -16,7 +16,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for noun in (saga, dlq, topics, config, verify):
+    for noun in (init, dev, run, saga, dlq, topics, db, config, verify):
         noun.register(app)
     return app
 
@@ -24,3 +24,7 @@ def build() -> typer.Typer:
 def main() -> None:
     """Run the command that the arguments name."""
     build()()
+
+
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,8 @@ _STYLES = {
     "in_doubt": "bold red",
 }
 
+_CHILDREN = ("cyan", "green", "magenta", "blue", "yellow")
+
 
 class Out:
     """One command's output. `width` fixes the width; else the terminal decides, and a pipe is wide."""
@@ -69,6 +71,11 @@ class Out:
     def warn(self, text: str) -> None:
         """Something to look at, though the command goes on."""
         self._stderr.print(Text.assemble(("warning: ", "yellow"), escape(text)))
+
+    def child(self, name: str, line: str) -> None:
+        """A line that a child process wrote, to stderr, its name before it."""
+        colour = _CHILDREN[sum(name.encode()) % len(_CHILDREN)]
+        self._stderr.print(Text.assemble((f"{escape(name):>12} │ ", colour), escape(line)))
 
     def error(self, code: str, message: str) -> None:
         """Why the command ends. With `--json` one JSON object on stderr."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import timedelta
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +13,12 @@ from segue.cli.connections import is_embedded, kafka
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.loading import load_sagas, services_of
+from segue.cli.out import Cell
 from segue.cli.settings import Settings
-from segue.cli.settings.durations import format_duration
 from segue.cli.settings.load import TOPIC_ROLES, topic_names
 from segue.errors import ConfigError
-from segue.topics.admin import TopicSpec, TopicState
+from segue.topics import admin
+from segue.topics.admin import TopicSpec
 from segue.topics.kafka import KafkaAdmin
 from segue.topics.names import TopicNames
 
@@ -27,13 +28,12 @@ Services = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """A topic that is needed, what is there, and what is wrong with it; no problems: all is well."""
+class Form(StrEnum):
+    """How a plan is printed."""
 
-    spec: TopicSpec
-    there: bool
-    problems: Sequence[str] = ()
+    table = "table"
+    shell = "shell"
+    terraform = "terraform"
 
 
 def register(app: typer.Typer) -> None:
@@ -44,14 +44,21 @@ def register(app: typer.Typer) -> None:
     app.add_typer(topics, name="topics")
 
 
-def plan(run: Invocation, service: Services = None) -> None:
+def plan(
+    run: Invocation,
+    service: Services = None,
+    form: Annotated[Form, typer.Option("--as", help="A table, calls of kafka-topics, or Terraform.")] = Form.table,
+) -> None:
     """Show which topics are needed and how they are to be made; Kafka is not asked."""
     specs = needed(run.loaded.settings, service or ())
     if run.out.json:
         run.out.document({"topics": [_plain(spec) for spec in specs]})
+    elif form is Form.shell:
+        run.out.page(admin.as_shell(specs, run.loaded.settings.kafka.bootstrap))
+    elif form is Form.terraform:
+        run.out.page(admin.as_terraform(specs))
     else:
-        rows = [(spec.name, spec.partitions, _replicas(spec.replication), _texts(spec.configs)) for spec in specs]
-        run.out.table(("topic", "partitions", "replicas", "configuration"), rows)
+        run.out.table(("topic", "partitions", "replicas", "configuration"), map(_row, specs))
 
 
 def create(run: Invocation, service: Services = None) -> None:
@@ -59,7 +66,7 @@ def create(run: Invocation, service: Services = None) -> None:
     specs = needed(run.loaded.settings, service or ())
     if is_embedded(run):
         raise ConfigError("the embedded broker makes its topics itself; set kafka.bootstrap to create them elsewhere")
-    created = list(_admin(run).create(specs))
+    created = admin.create(_admin(run), specs)
     there = [spec.name for spec in specs if spec.name not in created]
     if run.out.json:
         run.out.document({"created": created, "already_there": there})
@@ -71,21 +78,19 @@ def create(run: Invocation, service: Services = None) -> None:
 
 
 def verify(run: Invocation, service: Services = None) -> None:
-    """Compare the topics in Kafka with what is needed; exit code 1 if one is missing or dangerous."""
+    """Compare the topics in Kafka with what is needed; exit code 1 if one is missing or would lose messages."""
     specs = needed(run.loaded.settings, service or ())
-    states = _admin(run).topics([spec.name for spec in specs])
-    findings = [compare(spec, states.get(spec.name)) for spec in specs]
-    bad = [finding for finding in findings if finding.problems]
+    problems = admin.verify(_admin(run), specs)
+    errors = sum(problem.severity == "error" for problem in problems)
     if run.out.json:
-        plain = [{**_plain(one.spec), "there": one.there, "problems": list(one.problems)} for one in findings]
-        run.out.document({"ok": not bad, "topics": plain})
+        plain = [{"topic": one.topic, "severity": one.severity, "message": one.text} for one in problems]
+        run.out.document({"ok": not errors, "checked": [spec.name for spec in specs], "problems": plain})
+    elif problems:
+        run.out.table(("severity", "problem"), [(one.severity, one.text) for one in problems])
     else:
-        rows = [(one.spec.name, "; ".join(one.problems) or "well") for one in findings]
-        run.out.table(("topic", "finding"), rows)
-    if bad:
-        raise Problem(
-            f"{len(bad)} of {len(findings)} topics are missing or wrong; `segue topics create` makes missing ones"
-        )
+        run.out.line(f"all is well: {', '.join(spec.name for spec in specs)}")
+    if errors:
+        raise Problem(f"{errors} of {len(specs)} topics are missing or wrong")
 
 
 def names_of(settings: Settings) -> TopicNames:
@@ -95,58 +100,30 @@ def names_of(settings: Settings) -> TopicNames:
 
 def needed(settings: Settings, services: Sequence[str]) -> list[TopicSpec]:
     """The topics of the coordinator, and the command topics of the services its sagas call."""
-    names = names_of(settings)
     found = set(services) | set(settings.topics.services)
+    longest = timedelta()
     if settings.coordinator.sagas:
-        found |= set(services_of(load_sagas(settings.coordinator.sagas)))
-    wanted = [names.requests, names.replies, names.dlq, *(names.commands_of(service) for service in sorted(found))]
-    retention = str(settings.topics.retention // timedelta(milliseconds=1))
-    configs = {"cleanup.policy": "delete", "retention.ms": retention}
-    return [
-        TopicSpec(
-            name=name,
-            partitions=settings.topics.partitions,
-            replication=settings.topics.replication,
-            configs=configs,
-        )
-        for name in dict.fromkeys(wanted)
-    ]
-
-
-def compare(spec: TopicSpec, state: TopicState | None) -> Finding:
-    """What is wrong with a topic. More partitions or replicas than planned, or longer retention, are well."""
-    if state is None:
-        return Finding(spec=spec, there=False, problems=("missing",))
-    problems = []
-    if "compact" in state.configs.get("cleanup.policy", ""):
-        problems.append("is compacted: Kafka would drop all but the last message of a saga; set cleanup.policy=delete")
-    retention = int(state.configs.get("retention.ms", "-1"))
-    wanted = int(spec.configs["retention.ms"])
-    if 0 <= retention < wanted:
-        problems.append(
-            f"keeps messages for {_milliseconds(retention)}, topics.retention asks for {_milliseconds(wanted)}"
-        )
-    if spec.replication > state.replication > 0:
-        problems.append(f"has {state.replication} replicas, topics.replication asks for {spec.replication}")
-    return Finding(spec=spec, there=True, problems=tuple(problems))
+        registry = load_sagas(settings.coordinator.sagas)
+        found |= set(services_of(registry))
+        longest = max((definition.deadline or timedelta() for definition in registry), default=longest)
+    return admin.plan(
+        names_of(settings),
+        sorted(found),
+        partitions=settings.topics.partitions,
+        replication=settings.topics.replication,
+        longest_deadline=longest,
+    )
 
 
 def _admin(run: Invocation) -> KafkaAdmin:
-    admin = KafkaAdmin(kafka(run))
-    run.closing.callback(admin.close)
-    return admin
+    made = KafkaAdmin(kafka(run))
+    run.closing.callback(made.close)
+    return made
 
 
-def _milliseconds(number: int) -> str:
-    return format_duration(timedelta(milliseconds=number))
-
-
-def _replicas(number: int) -> str:
-    return "cluster's default" if number < 0 else str(number)
-
-
-def _texts(configs: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in sorted(configs.items()))
+def _row(spec: TopicSpec) -> tuple[Cell, ...]:
+    texts = ", ".join(f"{name}={value}" for name, value in sorted(spec.configs.items()))
+    return spec.name, spec.partitions, spec.replication, texts
 
 
 def _plain(spec: TopicSpec) -> dict[str, Any]:

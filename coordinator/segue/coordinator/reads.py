@@ -256,6 +256,9 @@ def parse_url(url: str) -> URL:
         raise ConfigError(f"coordinator.database is not the URL of a database: {expected}") from None
     if parsed.get_backend_name() not in ("postgresql", "sqlite"):
         raise ConfigError(f"coordinator.database is {parsed.render_as_string()}: {expected}")
+    if parsed.drivername == "postgresql":
+        # SQLAlchemy's default driver is another one than ours.
+        parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed
 
 

@@ -13,8 +13,8 @@ _UNITS = {
     "d": timedelta(days=1),
     "w": timedelta(weeks=1),
 }
-_PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d|w)")
-_NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,6})?")
+_PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d|w)")
+_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
 EXPECTED = "a duration like 200ms, 30s, 5m, 2h, 7d or 1h30m"
 
 

@@ -227,8 +227,6 @@ def _relations(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> list
         # The sentence begins with the setting's name; where its value comes from is only known here.
         key = str(error).partition(" ")[0]
         problems.append(f"{error} ({origins[key]})" if key in origins else str(error))
-    if values["topics.replication"] == 0:
-        problems.append(f"topics.replication ({origins['topics.replication']}) is 0, expected -1 or a number from 1")
     problems += [
         f"coordinator.sagas ({origins['coordinator.sagas']}) holds {saga!r}, "
         "expected a module (`shop.sagas`) or one saga in it (`shop.sagas:order_saga`)"

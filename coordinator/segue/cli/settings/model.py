@@ -46,9 +46,9 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     require_all_versions: Annotated[
         bool, text("Refuse to start while a live saga has a type or version that this process lacks.")
     ] = False
-    drain_timeout: Annotated[timedelta, text("How long a stopping process may finish what it has begun.")] = timedelta(
-        seconds=20
-    )
+    drain_timeout: Annotated[
+        timedelta, text("How long a stopping coordinator waits for Kafka's last acknowledgements.")
+    ] = timedelta(seconds=20)
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,23 +81,18 @@ class TopicsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         dict[str, str], text("Command topics of single services that do not follow the template: service → topic.")
     ] = {}
     partitions: Annotated[int, text("Partitions of a topic that `segue topics create` makes.", ge=1, le=10_000)] = 12
-    replication: Annotated[
-        int, text("Replicas of a topic that `segue topics create` makes; -1: the cluster's default.", ge=-1, le=32)
-    ] = -1
-    retention: Annotated[
-        timedelta, text("Retention of a topic that `segue topics create` makes; longer than the longest deadline.")
-    ] = timedelta(days=7)
+    replication: Annotated[int, text("Replicas of a topic that `segue topics create` makes.", ge=1, le=32)] = 3
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Workers started by `segue worker run` and `segue dev`."""
+    """Workers started by `segue worker run` and `segue dev`; their own code says what is not set here."""
 
     concurrency: Annotated[
-        int, text("Commands with different keys that one worker handles at the same time.", ge=1, le=1000)
-    ] = 16
-    drain_timeout: Annotated[timedelta, text("How long a stopping worker may finish what it has begun.")] = timedelta(
-        seconds=20
-    )
+        int, text("Commands handled at the same time; 0: what the worker's code says (16).", ge=0, le=1000)
+    ] = 0
+    drain_timeout: Annotated[
+        timedelta, text("How long a stopping worker may finish what it has begun; 0: what its code says (20s).")
+    ] = timedelta()
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,214 @@
+"""`segue saga ls` and `segue saga show`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from segue.clock import SYSTEM_CLOCK
+from segue.coordinator.store import AuditEntry
+from segue.saga.inputs import Cancel
+from tests.unit.cli.kit import Database, Played, Ran, completed, compensated, deferred, shipping
+
+Segue = Callable[..., Ran]
+
+
+@pytest.fixture
+def filled(database: Database) -> Database:
+    return database.put(
+        shipping("order-1", ago=timedelta(seconds=9)),
+        deferred("order-2", ago=timedelta(hours=2)),
+        completed("order-3", ago=timedelta(hours=3)),
+        compensated("order-4", ago=timedelta(hours=4)),
+    )
+
+
+def ids(ran: Ran) -> list[str]:
+    assert ran.code == 0, ran.err
+    return [saga["id"] for saga in ran.json["sagas"]]
+
+
+def test_sagas_are_listed_newest_first(filled: Database, on_database: Segue) -> None:
+    assert ids(on_database("saga", "ls", "--json")) == ["order-1", "order-2", "order-3", "order-4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--status", "completed"), ["order-3"]),
+        (("--status", "completed", "--status", "compensated"), ["order-3", "order-4"]),
+        (("--definition", "order"), ["order-1", "order-2", "order-3", "order-4"]),
+        (("--definition", "refund"), []),
+        (("--stuck",), ["order-2"]),
+        (("--error", "sold_out"), ["order-2", "order-4"]),
+        (("--step", "shipping.ship"), ["order-1"]),
+        (("--since", "1h"), ["order-1"]),
+        (("--since", "2000-01-01T00:00:00Z", "--limit", "1"), ["order-1"]),
+    ],
+)
+def test_the_list_can_be_narrowed(
+    filled: Database, on_database: Segue, options: tuple[str, ...], found: list[str]
+) -> None:
+    assert ids(on_database("saga", "ls", "--json", *options)) == found
+
+
+def test_pages_follow_each_other_without_gaps_or_repetition(filled: Database, on_database: Segue) -> None:
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        ran = on_database("saga", "ls", "--json", "--limit", "1", *(("--after", cursor) if cursor else ()))
+        seen += ids(ran)
+        cursor = ran.json["next"]
+        if cursor is None:
+            break
+    assert seen == ["order-1", "order-2", "order-3", "order-4"]
+
+
+def test_sagas_that_started_in_the_same_instant_are_paged_too(database: Database, on_database: Segue) -> None:
+    moment = SYSTEM_CLOCK.now()
+    database.put(*(completed(f"order-{n}") for n in range(5)), started_at=moment)
+    first = on_database("saga", "ls", "--json", "--limit", "3")
+    second = on_database("saga", "ls", "--json", "--limit", "3", "--after", first.json["next"])
+    assert ids(first) + ids(second) == ["order-4", "order-3", "order-2", "order-1", "order-0"]
+
+
+def test_an_overdue_saga_is_stuck(database: Database, on_database: Segue) -> None:
+    database.put(shipping("order-1", ago=timedelta(minutes=30)))
+    (saga,) = on_database("saga", "ls", "--stuck", "--json").json["sagas"]
+    assert (saga["id"], saga["attention"], saga["overdue"]) == ("order-1", "none", True)
+    assert "overdue" in on_database("saga", "ls", "--stuck").out
+
+
+def test_a_saga_whose_code_no_process_has_is_stuck(database: Database, on_database: Segue) -> None:
+    long_ago = SYSTEM_CLOCK.now() - timedelta(minutes=5)
+    database.put(shipping("order-1", ago=timedelta(0)), undriven=True, updated_at=long_ago)
+    assert ids(on_database("saga", "ls", "--stuck", "--json")) == ["order-1"]
+
+
+def test_groups_count_what_sagas_have_in_common(filled: Database, on_database: Segue) -> None:
+    ran = on_database("saga", "ls", "--group-by", "error", "--json")
+    counts = {group["key"]: group["count"] for group in ran.json["groups"]}
+    assert (ran.json["by"], counts) == ("error", {"sold_out": 2, None: 2})
+    assert "sold_out" in on_database("saga", "ls", "--group-by", "error").out
+
+
+def test_the_shape_of_a_listed_saga_is_stable(filled: Database, on_database: Segue) -> None:
+    (saga,) = on_database("saga", "ls", "--status", "completed", "--json").json["sagas"]
+    assert sorted(saga) == [
+        "attempt", "attention", "attributes", "deadline_at", "definition", "ended_at", "error_class", "error_code",
+        "error_message", "id", "input", "overdue", "parent_id", "result", "revision", "started_at", "status", "step",
+        "tenant", "undriven", "updated_at", "version", "waiting_for", "wake_at",
+    ]  # fmt: skip
+    assert saga["input"] == {"id": "o-1", "account": "ann", "total": "9.50"}
+    assert saga["result"] == {"parcel": "p-1"}
+
+
+def test_an_empty_list_says_so_on_stderr_and_keeps_stdout_empty(database: Database, on_database: Segue) -> None:
+    ran = on_database("saga", "ls")
+    assert (ran.code, ran.out, ran.err) == (0, "", "no sagas\n")
+
+
+def test_show_says_where_a_saga_is_and_what_it_waits_for(filled: Database, on_database: Segue) -> None:
+    ran = on_database("saga", "show", "order-1")
+    assert ran.code == 0
+    text = " ".join(ran.out.split())
+    assert "order-1 order v1" in text
+    assert "status running" in text
+    assert "the next try of shipping.ship, attempt 2 of 3 until 2" in text
+    assert "would be compensated, in this order: stock.reserve, payments.charge" in text
+    assert "shipping.ship waiting 1/3" in text
+    assert "payments.charge succeeded 1/5" in text
+    assert "shipping.ship is tried again at" in text
+    assert "busy: no van" in text
+
+
+def test_show_says_why_a_person_is_needed(filled: Database, on_database: Segue) -> None:
+    text = " ".join(on_database("saga", "show", "order-2").out.split())
+    assert "status compensating, deferred" in text
+    assert "why the compensation of payments.charge is spent (account_closed: ann left)" in text
+    assert "still to be compensated, in this order: payments.charge" in text
+
+
+def test_show_tells_what_has_been_compensated(filled: Database, on_database: Segue) -> None:
+    text = on_database("saga", "show", "order-4").out
+    assert "compensated, in this order: payments.charge" in text
+    assert "would be compensated" not in text
+
+
+def test_show_as_json_has_steps_waits_and_timeline(filled: Database, on_database: Segue) -> None:
+    saga = on_database("saga", "show", "order-1", "--json").json
+    charge, reserve, ship = saga["steps"]
+    assert (charge["status"], charge["output"], charge["attempt"], charge["attempts"]) == (
+        "succeeded",
+        {"charge_id": "ch-1"},
+        1,
+        5,
+    )
+    assert (ship["status"], ship["error"], ship["output"]) == ("waiting", "busy: no van", None)
+    assert len({charge["command_id"], reserve["command_id"], ship["command_id"]}) == 3
+    assert charge["undo"] == {
+        "activity": "payments.refund",
+        "status": "none",
+        "attempt": 0,
+        "command_id": None,
+        "error": None,
+        "reason": None,
+    }
+    (wait,) = saga["waits"]
+    assert wait["what"] == "the next try of shipping.ship, attempt 2 of 3"
+    assert saga["to_compensate"] == ["stock.reserve", "payments.charge"]
+    assert [entry["type"] for entry in saga["timeline"]][:3] == ["Started", "StepScheduled", "CommandSent"]
+    assert saga["timeline"][-1]["seq"] == saga["revision"] == 4
+
+
+def test_a_cancelled_saga_shows_who_did_it_and_what_is_audited(database: Database, on_database: Segue) -> None:
+    database.put(shipping().happen(Cancel(reason="asked", actor="ann")))
+    database.audit(AuditEntry(at=SYSTEM_CLOCK.now(), actor="ann", action="cancel", saga_id="order-1", reason="asked"))
+    text = " ".join(on_database("saga", "show", "order-1").out.split())
+    assert "stopped by a cancel by ann, compensate all: cancelled: asked" in text
+    assert "ann: cancel, done: asked" in text
+
+
+def test_control_characters_in_data_never_reach_the_terminal(database: Database, on_database: Segue) -> None:
+    played = Played().answer(
+        "payments.charge", "failure", "bad\x1b[2J", "\x9b31m\u202egnp.exe\r\n[red]not markup[/red]"
+    )
+    database.put(played)
+    for ran in (on_database("saga", "show", "order-1"), on_database("saga", "ls")):
+        assert not {"\x1b", "\x9b", "\u202e", "\r"} & set(ran.out)
+        assert r"bad\x1b[2J" in ran.out
+    assert "[red]not markup[/red]" in on_database("saga", "show", "order-1").out
+
+
+def test_a_history_of_another_version_still_shows_the_row(database: Database, on_database: Segue) -> None:
+    played = shipping()
+    played.events[-1:] = []
+    database.put(played)
+    from sqlalchemy import update
+
+    from segue.coordinator.schema import saga_event
+
+    database.execute(update(saga_event).where(saga_event.c.seq == 1).values(payload=b'[{"e":"fromthefuture"}]'))
+    ran = on_database("saga", "show", "order-1")
+    assert ran.code == 0
+    assert "history written by another version of Segue" in ran.err
+    assert "running" in ran.out
+
+
+def test_an_unknown_saga_is_not_found(database: Database, on_database: Segue) -> None:
+    ran = on_database("saga", "show", "nobody")
+    assert (ran.code, ran.out) == (4, "")
+    assert ran.err == "error: there is no saga 'nobody'; `segue saga ls` lists them\n"
+
+
+def test_wrong_options_are_usage_errors(database: Database, on_database: Segue) -> None:
+    ran = on_database("saga", "ls", "--since", "yesterday")
+    assert (ran.code, ran.err) == (
+        2,
+        "error: --since 'yesterday': expected a duration like 200ms, 30s, 5m, 2h, 7d or 1h30m, "
+        "or a time like 2026-11-21T09:30:00Z\n",
+    )
+    assert on_database("saga", "ls", "--after", "???").code == 2
+    assert on_database("saga", "ls", "--status", "lost").code == 2
