@@ -1,0 +1,111 @@
+"""Child processes: started, killed, started again, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+#: Seconds that a process gets to finish what it has begun, before it is killed.
+DRAIN = 15.0
+
+
+class DemoFailed(Exception):
+    """The demo can't go on; the message says where to look."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Part:
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+
+@dataclass(slots=True)
+class Processes:
+    """The processes of a demo, each with a log file of its own in `directory`.
+
+    As a context manager it ends them all, whatever happens in the block.
+    """
+
+    directory: Path
+    _parts: dict[str, _Part] = field(default_factory=dict)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop(0.0 if kind is not None else DRAIN)
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start a process under this name."""
+        self._parts[name] = _Part(command=command, environment=environment, log=self.directory / f"{name}.log")
+        self.restart(name)
+
+    def restart(self, name: str) -> None:
+        """Start the process of this name once more, exactly as before."""
+        part = self._parts[name]
+        assert part.process is None or part.process.poll() is not None, f"{name} is running"
+        with part.log.open("ab") as log:
+            part.process = subprocess.Popen(
+                [sys.executable, "-m", "examples.driver.leash", str(os.getpid()), *part.command],
+                env={**os.environ, "PYTHONPATH": str(CHECKOUT), **part.environment},
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A group of its own, so that Ctrl-C reaches the demo alone, which then ends the others.
+                start_new_session=True,
+            )
+
+    def run(self, commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]]) -> None:
+        """Run commands that end by themselves, all at once. Raises DemoFailed where one fails."""
+        for name, (command, environment) in commands.items():
+            self.start(name, command, environment)
+        for name in commands:
+            process = self._parts[name].process
+            assert process is not None
+            if process.wait(60) != 0:
+                raise DemoFailed(f"{name} failed with code {process.returncode}:\n{self.tail(name)}")
+            del self._parts[name]
+
+    def kill(self, name: str) -> None:
+        """kill -9."""
+        process = self._parts[name].process
+        assert process is not None
+        process.kill()
+        process.wait()
+
+    def check(self, absent: str | None = None) -> None:
+        """Raises DemoFailed if a process has ended that nobody killed; `absent` may be down."""
+        for name, part in self._parts.items():
+            if name != absent and part.process is not None and part.process.poll() is not None:
+                raise DemoFailed(f"{name} ended with code {part.process.returncode}:\n{self.tail(name)}")
+
+    def stop(self, patience: float = DRAIN) -> None:
+        """Ask all to end, wait that many seconds for them together, then kill what is left."""
+        running = [part.process for part in self._parts.values() if part.process is not None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                patience = 0.0
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self._parts.clear()
+
+    def tail(self, name: str, lines: int = 15) -> str:
+        """The last lines of a process's log."""
+        log = self.directory / f"{name}.log"
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
