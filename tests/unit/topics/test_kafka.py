@@ -156,6 +156,19 @@ def test_preflight_names_the_topics_that_are_missing_and_creates_none(broker: Em
     admin.close()
 
 
+def test_a_question_does_not_wait_behind_a_fetch(broker: EmbeddedBroker) -> None:
+    broker.create_topics(["idle"])
+    consumer = KafkaConsumer(broker.settings({"fetch.wait.max.ms": 8000}), group=None)
+    consumer.subscribe(["idle"], starts=lambda _assigned: {}, revoked=lambda _revoked: None)
+    for _ in range(5):
+        consumer.poll(1, 0.1)  # a fetch is under way now, and is held back for 8 s
+
+    began = time.monotonic()
+    assert set(consumer.end_offsets(["idle"]).values()) == {0}
+    assert time.monotonic() - began < 2
+    consumer.close()
+
+
 def test_the_embedded_broker_says_when_it_is_not_running() -> None:
     broker = EmbeddedBroker()
     with pytest.raises(UsageError, match="not running"):

@@ -196,7 +196,8 @@ def _has_no_duplicates(data: bytes) -> bool:
     in what is written again; nothing can add a colon, as there are no escapes.
     """
     try:
-        data.isascii() or data.decode()
+        if not data.isascii():
+            data.decode()
         return msgspec.json.encode(msgspec.json.decode(data)).count(b":") == data.count(b":")
     except (ValueError, RecursionError):
         return False  # the careful reader says what is wrong

@@ -162,6 +162,7 @@ class KafkaConsumer:
         self._failure: Exception | None = None
         self._closing = False
         self._admin: KafkaAdmin | None = None
+        self._asking: _Consumer | None = None
         self._settings = settings
         try:
             self._client = _Consumer({**settings.consumer(group), "error_cb": self._on_error}, logger=LOGGER)
@@ -268,6 +269,8 @@ class KafkaConsumer:
         self._closing = True
         self._assigned.clear()
         self._client.close()
+        if self._asking is not None:
+            self._asking.close()
         if self._admin is not None:
             self._admin.close()
 
@@ -399,7 +402,14 @@ class KafkaConsumer:
     # -- questions -------------------------------------------------------------------------------------------------
 
     def _partitions(self, topics: Sequence[str]) -> list[Partition]:
-        return [Partition(t, n) for t in topics for n in partitions_of(self._client, t, self._bootstrap)]
+        return [Partition(t, n) for t in topics for n in partitions_of(self._asker(), t, self._bootstrap)]
+
+    def _asker(self) -> _Consumer:
+        """A client that reads nothing: Kafka answers a connection in order, so that a question waits behind a fetch."""
+        if self._asking is None:
+            self._asking = _Consumer(dict(self._settings.consumer(None)), logger=LOGGER)
+        self._asking.poll(0)  # nothing but its log lines, which would pile up
+        return self._asking
 
     def _offsets(self, partitions: Sequence[Partition], which: int) -> dict[Partition, int]:
         # ListOffsets takes -1 and -2 as times, too: one request per broker instead of one per partition.
@@ -407,7 +417,7 @@ class KafkaConsumer:
         if not asked:
             return {}
         try:
-            answered = self._client.offsets_for_times(asked, timeout=QUESTION_TIMEOUT)
+            answered = self._asker().offsets_for_times(asked, timeout=QUESTION_TIMEOUT)
         except KafkaException as error:
             raise translated(error_of(error), "asking for offsets", self._bootstrap) from error
         for p in answered:
@@ -608,6 +618,7 @@ class KafkaAdmin:
 
     def _metadata(self, timeout: float) -> Any:
         self._process.check()
+        self._client.poll(0)  # its log lines would pile up
         try:
             return self._client.list_topics(timeout=timeout)
         except KafkaException as error:
