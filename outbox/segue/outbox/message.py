@@ -6,6 +6,8 @@ however often, the record has the same bytes.
 
 from __future__ import annotations
 
+import json
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +42,8 @@ COLUMN_HEADERS: Mapping[str, str] = {
     "traceparent": "traceparent",
     "tracestate": "tracestate",
 }
+#: Marks a row whose record is kept whole in its `headers`.
+RAW = "segue.raw"
 _MOMENTS = frozenset(("created_at", "deadline"))
 
 
@@ -77,6 +81,8 @@ class Message:
 
     def outgoing(self) -> Outgoing:
         """The record for Kafka."""
+        if RAW in self.headers:
+            return _unwrapped(self)
         pairs = [("ce_specversion", "1.0")]
         for column, header in COLUMN_HEADERS.items():
             value = getattr(self, column)
@@ -108,6 +114,35 @@ def message_of(topic: str, key: str, headers: Headers, payload: bytes | None, cr
     if "saga_attempt" in columns:
         columns["saga_attempt"] = int(str(columns["saga_attempt"]))
     return Message(aggregatetype=topic, aggregateid=key, payload=payload, headers=texts, **columns)  # type: ignore[arg-type]
+
+
+def raw_message(id: str, record: Outgoing, created_at: datetime) -> Message:
+    """A row that becomes exactly `record`: binary key and headers, repeated names and all (a dead letter).
+
+    Only the relay can publish it; Debezium knows no column for such headers.
+    """
+    pairs = [[name, None if value is None else b64encode(value).decode()] for name, value in record.headers]
+    key = None if record.key is None else b64encode(record.key).decode()
+    return Message(
+        id=id,
+        aggregatetype=record.topic,
+        aggregateid=id,
+        type=RAW,
+        payload=record.value,
+        created_at=created_at,
+        content_type="application/octet-stream",
+        headers={RAW: json.dumps([key, pairs], separators=(",", ":"))},
+    )
+
+
+def _unwrapped(message: Message) -> Outgoing:
+    key, pairs = json.loads(message.headers[RAW])
+    return Outgoing(
+        topic=message.aggregatetype,
+        key=None if key is None else b64decode(key),
+        value=message.payload,
+        headers=tuple((name, None if value is None else b64decode(value)) for name, value in pairs),
+    )
 
 
 def lane_of(key: str) -> int:

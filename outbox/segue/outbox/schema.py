@@ -85,7 +85,7 @@ outbox_table = Table(
     Column("reply_to", String(255)),
     Column("traceparent", String(255)),
     Column("tracestate", String(600)),
-    Column("headers", JSON),
+    Column("headers", JSON(none_as_null=True)),
     Column("created_at", Moment, nullable=False),
     Index("outbox_lane_seq", "lane", "seq"),
     Index("outbox_saga", "saga_id"),

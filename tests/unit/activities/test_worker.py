@@ -1,17 +1,40 @@
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import sessionmaker
 
-from tests.unit.activities.kit import Service, charge, command, refund, sqlite_engine
+from segue import outbox
+from segue.activities import Activity, Rejected, ReplyLater, RetryLater, Worker, reply
+from segue.errors import ConfigError, ContractError, NotAllowed, NotFound
+from segue.outbox.schema import inbox_table
+from segue.topics.broker import Outgoing
+from tests.unit.activities.kit import (
+    COMMANDS,
+    DEAD,
+    Charged,
+    Killed,
+    Order,
+    Service,
+    book,
+    charge,
+    command,
+    later,
+    memory_engine,
+    past,
+    refund,
+)
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    engine = sqlite_engine(str(tmp_path / "payments.sqlite"))
+def service() -> Iterator[Service]:
+    engine = memory_engine()
     yield Service(engine)
     engine.dispose()
 
@@ -66,3 +89,329 @@ def test_compensation_receives_input_and_output(service: Service) -> None:
     assert service.outcomes() == ["success", "success"]
     assert seen == [("o-1", "c-1")]
     assert charge.name != refund.name
+
+
+def test_a_rejection_rolls_the_effect_back_and_answers_failure(service: Service) -> None:
+    def spend_and_reject(ctx: Any, order: Any) -> Charged:
+        book(ctx, order)
+        ctx.session.flush()
+        raise Rejected("insufficient_funds", "balance is 0", details={"balance": 0})
+
+    service.behaviour = spend_and_reject
+    service.send(command(), command())
+    service.settle()
+    assert set(service.outcomes()) == {"failure:insufficient_funds"}
+    assert service.body() == {"code": "insufficient_funds", "message": "balance is 0", "details": {"balance": 0}}
+    assert service.bookings() == 0
+    assert service.calls == ["charge o-1"], "the duplicate is answered from the row"
+    assert service.replies()[0].effect == "none"
+
+
+def test_any_other_exception_rolls_back_and_answers_retry_with_its_class(service: Service) -> None:
+    def explode(ctx: Any, order: Any) -> Charged:
+        book(ctx, order)
+        raise KeyError("x" * 5000)
+
+    service.behaviour = explode
+    service.send(command())
+    service.settle()
+    assert service.outcomes() == ["retry:KeyError"]
+    assert len(service.body()["message"]) <= 1024
+    assert "Traceback" not in service.body()["message"]
+    assert service.bookings() == 0
+    service.behaviour = None
+    service.send(command(attempt=2))
+    service.settle()
+    assert service.outcomes() == ["retry:KeyError", "success"]
+    assert service.bookings() == 1
+
+
+def test_retry_later_says_when(service: Service) -> None:
+    def busy(ctx: Any, order: Any) -> Charged:
+        raise RetryLater(timedelta(seconds=30), code="bank_closed")
+
+    service.behaviour = busy
+    service.send(command())
+    service.settle()
+    [reply] = service.replies()
+    assert (reply.outcome, reply.error, reply.retry_after) == ("retry", "bank_closed", 30.0)
+
+
+@pytest.mark.parametrize("leave", [SystemExit, Exception, asyncio.CancelledError])
+def test_whatever_a_handler_raises_the_worker_goes_on(service: Service, leave: type[BaseException]) -> None:
+    def explode(ctx: Any, order: Any) -> Charged:
+        raise leave
+
+    service.behaviour = explode
+    service.send(command())
+    service.settle()
+    service.behaviour = None
+    service.send(command("o-2"))
+    service.settle()
+    assert service.outcomes() == [f"retry:{leave.__name__}", "success"]
+
+
+def test_undo_before_do_has_no_effect_and_the_do_is_refused(service: Service) -> None:
+    service.send(command(activity=refund), command(), command(attempt=2))
+    service.settle()
+    assert service.outcomes() == ["success", "failure:compensated", "failure:compensated"]
+    assert service.calls == []
+    assert service.bookings() == 0
+
+
+def test_a_lower_attempt_after_a_higher_one_has_no_effect(service: Service) -> None:
+    service.send(command(attempt=2), command(attempt=1))
+    service.settle()
+    assert service.outcomes() == ["success", "failure:superseded"]
+    assert service.bookings() == 1
+
+
+def test_a_later_attempt_after_a_success_is_answered_with_it_under_its_own_id(service: Service) -> None:
+    service.send(command(), command(attempt=2))
+    service.settle()
+    first, second = service.replies()
+    assert (first.command_id, second.command_id) == (command().id, command(attempt=2).id)
+    assert service.body(0) == service.body(1)
+    assert service.bookings() == 1
+
+
+def test_a_duplicate_of_everything_three_times_changes_nothing(service: Service) -> None:
+    script = [command(), command(activity=refund), command("o-2"), command("o-3"), command("o-3", attempt=2)]
+    service.send(*[each for each in script for _ in range(3)])
+    service.settle(20)
+    assert [service.balance(order) for order in ("o-1", "o-2", "o-3")] == [0, 1, 1]
+    assert service.bookings() == 4
+    ids = {record.headers[1]: (record.headers, record.value) for record in service.wire()}
+    for record in service.wire():
+        assert ids[record.headers[1]] == (record.headers, record.value)
+
+
+def test_an_expired_command_is_answered_and_not_done(service: Service) -> None:
+    service.send(command(deadline=past(seconds=5)), command("o-2", activity=refund, deadline=past(seconds=5)))
+    service.settle()
+    assert sorted(service.outcomes()) == ["failure:expired", "success"]
+    assert service.bookings() == 0
+
+
+def test_a_command_from_beyond_the_horizon_is_dead_lettered_without_an_answer(service: Service) -> None:
+    service.send(command(sent=past(days=15)))
+    service.settle()
+    assert service.outcomes() == []
+    [dead] = service.broker.records(DEAD)
+    assert dict(dead.headers)["dlq_reason"] == b"beyond_horizon"
+    assert service.inbox() == []
+    assert service.committed() == 1
+
+
+@pytest.mark.parametrize("body", [b"{no json", b'{"id": 17}', b"\xff\xfe", b'{"id": "x", "total": "many"}'])
+def test_a_payload_that_makes_no_sense_is_answered_and_dead_lettered_byte_for_byte(
+    service: Service, body: bytes
+) -> None:
+    service.send(command(), body=body)
+    service.send(command("o-2"))
+    service.settle()
+    assert sorted(service.outcomes()) == ["failure:invalid_input", "success"]
+    [dead] = service.broker.records(DEAD)
+    assert (dead.key, dead.value) == (b"o-1", body)
+    [sent] = [record for record in service.broker.records(COMMANDS) if record.value == body]
+    assert dead.headers[: len(sent.headers)] == sent.headers
+    assert dict(dead.headers)["dlq_saga_id"] == b"o-1"
+    assert service.committed() == 2
+
+
+def test_an_unknown_activity_is_answered_and_dead_lettered(service: Service) -> None:
+    service.send(later(command(), activity="payments.nothing"))
+    service.settle()
+    assert service.outcomes() == ["failure:unknown_activity"]
+    [dead] = service.broker.records(DEAD)
+    assert dict(dead.headers)["dlq_reason"] == b"unknown_activity"
+
+
+def test_an_unreadable_envelope_is_dead_lettered_and_the_partition_moves_on(service: Service) -> None:
+    service.broker.append(Outgoing(topic=COMMANDS, key=b"o-2", value=b"{}", headers=(("ce_id", b"\xff"),)))
+    service.send(command("o-2"))
+    service.settle()
+    assert service.outcomes() == ["success"]
+    [dead] = service.broker.records(DEAD)
+    assert dict(dead.headers)["dlq_reason"] == b"invalid_envelope"
+    assert service.committed() == 2
+
+
+def test_an_output_that_does_not_fit_the_contract_is_a_failure_without_effect(service: Service) -> None:
+    def wrong(ctx: Any, order: Any) -> Any:
+        book(ctx, order)
+        return object()
+
+    service.behaviour = wrong
+    service.send(command())
+    service.settle()
+    assert service.outcomes() == ["failure:invalid_output"]
+    assert service.bookings() == 0
+
+
+def test_a_handler_that_commits_is_told_not_to_and_leaves_nothing(service: Service) -> None:
+    def commits(ctx: Any, order: Any) -> Charged:
+        book(ctx, order)
+        ctx.session.commit()
+        return Charged("no")
+
+    service.behaviour = commits
+    service.send(command())
+    service.settle()
+    assert service.outcomes() == ["retry:UsageError"]
+    assert service.bookings() == 0
+
+
+def test_a_handlers_own_messages_are_sent_with_its_commit_and_not_without(service: Service) -> None:
+    def announces(ctx: Any, order: Any) -> Charged:
+        outbox.add(ctx.session, "payments.events", {"order": order.id}, key=order.id, type="payment.charged")
+        if order.id == "o-2":
+            raise Rejected("no")
+        return book(ctx, order)
+
+    service.behaviour = announces
+    service.send(command(), command("o-2"))
+    service.settle(12)
+    [record] = service.broker.records("payments.events")
+    assert record.key == b"o-1"
+    assert service.outbox_rows() == 0
+
+
+def test_a_broken_database_stops_the_partition_and_is_tried_again(service: Service) -> None:
+    real = service.engine.dialect.do_commit
+
+    def down(connection: Any) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    service.engine.dialect.do_commit = down  # type: ignore[method-assign]
+    service.send(command())
+    service.settle()
+    assert (service.committed(), service.outcomes()) == (0, [])
+    service.engine.dialect.do_commit = real  # type: ignore[method-assign]
+    service.settle(60)
+    assert service.outcomes() == ["success"]
+    assert service.bookings() == 1
+    assert service.committed() == 1
+
+
+def test_a_dead_letter_topic_that_is_missing_stops_the_partition_and_loses_nothing(service: Service) -> None:
+    service.send(command(), body=b"{")
+    service.broker._auto_create = False
+    service.settle()
+    assert service.committed() == 0
+    service.broker.create_topic(DEAD)
+    service.broker.create_topic("test.replies")
+    service.settle(60)
+    assert len(service.broker.records(DEAD)) == 1
+    assert service.committed() == 1
+
+
+def test_a_later_answer_follows_a_pending_one(service: Service) -> None:
+    tokens: list[str] = []
+
+    def ask_somebody(ctx: Any, order: Any) -> Charged:
+        book(ctx, order)
+        tokens.append(ctx.token)
+        raise ReplyLater
+
+    service.behaviour = ask_somebody
+    service.send(command(), command())
+    service.settle()
+    assert set(service.outcomes()) == {"pending"}
+    assert service.bookings() == 1, "what was written before ReplyLater is kept"
+    with service.sessions.begin() as session:
+        reply(session, tokens[0], Charged("c-9"))
+    with service.sessions.begin() as session:
+        reply(session, tokens[0], Charged("c-10"))
+    service.settle(12)
+    assert service.outcomes()[-1] == "success"
+    assert service.outcomes().count("success") == 1
+    assert service.body() == {"charge_id": "c-9"}
+    assert service.replies()[-1].command_id == command().id
+
+
+def test_a_later_answer_after_a_compensation_is_refused(service: Service) -> None:
+    tokens: list[str] = []
+
+    def ask_somebody(ctx: Any, order: Any) -> Charged:
+        tokens.append(ctx.token)
+        raise ReplyLater
+
+    service.behaviour = ask_somebody
+    service.send(command(), command(activity=refund))
+    service.settle()
+    with pytest.raises(NotAllowed), service.sessions.begin() as session:
+        reply(session, tokens[0], Charged("c-9"))
+    with pytest.raises(NotFound), service.sessions.begin() as session:
+        reply(session, "payments/invoke/o-77/payments.charge")
+
+
+def test_a_manual_handler_resumes_at_its_last_heartbeat_and_its_exception_proves_nothing(service: Service) -> None:
+    seen: list[Any] = []
+    reindex = Activity("payments.reindex", Order)
+
+    def rebuild(ctx: Any, order: Order) -> None:
+        seen.append(ctx.details)
+        assert not ctx.session.in_transaction()
+        ctx.heartbeat((ctx.details or 0) + 1)
+        if len(seen) == 1:
+            raise Killed
+        if len(seen) == 2:
+            raise ValueError("half done")
+
+    service.consumer.close()
+    service.worker.handle(reindex, transaction="manual")(rebuild)
+    service.connect()
+    service.send(command(activity=reindex, step="payments.reindex"))
+    with pytest.raises(Killed):
+        service.settle()
+    service.consumer.close()
+    service.clock.seconds += 60
+    service.connect()
+    service.settle()
+    assert seen == [None, 1]
+    assert service.replies()[-1].outcome == "retry"
+    assert service.replies()[-1].effect == "unknown"
+    service.send(command(activity=reindex, step="payments.reindex", attempt=2))
+    service.settle()
+    assert seen == [None, 1, 2]
+    assert service.outcomes()[-1] == "success"
+    assert service.outcomes().count("pending") >= 2
+
+
+def test_records_of_one_key_run_in_order_and_a_full_partition_is_paused(service: Service) -> None:
+    service.send(*[command(f"o-{n % 7}", step=f"s{n}", attempt=1) for n in range(200)])
+    service.settle(30)
+    assert service.committed() == 200
+    assert service.bookings() == 200
+    for key in range(7):
+        steps = [r.step for r in service.replies() if r.saga_id == f"o-{key}"]
+        assert steps == [f"s{n}" for n in range(200) if n % 7 == key]
+
+
+def test_rows_beyond_the_horizon_are_swept(service: Service) -> None:
+    service.send(command(), command("o-2"))
+    service.settle()
+    with service.engine.begin() as connection:
+        connection.execute(
+            update(inbox_table).where(inbox_table.c.saga_key.like("o-1/%")).values(updated_at=past(days=15))
+        )
+    assert service.worker.sweep(service.runner) == 1
+    assert len(service.inbox()) == 1
+
+
+def test_a_wrong_registration_is_a_sentence() -> None:
+    worker = Worker("payments", sessions=sessionmaker())
+    with pytest.raises(ContractError, match="stock"):
+        worker.handle(Activity("stock.reserve", Order))
+    worker.handle(charge)(lambda ctx, order: Charged("c"))
+    with pytest.raises(ContractError, match="already"):
+        worker.handle(charge)
+
+    async def coroutine(ctx: Any, order: Order) -> Charged:
+        return Charged("c")
+
+    with pytest.raises(ContractError, match="plain function"):
+        Worker("payments", sessions=sessionmaker()).handle(charge)(coroutine)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="sessionmaker"):
+        Worker("payments", sessions=None)  # type: ignore[call-overload]

@@ -1,0 +1,242 @@
+"""What a service's database must do, on every database that is supported: fence, outbox, lanes, workers at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from segue import outbox
+from segue.activities import Context, Undo, Worker
+from segue.activities.runner import ThreadRunner
+from segue.errors import StoreUnavailable
+from segue.outbox.inbox import lock_fence
+from segue.outbox.relay import Relay
+from segue.outbox.schema import inbox_table, outbox_table
+from segue.outbox.sql import SqlOutboxStore, database_now
+from segue.outbox.store import Exclusion
+from segue.topics.broker import Acked, Outgoing
+from segue.topics.envelope import parse_reply
+from segue.topics.memory import MemoryBroker, MemoryProducer
+from tests.unit.activities.kit import (
+    REPLIES,
+    Base,
+    Booking,
+    Charged,
+    Order,
+    charge,
+    command,
+    record_of,
+    refund,
+)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    engine = create_engine(url)
+    Base.metadata.create_all(engine)
+    outbox.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def count(engine: Engine, table: Any) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def add(engine: Engine, *keys: str) -> None:
+    with Session(engine) as session:
+        for key in keys:
+            outbox.add(session, "events", key.encode(), key=key, type="happened")
+        session.commit()
+
+
+class StopAfter(MemoryProducer):
+    """Sets an event once so many records were acknowledged."""
+
+    def __init__(self, broker: MemoryBroker, expected: int, stop: threading.Event) -> None:
+        super().__init__(broker)
+        self._left = expected
+        self._stop = stop
+
+    def send(self, record: Outgoing, acked: Acked) -> None:
+        def counted(error: Exception | None) -> None:
+            acked(error)
+            self._left -= 1
+            if self._left <= 0:
+                self._stop.set()
+
+        super().send(record, counted)
+
+
+def run(worker: Worker[Any], broker: MemoryBroker, expected: int) -> list[str]:
+    """Run the worker until it has sent `expected` replies; their outcomes."""
+    stop = threading.Event()
+    watchdog = threading.Timer(60, stop.set)
+    watchdog.start()
+    worker.run(consumer=broker.consumer("payments"), producer=StopAfter(broker, expected, stop), stop=stop)
+    watchdog.cancel()
+    return [parse_reply(record).outcome for record in broker.records(REPLIES)]
+
+
+def sync_worker(engine: Engine) -> Worker[Session]:
+    worker = Worker("payments", sessions=sessionmaker(engine))
+
+    @worker.handle(charge)
+    def charge_order(ctx: Context[Session], order: Order) -> Charged:
+        ctx.session.add(Booking(order=order.id, amount=order.total))
+        return Charged(ctx.idempotency_key)
+
+    @worker.handle(refund)
+    def refund_order(ctx: Context[Session], undo: Undo[Order, Charged]) -> None:
+        ctx.session.add(Booking(order=undo.input.id, amount=-undo.input.total))
+
+    return worker
+
+
+def test_messages_survive_the_database_unchanged(engine: Engine) -> None:
+    with Session(engine) as session:
+        id = outbox.add(session, "t", b"\x00\xff", key="ü", type="x", headers={"h": "ä"})
+        session.commit()
+    store = SqlOutboxStore(engine)
+    store.lease("one", timedelta(seconds=10))
+    [row] = store.load("one", 10, memory_first_before=None, excluded=Exclusion())
+    assert row.message is not None
+    assert (row.message.id, row.message.payload, row.message.aggregateid) == (id, b"\x00\xff", "ü")
+    assert row.message.headers == {"h": "ä"}
+    assert row.message.created_at.tzinfo is not None
+
+
+def test_only_the_holder_of_a_lane_loads_it_and_excluded_keys_stay(engine: Engine) -> None:
+    store = SqlOutboxStore(engine)
+    add(engine, "a", "b", "c")
+    assert len(store.lease("one", timedelta(seconds=30))) == 64
+    assert store.lease("two", timedelta(seconds=30)) == {}
+    none: Any = {"memory_first_before": None}
+    assert store.load("two", 10, excluded=Exclusion(), **none) == []
+    keys = [row.key for row in store.load("one", 10, excluded=Exclusion(lines=[("events", "b")]), **none)]
+    assert keys == ["a", "c"]
+    assert store.load("one", 10, excluded=Exclusion(topics=["events"]), **none) == []
+    assert len(store.lease("one", timedelta(seconds=30))) == 32
+    assert len(store.lease("two", timedelta(seconds=30))) == 32
+
+
+def test_a_relay_publishes_everything_once_and_in_order(engine: Engine) -> None:
+    broker = MemoryBroker()
+    keys = [f"k{n % 10}" for n in range(300)]
+    add(engine, *keys)
+    relay = Relay(engine, broker.producer())
+    while count(engine, outbox_table):
+        relay.step()
+    relay.shut()
+    assert len(broker.records("events")) == 300
+
+
+def test_the_database_clock_is_utc(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert database_now(connection).utcoffset() == timedelta(0)
+
+
+def test_a_fence_row_is_held_by_one_transaction_at_a_time(engine: Engine) -> None:
+    entered, order = threading.Event(), []
+
+    def second() -> None:
+        with engine.begin() as connection:
+            entered.set()
+            fence, _ = lock_fence(connection, "payments", "o-1/s")
+            order.append(("second", fence.new))
+
+    thread = threading.Thread(target=second)
+    with engine.begin() as connection:
+        fence, _ = lock_fence(connection, "payments", "o-1/s")
+        thread.start()
+        assert entered.wait(10)
+        order.append(("first", fence.new))
+    thread.join(10)
+    assert order == [("first", True), ("second", False)]
+
+
+def test_a_refused_write_and_an_unreachable_database_are_told_apart(url: str) -> None:
+    engine = create_engine(url.replace("5432", "1") if "sqlite" in url else "postgresql+psycopg://x@127.0.0.1:1/x")
+    if "sqlite" in url:
+        engine = create_engine("sqlite:////nonexistent/dir/file.sqlite")
+    with pytest.raises((StoreUnavailable, Exception)) as raised:
+        SqlOutboxStore(engine).delete([1])
+    assert "postgres" not in url or isinstance(raised.value, StoreUnavailable)
+    engine.dispose()
+
+
+def test_a_worker_with_threads_answers_everything_once(engine: Engine) -> None:
+    broker = MemoryBroker()
+    for n in range(40):
+        broker.append(record_of(command(f"o-{n}")))
+        broker.append(record_of(command(f"o-{n}")))
+    outcomes = run(sync_worker(engine), broker, 80)
+    assert outcomes == ["success"] * 80
+    assert count(engine, Booking.__table__) == 40
+    assert count(engine, outbox_table) == 0
+    assert sum(broker.committed("payments").values()) == 80
+
+
+def test_an_async_worker_answers_everything_once(url: str, engine: Engine) -> None:
+    async_engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:"))
+    worker = Worker("payments", sessions=async_sessionmaker(async_engine))
+
+    @worker.handle(charge)
+    async def charge_order(ctx: Context[AsyncSession], order: Order) -> Charged:
+        ctx.session.add(Booking(order=order.id, amount=order.total))
+        await ctx.session.flush()
+        found = await ctx.session.scalar(select(func.count()).where(Booking.order == order.id))
+        assert found == 1
+        return Charged(ctx.idempotency_key)
+
+    broker = MemoryBroker()
+    for n in range(20):
+        broker.append(record_of(command(f"o-{n}")))
+        broker.append(record_of(command(f"o-{n}")))
+    closing = worker._runner()
+    assert run(worker, broker, 40) == ["success"] * 40
+    closing.transact(lambda connection: None)
+    closing.close()
+    assert count(engine, Booking.__table__) == 20
+    assert count(engine, inbox_table) == 20
+
+
+def test_the_same_command_delivered_to_two_workers_at_once_has_one_effect(engine: Engine) -> None:
+    broker = MemoryBroker()
+    runners = [ThreadRunner(sessionmaker(engine), 4) for _ in range(2)]
+    worker = sync_worker(engine)
+    loops = [worker.loop(broker.consumer(f"group-{n}"), broker.producer(), runner=runners[n]) for n in range(2)]
+    for n in range(15):
+        broker.append(record_of(command(f"o-{n}")))
+        broker.append(record_of(command(f"o-{n}", activity=refund)))
+        broker.append(record_of(command(f"p-{n}", activity=refund)))
+        broker.append(record_of(command(f"p-{n}")))
+    for loop in loops:
+        loop.start()
+        loop.step()
+    while any(loop.busy for loop in loops):
+        for loop, runner in zip(loops, runners, strict=True):
+            if not loop.step():
+                runner.wait(0.01)
+    for loop, runner in zip(loops, runners, strict=True):
+        loop.drain(5)
+        loop.shut()
+        runner.close()
+    with Session(engine) as session:
+        charged = session.scalars(select(Booking.amount).where(Booking.order.like("o-%"))).all()
+        never = session.scalars(select(Booking.amount).where(Booking.order.like("p-%"))).all()
+    assert (len(charged), sum(charged)) == (30, 0)
+    assert never == []
