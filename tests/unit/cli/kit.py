@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,13 +17,15 @@ from typer.testing import CliRunner
 from segue.clock import SYSTEM_CLOCK, from_micros, to_micros
 from segue.coordinator import schema
 from segue.coordinator.projection import row_of
+from segue.coordinator.service import Coordinator, Options
 from segue.coordinator.sql import SqlStore
 from segue.coordinator.store import AuditEntry, Changes, DeadLetterRow, EventRow, SagaRow
 from segue.saga import events as e
-from segue.saga.definition import SagaDefinition
+from segue.saga.definition import Registry, SagaDefinition
 from segue.saga.effects import Moved, SendCommand
 from segue.saga.inputs import Input, Reply
 from segue.saga.transition import advance, start
+from segue.topics import MemoryBroker, TopicNames
 from segue.topics.broker import Record
 from segue.topics.converter import Converter
 from segue.cli.main import build
@@ -205,3 +210,26 @@ def segue(*arguments: str, stdin: str | None = None) -> Ran:
 
 def utc(*parts: int) -> datetime:
     return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type, misc]
+
+
+@contextmanager
+def coordinating(url: str) -> Iterator[None]:
+    """A coordinator, over a broker in memory, that serves what people ask for while the block runs."""
+    broker = MemoryBroker(partitions=1)
+    names = TopicNames(coordinator="segue")
+    for topic in (names.replies, names.requests, names.dlq):
+        broker.create_topic(topic)
+    stop = threading.Event()
+    store = SqlStore(url)
+    coordinator = Coordinator(
+        names, Registry([order_saga]), store, broker.consumer("segue"), broker.producer(), options=Options(tick=0.01)
+    )
+    # The broker in memory never waits: the pause is here.
+    thread = threading.Thread(target=coordinator.run, args=(lambda: stop.wait(0.005),))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        store.close()
