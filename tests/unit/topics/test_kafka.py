@@ -15,7 +15,8 @@ from segue.errors import BrokerUnavailable, ConfigError, RejectedRecord, UsageEr
 from segue.topics.admin import TopicSpec
 from segue.topics.broker import Outgoing
 from segue.topics.embedded import EMBEDDED_PARTITIONS, EmbeddedBroker
-from segue.topics.kafka import KafkaAdmin, KafkaConsumer, KafkaProducer, _Repeats, translated
+from segue.topics.kafka import KafkaAdmin, KafkaConsumer, KafkaProducer, translated
+from segue.topics.kafka_log import Repeats
 from segue.topics.settings import KafkaSettings
 
 
@@ -179,7 +180,7 @@ def test_the_embedded_broker_says_when_it_is_not_running() -> None:
 
 
 def test_a_log_line_that_only_differs_in_numbers_is_not_repeated() -> None:
-    repeats = _Repeats()
+    repeats = Repeats()
 
     def line(text: str, created: float) -> bool:
         record = logging.LogRecord("segue.kafka", logging.ERROR, "", 0, text, (), None)

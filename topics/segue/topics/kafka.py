@@ -6,9 +6,7 @@ librdkafka is not fork-safe: a client belongs to the process that made it, and s
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -30,33 +28,8 @@ from segue.errors import BrokerUnavailable, ConfigError, RejectedRecord, SegueEr
 from segue.observe import Observer, Silent
 from segue.topics.admin import TopicSpec, TopicState
 from segue.topics.broker import Acked, Outgoing, Partition, Polled, Record, Starts
+from segue.topics.kafka_log import LOGGER
 from segue.topics.settings import KafkaSettings
-
-#: librdkafka's own log lines arrive here, on the thread that polls.
-LOGGER = logging.getLogger("segue.kafka")
-
-
-class _Repeats(logging.Filter):
-    """Lets a line through once in `every` seconds, numbers in it aside: a client without a broker says 20 a second."""
-
-    every = 30.0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = re.sub(r"\d+", "#", record.getMessage())
-        before = self._said.get(text)
-        if before is not None and record.created - before < self.every:
-            return False
-        if len(self._said) >= 1000:
-            self._said.clear()
-        self._said[text] = record.created
-        return True
-
-
-LOGGER.addFilter(_Repeats())
 
 #: Seconds that a question to the broker (offsets, metadata) may take.
 QUESTION_TIMEOUT = 10.0
