@@ -9,7 +9,7 @@ from segue.clock import Clock
 from segue.errors import SegueError
 from segue.observe import Observer
 from segue.outbox.message import Message
-from segue.topics.broker import Outgoing, Producer
+from segue.topics.broker import Producer
 
 #: Acknowledged outbox rows are deleted after this many seconds at the latest…
 FORGET_AFTER = 0.2
@@ -31,11 +31,7 @@ class Publisher:
     def publish(self, messages: Iterable[Message]) -> None:
         """Hand over committed messages; never raises for a record that can't be sent now."""
         for message in messages:
-            self._send(message.outgoing(), partial(self._acked, message.id))
-
-    def announce(self, record: Outgoing) -> None:
-        """Send a record that has no outbox row (a dead letter); the row in the database is the truth."""
-        self._send(record, partial(self._acked, None))
+            self._send(message)
 
     def poll(self, timeout: float = 0.0) -> None:
         """Serve acknowledgements."""
@@ -64,22 +60,22 @@ class Publisher:
         if self._published and self._since is None:
             self._since = self._clock.monotonic()
 
-    def _send(self, record: Outgoing, acked: partial[None]) -> None:
+    def _send(self, message: Message) -> None:
         try:
-            self._producer.send(record, acked)
+            self._producer.send(message.outgoing(), partial(self._acked, message.id))
         except SegueError as error:
             self._observer.count("publish.deferred")
-            self._observer.event("publish.failed", topic=record.topic, error=error)
+            self._observer.event("publish.failed", topic=message.aggregatetype, error=error)
         else:
             self._in_flight += 1
 
-    def _acked(self, message_id: str | None, error: Exception | None) -> None:
+    def _acked(self, message_id: str, error: Exception | None) -> None:
         self._in_flight -= 1
         if error is not None:
             self._observer.count("publish.failed")
             self._observer.event("publish.failed", message=message_id, error=error)
-        elif message_id is not None:
-            self._published.append(message_id)
-            self._observer.count("published")
-            if self._since is None:
-                self._since = self._clock.monotonic()
+            return
+        self._published.append(message_id)
+        self._observer.count("published")
+        if self._since is None:
+            self._since = self._clock.monotonic()

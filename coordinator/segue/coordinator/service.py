@@ -28,8 +28,7 @@ from segue.saga.definition import Converter, Registry
 from segue.saga.events import Failure
 from segue.topics import Codecs, TopicNames
 from segue.topics import Converter as MsgspecConverter
-from segue.topics.broker import Consumer, Partition, Producer, Record
-from segue.topics.deadletter import dead_letter_record
+from segue.topics.broker import Consumer, Partition, Producer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +97,6 @@ class Coordinator:
         self._clock = clock
         self._observer = observer
         self._topics = [names.replies, names.requests]
-        self._dlq = names.dlq
         self._broker_id = broker_id
         self._relay = relay
         self._registry = registry
@@ -304,12 +302,6 @@ class Coordinator:
         self._observer.count("commits")
         self._publisher.publish(changes.messages)
         hit("publish.after_send")
-        for letter in changes.dead_letters:
-            if letter.state == "dead":
-                self._announce(letter.record, letter.reason, SegueError(letter.error_message), letter.saga_id)
-
-    def _announce(self, record: Record, reason: str, error: Exception, saga_id: str | None) -> None:
-        self._publisher.announce(dead_letter_record(record, self._dlq, reason, error, self.name, 1, saga_id))
 
     # --- time and people
 

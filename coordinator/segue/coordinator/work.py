@@ -18,10 +18,10 @@ from segue.coordinator.letters import fingerprint_of
 from segue.coordinator.projection import row_of
 from segue.coordinator.store import Batch, Changes, DeadLetterRow, DeadLetterState, EventRow, SagaRow
 from segue.errors import InputError, NotFound, SegueError, StartConflict
-from segue.ids import CommandId, saga_key
+from segue.ids import CommandId, derive, saga_key
 from segue.limits import MAX_ID_LENGTH, Limits
 from segue.observe import Observer
-from segue.outbox.message import Message
+from segue.outbox.message import Message, raw_message
 from segue.saga import events as e
 from segue.saga import inputs
 from segue.saga.definition import Converter, Registry, SagaDefinition
@@ -32,6 +32,7 @@ from segue.saga.state import SagaState
 from segue.saga.transition import Instance, advance, block, start, wake_at
 from segue.topics import Codecs, TopicNames
 from segue.topics.broker import Record
+from segue.topics.deadletter import dead_letter_record
 from segue.topics.envelope import JSON
 
 
@@ -401,7 +402,20 @@ class Work:
             else:
                 self.changes.updated.append(row)
                 self.changes.expected[saga_id] = before
+        for letter in self.changes.dead_letters:
+            if letter.state == "dead":
+                self.changes.messages.append(self._announcement(letter))
         return self.changes
+
+    def _announcement(self, letter: DeadLetterRow) -> Message:
+        """The dead letter on its way to the DLQ topic: through the outbox, so that it gets there whatever happens."""
+        record = letter.record
+        identity = derive("dead letter", record.topic, str(record.partition), str(record.offset), letter.topic_id)
+        error = SegueError(letter.error_message)
+        outgoing = dead_letter_record(
+            record, self.tools.names.dlq, letter.reason, error, self.tools.coordinator, letter.attempts, letter.saga_id
+        )
+        return raw_message(identity, outgoing, letter.created_at)
 
     def confirm(self) -> None:
         """The transaction is known to be committed: the instances may be cached."""

@@ -1,4 +1,4 @@
-"""Every test of the coordinator runs on the store in memory and on SQLite."""
+"""The estate of these tests: one thread, a clock that the test moves, broker and store in memory."""
 
 from __future__ import annotations
 
