@@ -1,4 +1,4 @@
-"""The coordinator's tables, beside `outbox` and `outbox_lane` of `segue.outbox`.
+"""The coordinator's tables, beside those of the outbox from `segue.outbox`.
 
 Made by the migrations; a test holds these declarations against their sum.
 """
@@ -21,11 +21,20 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import text
 
-from segue.outbox.schema import Bytes, Moment, Serial, outbox_lane_table, outbox_quarantine_table, outbox_table
+from segue.outbox.schema import (
+    Bytes,
+    Moment,
+    Serial,
+    outbox_lane_table,
+    outbox_quarantine_table,
+    outbox_relay_table,
+    outbox_table,
+)
 
 metadata = MetaData()
 outbox = outbox_table.to_metadata(metadata)
 outbox_lane = outbox_lane_table.to_metadata(metadata)
+outbox_relay = outbox_relay_table.to_metadata(metadata)
 outbox_quarantine = outbox_quarantine_table.to_metadata(metadata)
 
 saga = Table(

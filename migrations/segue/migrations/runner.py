@@ -1,0 +1,169 @@
+"""Bring a database to the newest schema, say where it stands, and tell what is missing.
+
+Errors of the database come as SQLAlchemy's; whoever calls knows how to tell people.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.pool import NullPool
+
+#: The name under which Alembic keeps the revision; a user's own Alembic keeps `alembic_version`.
+VERSION_TABLE = "segue_version"
+#: Two processes that upgrade at once: the second one waits for this lock and finds nothing left to do.
+_LOCK = text("SELECT pg_advisory_xact_lock(495790221618)")
+#: A table that is busy makes the upgrade fail after this time instead of all that queue up behind it.
+_LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '30s'")
+
+
+def upgrade(url: str) -> None:
+    """Bring the database to `head()`, in one transaction; nothing happens if it is there. Safe to run twice at once."""
+    with _transaction(url) as connection:
+        _upgrade(connection)
+
+
+def current(url: str) -> str | None:
+    """The revision of the database; None if Segue was never there."""
+    with _transaction(url) as connection:
+        return _current(connection)
+
+
+def head() -> str:
+    """The newest revision that this version knows."""
+    [newest] = ScriptDirectory.from_config(_config()).get_heads()
+    return newest
+
+
+def check(url: str) -> list[str]:
+    """What the database lacks of what this version needs, as sentences; empty if it can work.
+
+    A database that is ahead is no difference, for old code runs on the new schema; nor is one that waits for its `post`
+    migrations, which come when no old code is left.
+    """
+    with _transaction(url) as connection:
+        found = _current(connection)
+        if found is None:
+            return ["The database has no tables of Segue yet; run `segue db upgrade`."]
+        return _needed_after(found) + _missing(connection)
+
+
+def sql(url: str) -> str:
+    """The statements that create the newest schema in an empty database of this kind; nothing is connected to."""
+    out = io.StringIO()
+    config = _config()
+    config.output_buffer = out
+    config.attributes["dialect"] = make_url(url).get_backend_name()
+    command.upgrade(config, "head", sql=True)
+    return out.getvalue()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _current(connection: Connection) -> str | None:
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    return context.get_current_revision()
+
+
+def _config() -> Config:
+    config = Config()
+    # Percent signs are interpolation in Alembic's configuration.
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _needed_after(revision: str) -> list[str]:
+    """A sentence for each `pre` migration that comes after `revision`; none for a revision of a newer version."""
+    scripts = ScriptDirectory.from_config(_config())
+    known = {script.revision: number for number, script in enumerate(scripts.walk_revisions("base", "heads"))}
+    if revision not in known:
+        return [] if revision > head() else [f"The database is at revision {revision}, which is none of Segue's."]
+    waiting = sorted(name for name, number in known.items() if number < known[revision] and "_pre_" in name)
+    return [f"Migration {name} has not run yet; run `segue db upgrade`." for name in waiting]
+
+
+def _missing(connection: Connection) -> list[str]:
+    """Sentences for every table, column and index that the migrations make and the database lacks."""
+    here = _shape(connection)
+    with _transaction("sqlite://") as model:
+        _upgrade(model)
+        wanted = _shape(model)
+    sentences = []
+    for table, (columns, indexes) in sorted(wanted.items()):
+        if table not in here:
+            sentences.append(f"Table {table} is missing.")
+            continue
+        sentences.extend(f"Column {table}.{column} is missing." for column in sorted(columns - here[table][0]))
+        sentences.extend(f"Index {index} on {table} is missing." for index in sorted(indexes - here[table][1]))
+    return sentences
+
+
+def _shape(connection: Connection) -> dict[str, tuple[set[str], set[str]]]:
+    """Table → names of its columns, names of its indexes."""
+    inspector = inspect(connection)
+    return {
+        table: (
+            {column["name"] for column in inspector.get_columns(table)},
+            {str(index["name"]) for index in inspector.get_indexes(table) if index["name"]},
+        )
+        for table in inspector.get_table_names()
+    }
+
+
+@contextmanager
+def _transaction(url: str) -> Iterator[Connection]:
+    """One transaction, alone: on PostgreSQL under the lock, on SQLite as the only writer."""
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection, connection.begin():
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() != "sqlite":
+        engine = create_engine(parsed, poolclass=NullPool)
+        event.listen(engine, "begin", _lock)
+        return engine
+    engine = create_engine(
+        parsed, connect_args={"timeout": 30}, poolclass=None if _in_memory(parsed.database) else NullPool
+    )
+    event.listen(engine, "connect", _no_implicit_transactions)
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _in_memory(database: str | None) -> bool:
+    return database in {None, "", ":memory:"}
+
+
+def _lock(connection: Connection) -> None:
+    connection.execute(_LOCK)
+    connection.execute(_LOCK_TIMEOUT)
+
+
+def _no_implicit_transactions(dbapi_connection: Any, record: Any) -> None:
+    # The driver would commit before every CREATE TABLE.
+    dbapi_connection.isolation_level = None
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
