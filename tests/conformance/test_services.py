@@ -206,10 +206,7 @@ def test_an_async_worker_answers_everything_once(url: str, engine: Engine) -> No
     for n in range(20):
         broker.append(record_of(command(f"o-{n}")))
         broker.append(record_of(command(f"o-{n}")))
-    closing = worker._runner()
     assert run(worker, broker, 40) == ["success"] * 40
-    closing.transact(lambda connection: None)
-    closing.close()
     assert count(engine, Booking.__table__) == 20
     assert count(engine, inbox_table) == 20
 

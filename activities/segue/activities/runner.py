@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -191,6 +191,7 @@ class AsyncRunner:
 
     def __init__(self, sessions: async_sessionmaker[Any]) -> None:
         self._desk = AsyncDesk(sessions)
+        self._engine = sessions.kw.get("bind")
         self._ended = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="segue-worker-loop", daemon=True)
@@ -225,6 +226,8 @@ class AsyncRunner:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        if isinstance(self._engine, AsyncEngine):
+            await self._engine.dispose()  # its pooled connections belong to this loop, nobody else could close them
 
 
 def _run(job: Job[T], desk: Desk) -> Done[T]:

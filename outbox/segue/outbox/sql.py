@@ -9,7 +9,6 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    CursorResult,
     Engine,
     FunctionElement,
     Insert,
@@ -300,7 +299,8 @@ def lock_inbox_row(connection: Connection, consumer: str, saga_key: str) -> tupl
         "created_at": DatabaseTime(),
         "updated_at": DatabaseTime(),
     }
-    inserted = cast("CursorResult[Any]", connection.execute(insert_or_ignore(connection, inbox).values(blank)))
+    inserting = insert_or_ignore(connection, inbox).values(blank)
+    inserted = connection.execute(inserting, execution_options={"preserve_rowcount": True})
     where = and_(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key)
     row = connection.execute(select(inbox, DatabaseTime().label("now")).where(where).with_for_update()).mappings().one()
     return row, inserted.rowcount == 1, cast("datetime", row["now"])

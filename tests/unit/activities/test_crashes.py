@@ -1,4 +1,4 @@
-"""kill -9 between every pair of boundaries: the process dies there, another one starts, and the effect is there once."""
+"""kill -9 between every pair of boundaries: another process starts, and the effect is there once."""
 
 from __future__ import annotations
 
