@@ -12,7 +12,7 @@ import typer
 from segue.cli.connections import database_url
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
-from segue.coordinator.reads import parse_url, translated
+from segue.coordinator.reads import check_exists, parse_url, translated
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +49,7 @@ def current(run: Invocation) -> None:
     """Print the revision of the schema, and the newest one."""
     from segue.migrations import runner
 
-    url = database_url(run)
+    url = _existing(run)
     with translated(parse_url(url)):
         found = runner.current(url)
     newest = runner.head()
@@ -63,7 +63,7 @@ def check(run: Invocation) -> None:
     """Compare the schema with what this version needs; exit code 1 if they differ."""
     from segue.migrations import runner
 
-    url = database_url(run)
+    url = _existing(run)
     with translated(parse_url(url)):
         differences = runner.check(url)
     if run.out.json:
@@ -86,3 +86,9 @@ def sql(run: Invocation) -> None:
         run.out.document({"sql": text})
     else:
         run.out.page(text)
+
+
+def _existing(run: Invocation) -> str:
+    url = database_url(run)
+    check_exists(parse_url(url))
+    return url

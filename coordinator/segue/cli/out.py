@@ -75,7 +75,7 @@ class Out:
     def child(self, name: str, line: str) -> None:
         """A line that a child process wrote, to stderr, its name before it."""
         colour = _CHILDREN[sum(name.encode()) % len(_CHILDREN)]
-        self._stderr.print(Text.assemble((f"{escape(name):>12} │ ", colour), escape(line)))
+        self._stderr.print(Text.assemble((f"{escape(name):<18} │ ", colour), escape(line)))
 
     def error(self, code: str, message: str) -> None:
         """Why the command ends. With `--json` one JSON object on stderr."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -38,6 +39,7 @@ def stopping(*, at_eof: bool = False) -> Iterator[threading.Event]:
 
 
 def _wait_for_eof(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(4096):
+    # Not through `sys.stdin`: a thread that waits in its buffer aborts the interpreter when it ends.
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     stop.set()

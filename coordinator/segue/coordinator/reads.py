@@ -287,13 +287,18 @@ def _schema_is_missing(error: exc.DBAPIError) -> bool:
     )
 
 
+def check_exists(url: URL) -> None:
+    """Raise ConfigError for a SQLite file that is not there: reading it would make an empty one."""
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        raise ConfigError(
+            f"there is no database {url.render_as_string()} (in {Path.cwd()}); "
+            "run `segue db upgrade` to make it, or set coordinator.database"
+        )
+
+
 def _engine(url: URL) -> Engine:
+    check_exists(url)
     if url.get_backend_name() == "sqlite":
-        if url.database and url.database != ":memory:" and not Path(url.database).exists():
-            raise ConfigError(
-                f"there is no database {url.render_as_string()} (in {Path.cwd()}); "
-                "run `segue db upgrade` to make it, or set coordinator.database"
-            )
         engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": CONNECT_TIMEOUT})
         event.listen(engine, "connect", _sqlite_connected)
         event.listen(engine, "begin", _sqlite_begun)
