@@ -108,6 +108,9 @@ class MemoryStore:
     def register(self, name: str, version: int, fingerprint: str) -> str:
         return self.tables.definitions.setdefault((name, version), fingerprint)
 
+    def live_versions(self) -> list[tuple[str, int]]:
+        return sorted({(row.definition, row.version) for row in self.tables.sagas.values() if row.ended_at is None})
+
     def ask(self, requests: Sequence[OperatorRequest]) -> list[int]:
         ids = [self.tables.next_id() for _ in requests]
         self.tables.requests.update({n: replace(r, id=n) for n, r in zip(ids, requests, strict=True)})

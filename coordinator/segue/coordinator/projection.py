@@ -9,6 +9,7 @@ import msgspec
 
 from segue.clock import from_micros
 from segue.coordinator.store import SagaRow
+from segue.saga.events import Failure
 from segue.saga.state import NEVER, SagaState, Step, steps_to_undo
 
 #: Steps named in `step` and `waiting_for` before the rest is counted.
@@ -19,7 +20,7 @@ _WIDTH = 600
 def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
     """The row of a saga in this state, to be looked at again at `wake_at` (microseconds)."""
     current = _current(state)
-    error = state.blocked or state.parked or state.error or _trouble(state)
+    error = state.blocked or state.parked or _held(state) or state.error or _trouble(state)
     return SagaRow(
         id=state.id,
         definition=state.definition,
@@ -74,6 +75,8 @@ def _waiting_for(state: SagaState, current: list[Step]) -> str | None:
         return f"a person: {_listed(f'{name} is {why}' for name, why in state.troubled.items())}"[:_WIDTH]
     if state.parked is not None:
         return "a person: the saga failed after its pivot"
+    if state.held is not None:
+        return "the breaker: too many sagas of this type are being undone"
     waits: list[str] = []
     if current:
         undoing = current[0].undo.status != "none"
@@ -84,7 +87,11 @@ def _waiting_for(state: SagaState, current: list[Step]) -> str | None:
     return (" or ".join(waits))[:_WIDTH] or None
 
 
-def _trouble(state: SagaState):  # type: ignore[no-untyped-def]
+def _held(state: SagaState) -> Failure | None:
+    return None if state.held is None else state.held.error
+
+
+def _trouble(state: SagaState) -> Failure | None:
     for name in state.troubled:
         step = state.steps[name]
         return step.undo.error or step.error

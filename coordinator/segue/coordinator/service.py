@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from segue.clock import SYSTEM_CLOCK, Clock, SystemClock, spread, to_micros
+from segue.coordinator.breaker import Breaker
 from segue.coordinator.cache import InstanceCache
 from segue.coordinator.gate import DrainGate
 from segue.coordinator.intake import Intake, Item
@@ -47,6 +48,8 @@ class Options:
     commit_every: float = 5.0
     #: How long a record that came before its saga is kept parked.
     parked_for: timedelta = timedelta(days=1)
+    #: Undos per minute and saga type that may begin without a person asking for them; more are held. None: no limit.
+    undos_per_minute: int | None = None
     #: Refuse to start if a live saga needs a version that this process lacks.
     require_all_versions: bool = False
     #: Seconds for the last acknowledgements when draining.
@@ -110,6 +113,7 @@ class Coordinator:
             limits=limits,
             observer=observer,
             topic_ids=self._topic_ids,
+            breaker=Breaker(self.options.undos_per_minute),
         )
         self._intake = Intake(names=names, codecs=self._tools.codecs, limits=limits)
         self._cache = InstanceCache(self.options.cache_size)
@@ -137,8 +141,18 @@ class Coordinator:
                     version=definition.version,
                     hint="its code changed under the same version; live sagas whose history does not fit will block",
                 )
+        self._check_versions()
         self._consumer.subscribe(self._topics, starts=self._starts, revoked=self._revoked)
         self._started = True
+
+    def _check_versions(self) -> None:
+        missing = sorted(set(self._store.live_versions()) - self._registry.versions)
+        if not missing:
+            return
+        listed = ", ".join(f"{name} version {version}" for name, version in missing)
+        if self.options.require_all_versions:
+            raise ConfigError(f"live sagas need {listed}; deploy this code here, too, or start without require_all_versions")
+        self._observer.event("versions.alert", missing=listed, hint="their sagas wait for a coordinator that has them")
 
     def step(self, wait: float = 0.0) -> bool:
         """One turn; waits at most `wait` seconds for records. True if there was something to do.

@@ -147,6 +147,10 @@ class SqlStore:
             [row] = session.rows(statements.fingerprint_of(name, version))
             return str(row.fingerprint)
 
+    def live_versions(self) -> list[tuple[str, int]]:
+        with self._session() as session:
+            return [(row.definition, row.version) for row in session.rows(statements.live_versions())]
+
     def ask(self, requests: Sequence[OperatorRequest]) -> list[int]:
         if not requests:
             return []

@@ -116,6 +116,12 @@ def due_sagas(until: Any, limit: int, versions: Sequence[tuple[str, int]]) -> Se
     )
 
 
+def live_versions() -> Select[Any]:
+    """The definitions and versions of sagas that have not ended."""
+    open_status = saga.c.status.in_(("running", "compensating"))
+    return select(saga.c.definition, saga.c.version).where(open_status).distinct().order_by("definition", "version")
+
+
 def next_wake_of(versions: Sequence[tuple[str, int]]) -> Select[Any]:
     """The earliest moment at which one of these is to be woken."""
     wanted = saga.c.wake_at.is_not(None)

@@ -251,6 +251,10 @@ class Store(Protocol):
         """Record a definition if it is new; returns the fingerprint on record."""
         ...
 
+    def live_versions(self) -> list[tuple[str, int]]:
+        """The (definition, version) of all sagas that have not ended."""
+        ...
+
     def ask(self, requests: Sequence[OperatorRequest]) -> list[int]:
         """Queue operator requests; returns their ids."""
         ...

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from segue.clock import from_micros, to_micros
+from segue.coordinator.breaker import Breaker
 from segue.coordinator.cache import InstanceCache, discard
 from segue.coordinator.intake import Item
 from segue.coordinator.letters import fingerprint_of
@@ -48,6 +49,7 @@ class Tools:
     limits: Limits
     observer: Observer
     topic_ids: Mapping[str, str]
+    breaker: Breaker
 
 
 class Work:
@@ -129,7 +131,8 @@ class Work:
     ) -> Moved | Ignored:
         """Move one saga by one input."""
         instance = self.instance(saga_id, fresh=fresh)
-        result = advance(instance, happened, self.now, limits=self.tools.limits)
+        held_until = self.tools.breaker.held_until(instance.state.definition, self.now)
+        result = advance(instance, happened, self.now, limits=self.tools.limits, held_until=held_until)
         if isinstance(result, Ignored):
             self.tools.observer.count(f"ignored.{result.reason}")
         else:
@@ -362,8 +365,15 @@ class Work:
         for effect in moved.effects:
             if isinstance(effect, SendCommand):
                 self.changes.messages.append(self._message(state, effect))
+                if effect.action == "compensate":
+                    self.tools.observer.count("compensations")
             elif isinstance(effect, Finish):
                 self.tools.observer.count(f"saga.{effect.status}")
+        for event in moved.events:
+            if isinstance(event, e.StopRequested) and event.cause != "cancel" and not event.actor:
+                self.tools.breaker.begun(state.definition, self.now)
+            elif isinstance(event, e.StopHeld):
+                self.tools.observer.event("breaker.alert", saga=saga_id, definition=state.definition)
         self.tools.observer.count("transitions")
 
     def _message(self, state: SagaState, command: SendCommand) -> Message:

@@ -80,6 +80,14 @@ class StopRequested(Event, frozen=True, kw_only=True):
     actor: str = ""
 
 
+class StopHeld(Event, frozen=True, kw_only=True):
+    """The undo was due, and the breaker holds it until `until`: too many sagas of this type are being undone."""
+
+    cause: StopCause
+    error: Failure
+    until: int
+
+
 class DeadlineMissed(Event, frozen=True, kw_only=True):
     """The saga's deadline passed after the pivot: noted, nothing is undone."""
 
@@ -300,6 +308,7 @@ AnyEvent: TypeAlias = (
     | AttributeSet
     | ProgramReturned
     | StopRequested
+    | StopHeld
     | DeadlineMissed
     | Undriven
     | Redriven

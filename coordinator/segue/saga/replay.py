@@ -43,7 +43,7 @@ def rebuild(
     for at, events in decoded:
         for event in events:
             if replay is not None:
-                if isinstance(event, e.StopRequested | e.ProgramReturned | e.SagaParked):
+                if _ends_code(event):
                     replay.program.close()
                     replay = None
                 else:
@@ -53,6 +53,13 @@ def rebuild(
             replay.end_of_transition(state, at)
         end_transition(state, at)
     return Instance(state, replay.program if replay is not None else None)
+
+
+def _ends_code(event: e.AnyEvent) -> bool:
+    """The saga's code is not needed after this one."""
+    if isinstance(event, e.StopHeld):
+        return event.cause != "deadline"
+    return isinstance(event, e.StopRequested | e.ProgramReturned | e.SagaParked)
 
 
 class _Replay:

@@ -23,14 +23,14 @@ StepStatus = Literal[
 ]
 UndoStatus = Literal["none", "issued", "waiting", "done", "deferred", "given_up"]
 Attention = Literal["none", "parked", "blocked", "deferred", "in_doubt"]
-Alarm = Literal["due", "resend", "retry", "undo_due", "undo_resend", "undo_retry", "timer", "deadline"]
+Alarm = Literal["due", "resend", "retry", "undo_due", "undo_resend", "undo_retry", "timer", "held", "deadline"]
 
 #: Steps whose outcome is still to come.
 OPEN: frozenset[str] = frozenset(("scheduled", "issued", "waiting", "parked", "in_doubt"))
 #: Order among alarms of the same moment: send again before giving up, the saga's own deadline last.
 _ALARM_ORDER: dict[str, int] = {
     name: n
-    for n, name in enumerate(("retry", "undo_retry", "resend", "undo_resend", "timer", "due", "undo_due", "deadline"))
+    for n, name in enumerate(("retry", "undo_retry", "resend", "undo_resend", "timer", "due", "undo_due", "held", "deadline"))
 }
 NEVER = 2**62
 
@@ -134,6 +134,8 @@ class SagaState:
     undriven: bool = False
     blocked: e.Failure | None = None
     parked: e.Failure | None = None
+    #: An undo that the breaker holds back for now.
+    held: e.StopHeld | None = None
     undriven_since: int = 0
     pivot: bool = False
     returned: bool = False
@@ -161,7 +163,7 @@ class SagaState:
         for kind in ("in_doubt", "deferred", "parked"):
             if kind in kinds:
                 return kind
-        return "parked" if self.parked is not None else "none"
+        return "parked" if self.parked is not None or self.held is not None else "none"
 
     @property
     def undoing(self) -> bool:
@@ -190,6 +192,8 @@ class SagaState:
     def _alarm_at(self, what: Alarm, name: str) -> int:
         if what == "deadline":
             return self.deadline if self.stop is None and not self.deadline_missed and not self.ended else NEVER
+        if what == "held":
+            return self.held.until if self.held is not None else NEVER
         if what == "timer":
             return self.timers.get(int(name), NEVER)
         step = self.steps[name]
@@ -267,6 +271,7 @@ def _saga(
     | e.AttributeSet
     | e.ProgramReturned
     | e.StopRequested
+    | e.StopHeld
     | e.DeadlineMissed
     | e.Undriven
     | e.Redriven
@@ -286,6 +291,8 @@ def _saga(
             state.result = event.result
         case e.StopRequested():
             _stopped(state, event)
+        case e.StopHeld():
+            _held(state, event)
         case e.DeadlineMissed():
             state.deadline_missed = True
         case e.Undriven():
@@ -303,7 +310,7 @@ def _saga(
             state.ended = True
             state.status = event.status
             state.ended_at = at
-            state.blocked = state.parked = None
+            state.blocked = state.parked = state.held = None
         case _:
             assert_never(event)
 
@@ -331,7 +338,17 @@ def _stopped(state: SagaState, event: e.StopRequested) -> None:
     state.receives.clear()
     state.deliveries.clear()
     state.undriven = False
-    state.blocked = state.parked = None
+    state.blocked = state.parked = state.held = None
+
+
+def _held(state: SagaState, event: e.StopHeld) -> None:
+    """A deadline is only put off; a failure has ended the code, so nothing but the undo can follow."""
+    if event.cause == "deadline":
+        state.deadline = event.until
+        state.set_alarm("deadline", "", event.until)
+    else:
+        state.held = event
+        state.set_alarm("held", "", event.until)
 
 
 def _redriven(state: SagaState, event: e.Redriven) -> None:

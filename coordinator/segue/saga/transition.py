@@ -66,11 +66,21 @@ def start(
     return instance, turn.close()
 
 
-def advance(instance: Instance, happened: Input, now: int, *, limits: Limits = DEFAULT_LIMITS) -> Moved | Ignored:
-    """Move the saga on by one input at `now` (microseconds since 1970, the database's clock)."""
+def advance(
+    instance: Instance,
+    happened: Input,
+    now: int,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    held_until: int | None = None,
+) -> Moved | Ignored:
+    """Move the saga on by one input at `now` (microseconds since 1970, the database's clock).
+
+    `held_until`: the breaker is open; an undo that no person asked for waits until then.
+    """
     if instance.state.ended:
         return Ignored("ended", f"the saga is {instance.state.status}")
-    turn = _Turn(instance, now, limits)
+    turn = _Turn(instance, now, limits, held_until)
     if instance.state.undriven and instance.state.blocked is None and instance.program is not None:
         turn.redrive()
     match happened:
@@ -107,9 +117,10 @@ def block(instance: Instance, failure: e.Failure, now: int, *, limits: Limits = 
 class _Turn:
     """One transition in the making."""
 
-    __slots__ = ("effects", "events", "instance", "limits", "now", "state")
+    __slots__ = ("effects", "events", "held_until", "instance", "limits", "now", "state")
 
-    def __init__(self, instance: Instance, now: int, limits: Limits) -> None:
+    def __init__(self, instance: Instance, now: int, limits: Limits, held_until: int | None = None) -> None:
+        self.held_until = held_until
         self.instance = instance
         self.state = instance.state
         self.now = max(now, instance.state.updated_at)
@@ -140,7 +151,7 @@ class _Turn:
         """Tell the code everything it is to be told, and do what it asks for, until it rests."""
         state = self.state
         while state.deliveries and not state.undriven:
-            if state.undoing or state.returned or state.parked is not None:
+            if state.undoing or state.returned or state.parked is not None or state.held is not None:
                 return
             program = self.instance.program
             if program is None:
@@ -183,7 +194,7 @@ class _Turn:
                 if state.pivot:
                     self.record(e.SagaParked(error=request.error))
                 else:
-                    self.stop(request)
+                    self.fail("failure", request.error)
             case _:
                 self.record(request)
 
@@ -346,6 +357,13 @@ class _Turn:
 
     # --- stopping and undoing
 
+    def fail(self, cause: e.StopCause, error: e.Failure) -> None:
+        """Start the undo, or put it off while too many sagas of this type are being undone."""
+        if self.held_until is not None and self.held_until > self.now:
+            self.record(e.StopHeld(cause=cause, error=error, until=self.held_until))
+        else:
+            self.stop(e.StopRequested(cause=cause, error=error))
+
     def stop(self, event: e.StopRequested) -> None:
         """Forward execution ends. What is still in flight becomes unknown at once, if it can be undone."""
         open_steps = list(self.state.open_steps.values())
@@ -422,6 +440,11 @@ class _Turn:
         if what == "deadline":
             self.deadline()
             return
+        if what == "held":
+            held = self.state.held
+            if held is not None:
+                self.fail(held.cause, held.error)
+            return
         if what == "timer":
             self.record(e.TimerFired(n=int(name)))
             return
@@ -456,7 +479,7 @@ class _Turn:
             self.record(e.DeadlineMissed())
         else:
             failure = e.Failure(code="deadline", message="the saga's deadline passed", kind="timeout")
-            self.stop(e.StopRequested(cause="deadline", error=failure))
+            self.fail("deadline", failure)
 
     # --- signals and people
 
@@ -488,6 +511,10 @@ class _Turn:
             if self.instance.program is None:
                 return Ignored("not_allowed", "no code for this saga's version is here")
             self.redrive()
+            return None
+        if state.held is not None and retry.step is None:
+            held = state.held
+            self.stop(e.StopRequested(cause=held.cause, error=held.error, actor=retry.actor))
             return None
         names = list(state.troubled) if retry.step is None else [retry.step]
         found = [state.steps[name] for name in names if name in state.troubled]
