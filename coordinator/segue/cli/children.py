@@ -1,4 +1,4 @@
-"""Child processes of one command: their output with their name before each line, their end noticed, their stop ordered.
+"""Child processes of one command: their output by name, their end noticed, their stop in order.
 
 A child that dies is started again, later each time. Children stop when their standard input closes, so that none is left
 when the parent is killed.

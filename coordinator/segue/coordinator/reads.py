@@ -33,7 +33,8 @@ from sqlalchemy.pool import NullPool
 from segue.clock import SYSTEM_CLOCK, from_micros, to_micros
 from segue.coordinator import queries
 from segue.coordinator.queries import DeadLetterFilter, DeadLetterGroupBy, GroupBy, SagaFilter
-from segue.coordinator.rows import SAGA_COLUMNS, dead_letter_of
+from segue.coordinator.rows import dead_letter_of
+from segue.coordinator.statements import SAGA_COLUMNS
 from segue.coordinator.store import AuditEntry, DeadLetterRow, EventRow, OperatorRequest, SagaRow
 from segue.errors import ConfigError, InvalidId, NotFound, StoreUnavailable
 from segue.outbox.schema import Moment

@@ -144,6 +144,7 @@ def _whole(
     | e.AttributeSet
     | e.ProgramReturned
     | e.StopRequested
+    | e.StopHeld
     | e.DeadlineMissed
     | e.Undriven
     | e.Redriven
@@ -162,16 +163,17 @@ def _whole(
         case e.StopRequested():
             stopped = f"stopped by {_CAUSES[event.cause]}{_by(event.actor)}, compensate {event.compensate}"
             return f"{stopped}: {failure_text(event.error)}"
+        case e.StopHeld():
+            held = f"to be stopped by {_CAUSES[event.cause]}, held until {_at(event.until)}: too many are being undone"
+            return f"{held}: {failure_text(event.error)}"
+        case _:
+            return _stands(event)
+
+
+def _stands(event: e.DeadlineMissed | e.Undriven | e.Redriven | e.SagaParked | e.Ended) -> str:
+    match event:
         case e.DeadlineMissed():
             return "the deadline passed after the pivot: noted"
-        case e.Undriven() | e.Redriven() | e.SagaParked() | e.Ended():
-            return _stands(event)
-        case _:
-            assert_never(event)
-
-
-def _stands(event: e.Undriven | e.Redriven | e.SagaParked | e.Ended) -> str:
-    match event:
         case e.Undriven():
             if event.error is not None:
                 return f"blocked, the saga's code failed: {failure_text(event.error)}"

@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import create_engine
 from typer.testing import CliRunner
 
+from segue.cli.main import build
 from segue.clock import SYSTEM_CLOCK, from_micros, to_micros
 from segue.coordinator import schema
 from segue.coordinator.projection import row_of
@@ -28,7 +29,6 @@ from segue.saga.transition import advance, start
 from segue.topics import MemoryBroker, TopicNames
 from segue.topics.broker import Record
 from segue.topics.converter import Converter
-from segue.cli.main import build
 from tests.unit.saga.kit import OUTPUTS, Order
 from tests.unit.saga.sagas import order_saga
 

@@ -10,7 +10,7 @@ import pytest
 from segue.clock import SYSTEM_CLOCK
 from segue.coordinator.store import AuditEntry
 from segue.saga.inputs import Cancel
-from tests.unit.cli.kit import Database, Played, Ran, completed, compensated, deferred, shipping
+from tests.unit.cli.kit import Database, Played, Ran, compensated, completed, deferred, shipping
 
 Segue = Callable[..., Ran]
 

@@ -15,7 +15,7 @@ from segue.coordinator import schema, verification
 from segue.coordinator.store import AuditEntry, Changes, OperatorRequest
 from segue.outbox.message import Message
 from segue.saga import Saga, saga
-from tests.unit.cli.kit import Database, Played, Ran, completed, compensated, deferred, shipping
+from tests.unit.cli.kit import Database, Played, Ran, compensated, completed, deferred, shipping
 
 Segue = Callable[..., Ran]
 

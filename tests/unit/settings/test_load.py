@@ -194,7 +194,7 @@ def test_a_password_in_a_wrong_url_is_not_shown(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_toml_or_not_there_is_said(tmp_path: Path) -> None:
     assert problems(tmp_path, "[coordinator\n")[0].startswith(f"{tmp_path / 'segue.toml'} is not valid TOML: ")
-    with pytest.raises(ConfigError, match="cannot read the settings file .*nowhere.toml: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read the settings file .*nowhere\.toml: No such file"):
         load(file=tmp_path / "nowhere.toml", environment={})
 
 
