@@ -20,13 +20,17 @@ from segue.activities.publish import MemoryPublisher
 from segue.activities.runner import Desk, Done, Runner
 from segue.activities.unit import Handled, UnitOfWork
 from segue.clock import Clock, to_micros
-from segue.errors import EnvelopeError, Unavailable
+from segue.errors import ConfigError, EnvelopeError, Unavailable
+from segue.failpoints import hit
 from segue.observe import Observer
 from segue.outbox.faults import is_transient_database
 from segue.outbox.relay import Relay
 from segue.outbox.sql import store_details
 from segue.topics.broker import Consumer, Partition
 from segue.topics.deadletter import dead_letter_record
+
+#: Seconds for which a broker that could not be read from is left alone.
+READ_PENALTY = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,8 @@ class CommandLoop:
         self._running = 0
         self._committed: dict[Partition, int] = {}
         self._commit_at = 0.0
+        self._read_at = 0.0
+        self._joined = False
 
     # --- the driver's side
 
@@ -96,7 +102,8 @@ class CommandLoop:
     def step(self, patience: float = 0.0) -> bool:
         """Do what can be done now; whether anything was. Waits only where nothing is open, up to `patience` seconds.
 
-        Raises ConfigError of the broker (no such topic, no authorisation); everything else is dealt with.
+        Raises the broker's ConfigError (no such topic, no authorisation) until partitions were assigned for the first
+        time; everything else is dealt with.
         """
         moved = self._hear()
         moved |= self._publisher.serve()
@@ -137,13 +144,21 @@ class CommandLoop:
             self._work.pop(partition, None)
             self._committed.pop(partition, None)
             self._paused.discard(partition)
-        return self._consumer.committed(assigned)
+        offsets = self._consumer.committed(assigned)
+        self._joined = True
+        return offsets
 
     def _read(self, patience: float) -> bool:
+        if self._clock.monotonic() < self._read_at:
+            self._runner.wait(patience)
+            return False
         try:
             polled = self._consumer.poll(max(1, self._options.backlog // 2), patience)
-        except Unavailable as error:
+        except (Unavailable, ConfigError) as error:
+            if isinstance(error, ConfigError) and not self._joined:
+                raise  # a setting was never right; one that went wrong later (an ACL, a topic) may be put right again
             self._observer.event("worker.read.failed", error=error)
+            self._read_at = self._clock.monotonic() + READ_PENALTY
             return False
         for record in polled.records:
             self._work.setdefault(record.source, PartitionWork()).accept(record)
@@ -315,6 +330,7 @@ class CommandLoop:
             if work.watermark is not None and work.watermark != self._committed.get(partition)
         }
         if offsets:
+            hit("worker.before_offsets")
             self._consumer.commit(offsets)
             self._committed.update(offsets)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from segue.clock import Clock
 from segue.errors import Unavailable
+from segue.failpoints import hit
 from segue.observe import Observer
 from segue.outbox.message import Message
 from segue.topics.broker import Acked, Outgoing, Producer
@@ -47,6 +48,7 @@ class MemoryPublisher:
                 self._observer.event("worker.publish.failed", id=message.id, error=error)
 
         self.send(message.outgoing(), acked)
+        hit("worker.after_send")
 
     def send(self, record: Outgoing, acked: Acked) -> None:
         """Send a record; `acked` hears how it went, in any case."""
@@ -77,6 +79,7 @@ class MemoryPublisher:
         if not self._acked or not (at_once or due) or now < self._not_before:
             return False
         ids, self._acked = self._acked, []
+        hit("worker.before_forget")
         try:
             self._delete_ids(ids)
         except Exception as error:  # noqa: BLE001 - the rows stay, and are sent once more by the relay: harmless

@@ -34,6 +34,7 @@ from segue.activities.outcome import (
 )
 from segue.activities.runner import Desk, Sessions
 from segue.errors import InputError, UsageError
+from segue.failpoints import hit
 from segue.limits import DEFAULT_LIMITS, Limits
 from segue.outbox.faults import is_transient_database
 from segue.outbox.inbox import (
@@ -141,7 +142,9 @@ class UnitOfWork:
                 started = True
                 assert prepared.registration is not None
                 answered = self._behind_savepoint(desk, sessions, prepared, prepared.registration, fence)
-                return self._answer(sessions, prepared.command, fence, answered, now)
+                handled = self._answer(sessions, prepared.command, fence, answered, now)
+                hit("worker.before_commit")
+                return handled
         except _HANDLER_ERRORS as error:
             if started:
                 raise _HandlerRaised(error) from error

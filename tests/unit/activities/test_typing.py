@@ -50,7 +50,7 @@ async def d(ctx: Context[AsyncSession], order: Order) -> Charged:
 BAD = {
     "wrong input": "@sync_worker.handle(charge)\ndef f(ctx: Context[Session], order: int) -> Charged: ...\n",
     "wrong output": "@sync_worker.handle(charge)\ndef f(ctx: Context[Session], order: Order) -> int: ...\n",
-    "wrong undo": "@sync_worker.handle(refund)\ndef f(ctx: Context[Session], undo: Undo[Charged, Order]) -> None: ...\n",
+    "wrong undo": "@sync_worker.handle(refund)\ndef f(ctx: Context[Session], undo: Undo[Order, int]) -> None: ...\n",
     "async on sync": "@sync_worker.handle(charge)\nasync def f(ctx: Context[Session], order: Order) -> Charged: ...\n",
     "sync on async": "@async_worker.handle(charge)\ndef f(ctx: Context[AsyncSession], order: Order) -> Charged: ...\n",
     "wrong session": "@sync_worker.handle(charge)\ndef f(ctx: Context[AsyncSession], order: Order) -> Charged: ...\n",
@@ -66,8 +66,14 @@ def test_handlers_are_checked_against_contract_and_sessions(tmp_path: Path) -> N
         file = tmp_path / f"bad_{name.replace(' ', '_')}.py"
         file.write_text(PREAMBLE + code)
         files.append(file)
-    arguments = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path), "--no-warn-unused-configs"]
-    output, errors, _ = api.run([*arguments, "--disable-error-code=empty-body", *map(str, files)])
+    arguments = [
+        "--config-file",
+        str(ROOT / "pyproject.toml"),
+        "--cache-dir",
+        str(tmp_path),
+        "--no-warn-unused-configs",
+    ]
+    output, errors, _ = api.run([*settings, "--disable-error-code=empty-body", *map(str, files)])
     assert errors == ""
     found = {Path(line.partition(":")[0]).name for line in output.splitlines() if ": error:" in line}
     assert found == {file.name for file in files if file is not good}, output

@@ -15,6 +15,7 @@ from segue.activities import Activity, Rejected, ReplyLater, RetryLater, Worker,
 from segue.errors import ConfigError, ContractError, NotAllowed, NotFound
 from segue.outbox.schema import inbox_table
 from segue.topics.broker import Outgoing
+from segue.topics.memory import MemoryBroker
 from tests.unit.activities.kit import (
     COMMANDS,
     DEAD,
@@ -83,7 +84,7 @@ def test_a_duplicate_is_answered_with_the_stored_reply_byte_for_byte_and_without
 
 def test_compensation_receives_input_and_output(service: Service) -> None:
     seen: list[Any] = []
-    service.undo_behaviour = lambda ctx, undo: seen.append((undo.input.id, undo.output.charge_id))
+    service.undo_behaviour = lambda ctx, undo: seen.append((undo.input.id, undo.output and undo.output.charge_id))
     service.send(command(), command(activity=refund))
     service.settle()
     assert service.outcomes() == ["success", "success"]
@@ -283,7 +284,7 @@ def test_a_broken_database_stops_the_partition_and_is_tried_again(service: Servi
     def down(connection: Any) -> None:
         raise sqlite3.OperationalError("database is locked")
 
-    service.engine.dialect.do_commit = down  # type: ignore[method-assign]
+    service.engine.dialect.do_commit = down  # type: ignore[method-assign,assignment]
     service.send(command())
     service.settle()
     assert (service.committed(), service.outcomes()) == (0, [])
@@ -415,3 +416,37 @@ def test_a_wrong_registration_is_a_sentence() -> None:
         Worker("payments", sessions=sessionmaker()).handle(charge)(coroutine)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="sessionmaker"):
         Worker("payments", sessions=None)  # type: ignore[call-overload]
+
+
+def test_a_broker_that_goes_away_is_read_again_when_it_is_back(service: Service) -> None:
+    service.settle(1)
+    service.broker.down = True
+    service.settle(3)
+    service.broker.down = False
+    service.send(command())
+    service.settle(12)
+    assert service.outcomes() == ["success"]
+
+
+def test_a_topic_that_was_never_there_is_a_configuration_error(service: Service) -> None:
+    service.broker = MemoryBroker(auto_create=False)
+    service.connect()
+    with pytest.raises(ConfigError, match=r"payments\.commands"):
+        service.settle()
+
+
+def test_a_second_worker_takes_over_partitions_and_nothing_is_done_twice(service: Service) -> None:
+    service.send(*[command(f"o-{n}") for n in range(30)])
+    service.loop.step()
+    first = service.loop
+    service.connect()
+    for _ in range(6):
+        service.settle(1)
+        first.step()
+    service.send(*[command(f"o-{n}") for n in range(30, 60)])
+    for _ in range(6):
+        service.settle(1)
+        first.step()
+    assert service.bookings() == 60
+    assert set(service.outcomes()) == {"success"}
+    assert service.committed() == 60
