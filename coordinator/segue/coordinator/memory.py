@@ -12,7 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from segue.coordinator.rows import net_rows
+from segue.coordinator import schema
+from segue.coordinator.rows import (
+    check_values,
+    dead_letter_values,
+    event_values,
+    message_values,
+    net_rows,
+    request_values,
+    saga_values,
+)
 from segue.coordinator.store import (
     AuditEntry,
     Changes,
@@ -23,7 +32,7 @@ from segue.coordinator.store import (
     SagaRow,
     StoredOffset,
 )
-from segue.errors import Fenced
+from segue.errors import Fenced, SegueError
 from segue.outbox.message import Message
 from segue.topics.broker import Partition
 
@@ -112,6 +121,8 @@ class MemoryStore:
         return sorted({(row.definition, row.version) for row in self.tables.sagas.values() if row.ended_at is None})
 
     def ask(self, requests: Sequence[OperatorRequest]) -> list[int]:
+        for request in requests:
+            check_values(schema.operator_request, request_values(request))
         ids = [self.tables.next_id() for _ in requests]
         self.tables.requests.update({n: replace(r, id=n) for n, r in zip(ids, requests, strict=True)})
         return ids
@@ -135,6 +146,7 @@ class MemoryBatch:
         self._now = now
         self._fences: list[tuple[str, OffsetMove]] = []
         self._changes: list[Changes] = []
+        self._failure: SegueError | None = None
 
     @property
     def now(self) -> datetime:
@@ -142,7 +154,7 @@ class MemoryBatch:
 
     def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
         for move in moves:
-            self._check_fence(coordinator, move)
+            self._attempt(lambda move=move: self._check_fence(coordinator, move))  # type: ignore[misc]
             self._fences.append((coordinator, move))
 
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
@@ -180,14 +192,17 @@ class MemoryBatch:
         found = [
             row for row in self._tables.letters.values() if row.state == "parked" and row.saga_id in self._tables.sagas
         ]
-        return found[:limit]
+        return sorted(found, key=lambda row: (row.created_at, row.id))[:limit]
 
     def write(self, changes: Changes) -> None:
-        self._check(changes)
+        self._attempt(lambda: _check_content(changes))
+        self._attempt(lambda: self._check(changes))
         self._changes.append(changes)
 
     def commit(self) -> None:
-        """Check again against what is committed by now, then apply all of it."""
+        """Check again against what is committed by now, then apply all of it. Raises what made the batch fail."""
+        if self._failure is not None:
+            raise self._failure
         for coordinator, move in self._fences:
             self._check_fence(coordinator, move)
         for changes in self._changes:
@@ -197,6 +212,14 @@ class MemoryBatch:
             self._tables.offsets[key] = replace(self._tables.offsets[key], next=move.end)
         for changes in self._changes:
             self._apply(changes)
+
+    def _attempt(self, check: Callable[[], None]) -> None:
+        """A batch that failed stays failed, even if its caller swallows the error."""
+        try:
+            check()
+        except SegueError as error:
+            self._failure = error
+            raise
 
     def _check_fence(self, coordinator: str, move: OffsetMove) -> None:
         stored = self._tables.offsets.get((coordinator, move.partition))
@@ -213,7 +236,12 @@ class MemoryBatch:
             stored = self._tables.sagas.get(row.id)
             if stored is None or stored.revision != expected:
                 raise Fenced(f"saga {row.id} does not stand at revision {expected}")
+        if any(n not in self._tables.requests for n in changes.requests_done):
+            raise Fenced("an operator request was dealt with meanwhile")
         for event in changes.events:
+            written = self._tables.events.get(event.saga_id)
+            if written and event.seq <= written[-1].seq:
+                raise Fenced(f"event {event.seq} of saga {event.saga_id} is there already")
             if event.message_id is not None and (event.saga_id, event.message_id) in self._tables.seen:
                 raise Fenced(f"message {event.message_id} of saga {event.saga_id} was applied meanwhile")
 
@@ -236,7 +264,7 @@ class MemoryBatch:
         for n, state in changes.settled.items():
             tables.letters[n] = replace(tables.letters[n], state=state, updated_at=self._now)
         for n in changes.replayed:
-            tables.letters[n] = replace(tables.letters[n], replays=tables.letters[n].replays + 1)
+            tables.letters[n] = replace(tables.letters[n], replays=tables.letters[n].replays + 1, updated_at=self._now)
         tables.audits.extend(changes.audits)
         for n in changes.requests_done:
             tables.requests.pop(n, None)
@@ -250,9 +278,22 @@ class MemoryBatch:
             self._tables.letters[n] = replace(letter, id=n)
 
 
+def _check_content(changes: Changes) -> None:
+    """Refuse what the real databases refuse."""
+    for saga in (*changes.started, *changes.updated):
+        check_values(schema.saga, saga_values(saga))
+    for event in changes.events:
+        check_values(schema.saga_event, event_values(event))
+    for message in changes.messages:
+        check_values(schema.outbox, message_values(message))
+    for letter in changes.dead_letters:
+        check_values(schema.dead_letter, dead_letter_values(letter))
+    for entry in changes.audits:
+        check_values(schema.audit, {name: getattr(entry, name) for name in AuditEntry.__dataclass_fields__})
+
+
 def _forget(tables: Tables, message_ids: Sequence[str]) -> None:
     for message_id in message_ids:
         message = tables.outbox.pop(message_id, None)
         if message is not None and message.saga_id is not None:
             tables.unpublished[message.saga_id] -= 1
-

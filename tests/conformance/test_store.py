@@ -1,0 +1,455 @@
+"""The contract of the store port, sentence by sentence, on the fake, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from segue.coordinator.store import Changes
+from segue.errors import Fenced
+from segue.ids import derive
+from segue.topics.broker import Partition
+from tests.conformance.store_kit import (
+    COORDINATOR,
+    ORDER,
+    P0,
+    P1,
+    T0,
+    Bench,
+    audit,
+    due,
+    event,
+    full_saga,
+    history,
+    letter,
+    letters,
+    locked,
+    message,
+    move,
+    offset,
+    request,
+    saga,
+    write,
+)
+
+SECOND = timedelta(seconds=1)
+
+
+# The clock
+
+
+def test_now_is_the_database_clock_aware_and_the_same_all_through_a_batch(bench: Bench) -> None:
+    store = bench.store()
+    before = store.now()
+    with store.batch() as batch:
+        first = batch.now
+        batch.lock(["o-1"])
+        assert batch.now == first
+    assert before.utcoffset() == timedelta(0)
+    assert before - SECOND <= first <= store.now() + SECOND
+
+
+# The fence
+
+
+def test_a_fence_moves_the_stored_offsets(bench: Bench) -> None:
+    store = bench.store()
+    store.seed_offsets(COORDINATOR, {P0: offset(5), P1: offset(0)})
+
+    with store.batch() as batch:
+        batch.fence(COORDINATOR, [move(0, 7, P1), move(5, 9, P0)])
+
+    assert {partition: stored.next for partition, stored in store.offsets(COORDINATOR).items()} == {P0: 9, P1: 7}
+
+
+@pytest.mark.parametrize("start", [4, 6])
+def test_a_fence_that_does_not_stand_where_the_move_begins_is_fenced_and_moves_nothing(
+    bench: Bench, start: int
+) -> None:
+    store = bench.store()
+    store.seed_offsets(COORDINATOR, {P0: offset(5), P1: offset(0)})
+
+    with pytest.raises(Fenced), store.batch() as batch:
+        batch.fence(COORDINATOR, [move(0, 7, P1), move(start, 9, P0)])
+
+    assert {partition: stored.next for partition, stored in store.offsets(COORDINATOR).items()} == {P0: 5, P1: 0}
+
+
+def test_a_partition_that_was_never_seeded_is_fenced(bench: Bench) -> None:
+    store = bench.store()
+    with pytest.raises(Fenced), store.batch() as batch:
+        batch.fence(COORDINATOR, [move(0, 1)])
+
+
+def test_coordinators_of_other_names_have_offsets_of_their_own(bench: Bench) -> None:
+    store = bench.store()
+    store.seed_offsets(COORDINATOR, {P0: offset(5)})
+    store.seed_offsets("other", {P0: offset(1)})
+
+    with store.batch() as batch:
+        batch.fence("other", [move(1, 2)])
+
+    assert store.offsets(COORDINATOR)[P0].next == 5
+    assert store.offsets("other")[P0].next == 2
+    assert store.offsets("nobody") == {}
+
+
+# Sagas
+
+
+def test_a_started_saga_is_read_back_column_by_column(bench: Bench) -> None:
+    store = bench.store()
+    rows = [saga("o-2"), full_saga("o-1")]
+
+    write(store, started=rows)
+
+    assert locked(store, "o-1", "o-2", "o-3") == {row.id: row for row in rows}
+
+
+def test_an_updated_saga_is_read_back_column_by_column_also_where_columns_become_empty(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga("o-1"), full_saga("o-2")])
+    rows = {"o-1": full_saga("o-1", revision=2), "o-2": saga("o-2", revision=2)}
+
+    write(store, updated=list(rows.values()))
+
+    assert locked(store, "o-1", "o-2") == rows
+
+
+def test_an_input_that_changes_is_written_and_one_that_does_not_stays(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga("o-1"), saga("o-2")])
+
+    with store.batch() as batch:
+        rows = batch.lock(["o-1", "o-2"])
+        updated = [replace(rows["o-1"], revision=2, input=b"new"), replace(rows["o-2"], revision=2)]
+        batch.write(Changes(updated=updated))
+
+    assert [row.input for row in locked(store, "o-1", "o-2").values()] == [b"new", saga().input]
+
+
+def test_locking_loads_in_the_order_of_ids_and_leaves_out_what_is_not_there(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga(name) for name in ("b", "a", "c")])
+
+    assert list(locked(store, "c", "x", "a", "b")) == ["a", "b", "c"]
+    assert locked(store) == {}
+
+
+@pytest.mark.parametrize("revision", [1, 3])
+def test_a_revision_that_is_not_the_expected_one_is_fenced(bench: Bench, revision: int) -> None:
+    store = bench.store()
+    write(store, started=[saga("o-1"), saga("o-2")])
+
+    with pytest.raises(Fenced):
+        write(store, updated=[saga("o-1", revision=2), saga("o-2", revision=revision)], events=[event(seq=2)])
+
+    assert {row.revision for row in locked(store, "o-1", "o-2").values()} == {1}
+    assert history(store) == []
+
+
+def test_the_expected_revision_may_be_any_if_it_is_named(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga("o-1"), saga("o-2")])
+
+    write(store, updated=[saga("o-1", revision=4), saga("o-2", step="x")], expected={"o-1": 1, "o-2": 1})
+
+    assert {row.id: (row.revision, row.step) for row in locked(store, "o-1", "o-2").values()} == {
+        "o-1": (4, None),
+        "o-2": (1, "x"),
+    }
+
+
+def test_an_update_of_a_saga_that_is_not_there_is_fenced(bench: Bench) -> None:
+    with pytest.raises(Fenced):
+        write(bench.store(), updated=[saga(revision=2)])
+
+
+def test_a_start_whose_id_is_taken_is_fenced_and_changes_nothing(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga("o-1")])
+
+    with pytest.raises(Fenced):
+        write(store, started=[saga("o-0"), saga("o-1", step="other")], messages=[message("m")])
+
+    assert locked(store, "o-0", "o-1") == {"o-1": saga("o-1")}
+
+
+# History
+
+
+def test_the_history_comes_by_saga_in_order_and_is_empty_for_unknown_sagas(bench: Bench) -> None:
+    store = bench.store()
+    mine = [event("o-1", seq, message_id) for seq, message_id in ((1, "m-1"), (2, None), (3, None))]
+    write(store, started=[saga("o-1"), saga("o-2")], events=[mine[2], event("o-2"), mine[0], mine[1]][1:3])
+    write(store, events=mine[1:])
+
+    with store.batch() as batch:
+        found = batch.history(["o-1", "o-2", "o-3"])
+
+    assert found == {"o-1": mine, "o-2": [event("o-2")], "o-3": []}
+
+
+def test_an_event_whose_number_is_taken_is_fenced(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga()], events=[event(seq=1)])
+    with pytest.raises(Fenced):
+        write(store, events=[event(seq=1)])
+
+
+def test_a_message_that_is_in_the_history_is_seen_and_can_not_be_written_twice(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga("o-1"), saga("o-2")], events=[event("o-1", 1, "m-1"), event("o-2", 1, "m-2")])
+
+    with store.batch() as batch:
+        pairs = [("o-1", "m-1"), ("o-1", "m-2"), ("o-2", "m-2"), ("o-3", "m-1")]
+        assert batch.seen(pairs) == {("o-1", "m-1"), ("o-2", "m-2")}
+        assert batch.seen([]) == set()
+    with pytest.raises(Fenced):
+        write(store, events=[event("o-1", 2, "m-1")])
+    write(store, events=[event("o-1", 2, "m-2")])
+
+
+# The outbox
+
+
+def test_a_saga_with_a_row_in_the_outbox_is_unpublished_until_it_is_deleted(bench: Bench) -> None:
+    store = bench.store()
+    write(
+        store,
+        started=[saga("o-1"), saga("o-2")],
+        messages=[message("a", "o-1"), message("b", "o-2"), message("c", None)],
+    )
+
+    def unpublished() -> set[str]:
+        with store.batch() as batch:
+            assert batch.unpublished([]) == set()
+            return batch.unpublished(["o-1", "o-2", "o-3"])
+
+    assert unpublished() == {"o-1", "o-2"}
+    store.forget_published([derive("a"), derive("never")])
+    assert unpublished() == {"o-2"}
+    write(store, published=[derive("b")])
+    assert unpublished() == set()
+    store.forget_published([])
+
+
+def test_a_message_that_waits_already_is_the_same_message(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga()], messages=[message("a")])
+
+    write(store, messages=[message("a"), message("b")])
+    store.forget_published([derive("a"), derive("b")])
+
+    with store.batch() as batch:
+        assert batch.unpublished(["o-1"]) == set()
+
+
+# What is due
+
+
+def test_what_is_due_comes_oldest_first_up_to_the_limit_for_known_versions_only(bench: Bench) -> None:
+    store = bench.store()
+    write(
+        store,
+        started=[
+            saga("late", wake_at=T0),
+            saga("older", wake_at=T0 - SECOND),
+            saga("same", wake_at=T0 - SECOND),
+            saga("future", wake_at=T0 + timedelta(microseconds=1)),
+            saga("never"),
+            saga("other-version", wake_at=T0 - SECOND, version=2),
+            saga("other-type", wake_at=T0 - SECOND, definition="refund"),
+        ],
+    )
+
+    with store.batch() as batch:
+        assert due(batch) == ["older", "same", "late"]
+        assert due(batch, limit=2) == ["older", "same"]
+        assert due(batch, limit=0) == []
+        assert batch.due(T0, 10, []) == []
+        assert [row.id for row in batch.due(T0, 10, [("order", 2), ("refund", 1)])] == ["other-type", "other-version"]
+
+
+def test_no_saga_is_due_while_its_message_is_unpublished(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga("o-1", wake_at=T0), saga("o-2", wake_at=T0)], messages=[message("a", "o-1")])
+
+    with store.batch() as batch:
+        assert due(batch) == ["o-2"]
+    store.forget_published([derive("a")])
+    with store.batch() as batch:
+        assert due(batch) == ["o-1", "o-2"]
+
+
+def test_the_next_wake_is_the_earliest_of_the_known_versions(bench: Bench) -> None:
+    store = bench.store()
+    assert store.next_wake(ORDER) is None
+    write(
+        store,
+        started=[saga("a", wake_at=T0), saga("b", wake_at=T0 - SECOND), saga("c", wake_at=T0 - 2 * SECOND, version=2)],
+    )
+
+    assert store.next_wake(ORDER) == T0 - SECOND
+    assert store.next_wake([]) is None
+
+
+# Operator requests and audit
+
+
+def test_requests_are_queued_with_ids_and_come_when_their_time_has_come_oldest_first(bench: Bench) -> None:
+    store = bench.store()
+    late = request(not_before=T0 + timedelta(days=36_500))
+    ids = store.ask([request(), request(saga_id=None, dead_letter_id=7, kind="replay", not_before=T0 - SECOND), late])
+    assert len(set(ids)) == 3
+    assert store.ask([]) == []
+
+    with store.batch() as batch:
+        found = batch.requests(10)
+        assert found == [
+            request(id=ids[1], saga_id=None, dead_letter_id=7, kind="replay", not_before=T0 - SECOND),
+            request(id=ids[0]),
+        ]
+        assert [row.id for row in batch.requests(1)] == [ids[1]]
+        batch.write(Changes(requests_done=[ids[1]], audits=[audit()]))
+    with store.batch() as batch:
+        assert [row.id for row in batch.requests(10)] == [ids[0]]
+
+
+def test_a_request_that_another_has_dealt_with_is_fenced(bench: Bench) -> None:
+    store = bench.store()
+    [number] = store.ask([request()])
+    write(store, requests_done=[number])
+
+    with pytest.raises(Fenced):
+        write(store, requests_done=[number], started=[saga()])
+    assert locked(store, "o-1") == {}
+
+
+# Dead letters
+
+
+def test_a_dead_letter_is_kept_byte_for_byte(bench: Bench) -> None:
+    store = bench.store()
+    write(store, dead_letters=[letter(7), letter(8, saga_id="o-1", attempts=3, replays=2, topic_id="")])
+
+    found = letters(store)
+    assert [replace(row, id=0) for row in found] == [
+        letter(7),
+        letter(8, saga_id="o-1", attempts=3, replays=2, topic_id=""),
+    ]
+    assert all(row.id > 0 for row in found)
+    assert letters(store, []) == []
+
+
+def test_a_dead_letter_whose_origin_is_there_is_left_as_it_is(bench: Bench) -> None:
+    store = bench.store()
+    write(store, dead_letters=[letter(7)])
+
+    write(store, dead_letters=[letter(7, reason="other"), letter(7, topic_id="t-2"), letter(8)])
+
+    assert [(row.record.offset, row.topic_id, row.reason) for row in letters(store)] == [
+        (7, "t-1", "undecodable"),
+        (7, "t-2", "undecodable"),
+        (8, "t-1", "undecodable"),
+    ]
+
+
+def test_dead_letters_are_settled_and_their_replays_counted_at_the_time_of_the_batch(bench: Bench) -> None:
+    store = bench.store()
+    write(store, dead_letters=[letter(1), letter(2, state="received", saga_id="o-1")])
+    first, second = (row.id for row in letters(store))
+
+    with store.batch() as batch:
+        batch.write(Changes(settled={first: "discarded", second: "replayed"}, replayed=[second]))
+        moment = batch.now
+
+    assert [(row.state, row.replays, row.updated_at) for row in letters(store)] == [
+        ("discarded", 0, moment),
+        ("replayed", 1, moment),
+    ]
+
+
+def test_only_parked_dead_letters_whose_saga_exists_are_foldable_oldest_first(bench: Bench) -> None:
+    store = bench.store()
+    write(
+        store,
+        dead_letters=[
+            letter(1, state="parked", saga_id="o-1", created_at=T0 + SECOND),
+            letter(2, state="parked", saga_id="o-1"),
+            letter(3, state="parked", saga_id="o-2"),
+            letter(4, state="received", saga_id="o-1"),
+            letter(5, state="dead", saga_id="o-1"),
+            letter(6, state="parked"),
+        ],
+    )
+    with store.batch() as batch:
+        assert batch.foldable(10) == []
+    write(store, started=[saga("o-1")])
+    with store.batch() as batch:
+        assert [row.record.offset for row in batch.foldable(10)] == [2, 1]
+        assert [row.record.offset for row in batch.foldable(1)] == [2]
+
+
+def test_a_sweep_turns_old_parked_letters_into_dead_ones_up_to_the_limit(bench: Bench) -> None:
+    store = bench.store()
+    rows = [letter(n, state="parked", saga_id="o-1", created_at=T0 + n * SECOND) for n in (1, 2, 3)]
+    write(store, dead_letters=[*rows, letter(4, state="received", saga_id="o-1")])
+
+    assert store.sweep(T0 + 3 * SECOND, 1) == 1
+    assert store.sweep(T0 + 3 * SECOND, 10) == 1
+    assert store.sweep(T0 + 3 * SECOND, 10) == 0
+    assert [row.state for row in letters(store)] == ["dead", "dead", "parked", "received"]
+
+
+# Offsets
+
+
+def test_seeding_inserts_only_what_is_not_there(bench: Bench) -> None:
+    store = bench.store()
+    store.seed_offsets(COORDINATOR, {P0: offset(5, T0)})
+    store.seed_offsets(COORDINATOR, {P0: offset(9), P1: offset(2, topic_id="")})
+    store.seed_offsets(COORDINATOR, {})
+
+    assert store.offsets(COORDINATOR) == {P0: offset(5, T0), P1: offset(2, topic_id="")}
+
+
+def test_a_reset_overwrites_an_offset_or_makes_it(bench: Bench) -> None:
+    store = bench.store()
+    store.seed_offsets(COORDINATOR, {P0: offset(5, T0)})
+
+    store.reset_offset(COORDINATOR, P0, offset(1, topic_id="t-2"), audit("reset"))
+    store.reset_offset(COORDINATOR, P1, offset(2), audit("reset"))
+
+    assert store.offsets(COORDINATOR) == {P0: offset(1, topic_id="t-2"), P1: offset(2)}
+
+
+def test_a_partition_is_drained_once_its_stored_offset_has_reached_its_end(bench: Bench) -> None:
+    store = bench.store()
+    store.seed_offsets(COORDINATOR, {P0: offset(5), P1: offset(5)})
+
+    assert store.note_drained(COORDINATOR, T0, {P0: 5, P1: 6}) is None
+    assert {p: stored.drained_to for p, stored in store.offsets(COORDINATOR).items()} == {P0: T0, P1: None}
+    assert store.note_drained(COORDINATOR, T0 + SECOND, {P0: 6, P1: 4}) == T0, "the smallest of all"
+    assert store.note_drained(COORDINATOR, T0 - SECOND, {P0: 5, P1: 5}) == T0, "the time never goes back"
+    assert store.note_drained(COORDINATOR, T0, {P0: 5, Partition("never-seeded", 0): 0}) is None
+    assert store.note_drained(COORDINATOR, T0, {}) is None
+
+
+def test_a_fence_leaves_what_was_drained(bench: Bench) -> None:
+    store = bench.store()
+    store.seed_offsets(COORDINATOR, {P0: offset(5)})
+    store.note_drained(COORDINATOR, T0, {P0: 5})
+    with store.batch() as batch:
+        batch.fence(COORDINATOR, [move(5, 6)])
+
+    assert store.offsets(COORDINATOR) == {P0: offset(6, T0)}
+
+
+def test_the_first_fingerprint_of_a_version_stays_on_record(bench: Bench) -> None:
+    store = bench.store()
+    assert store.register("order", 1, "aaa") == "aaa"
+    assert store.register("order", 1, "bbb") == "aaa"
+    assert store.register("order", 2, "bbb") == "bbb"
