@@ -1,0 +1,101 @@
+"""The sagas that are measured: four trivial steps, a wide gather, a wait."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from segue.contract import Activity, Signal, days, hours
+from segue.saga import Registry, Saga, saga
+
+SERVICES = ("payments", "stock", "shipping", "mail")
+#: Marks an order whose fourth step is rejected.
+UNLUCKY = "unlucky"
+
+
+@dataclass(frozen=True)
+class Order:
+    """About 300 bytes as JSON, with the note that `order` fills in."""
+
+    id: str
+    account: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What each step answers."""
+
+    ok: bool
+
+
+charge = Activity("payments.charge", Order, Done)
+refund = charge.undo("payments.refund")
+reserve = Activity("stock.reserve", Order, Done)
+release = reserve.undo("stock.release")
+ship = Activity("shipping.ship", Order, Done)
+recall = ship.undo("shipping.recall")
+confirm = Activity("mail.confirm", Order, Done)
+go = Signal("go", bool)
+
+
+@saga("four")
+async def four(s: Saga, order: Order) -> Done:
+    """Four steps in a row, three of them with a compensation."""
+    await s.call(charge, order, compensate=refund, timeout=hours(1))
+    await s.call(reserve, order, compensate=release, timeout=hours(1))
+    await s.call(ship, order, compensate=recall, timeout=hours(1))
+    return await s.call(confirm, order, timeout=hours(1))
+
+
+@dataclass(frozen=True)
+class Wide:
+    """How many calls at once, or one after another."""
+
+    calls: int
+
+
+@saga("gather")
+async def gather(s: Saga, wide: Wide) -> int:
+    """So many calls at once."""
+    order = Order(id="g", account="ann")
+    return len(await asyncio.gather(*(s.call(confirm, order, timeout=hours(1)) for _ in range(wide.calls))))
+
+
+@saga("chain")
+async def chain(s: Saga, wide: Wide) -> int:
+    """So many calls one after another: the history grows."""
+    order = Order(id="c", account="ann")
+    for _ in range(wide.calls):
+        await s.call(confirm, order, timeout=hours(1))
+    return wide.calls
+
+
+@dataclass(frozen=True)
+class Nap:
+    """Seconds to sleep."""
+
+    seconds: float
+
+
+@saga("nap")
+async def nap(s: Saga, length: Nap) -> bool:
+    """Wait for a timer, then end."""
+    await asyncio.sleep(length.seconds)
+    return True
+
+
+@saga("wait")
+async def wait(s: Saga, order: Order) -> bool:
+    """Wait for a signal, for a month."""
+    return await s.receive(go, timeout=days(30))
+
+
+def registry() -> Registry:
+    """All of them."""
+    return Registry([four, gather, chain, nap, wait])
+
+
+def order(number: int, *, account: str = "ann", size: int = 300) -> Order:
+    """An order whose JSON has about `size` bytes."""
+    return Order(id=f"o-{number}", account=account, note="n" * max(0, size - 50))

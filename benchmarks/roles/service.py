@@ -1,0 +1,54 @@
+"""A real service: inbox, handler and reply in one transaction of its own database. The handlers do nothing."""
+
+from __future__ import annotations
+
+import threading
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from benchmarks import contracts
+from benchmarks.contracts import UNLUCKY, Done, Order
+from benchmarks.roles.leash import Leash
+from segue.activities import Context, Rejected, Undo, Worker
+
+
+def worker_of(service: str, sessions: sessionmaker[Session]) -> Worker[Session]:
+    """The worker of one of the four services."""
+    worker = Worker(service, sessions)
+    invoke = {"payments": contracts.charge, "stock": contracts.reserve, "shipping": contracts.ship}
+    undo = {"payments": contracts.refund, "stock": contracts.release, "shipping": contracts.recall}
+
+    def do(ctx: Context[Session], order: Order) -> Done:
+        if service == "mail" and order.account == UNLUCKY:
+            raise Rejected("unlucky", "as ordered")
+        return Done(ok=True)
+
+    def take_back(ctx: Context[Session], done: Undo[Order, Done]) -> None:
+        return None
+
+    worker.handle(invoke.get(service, contracts.confirm))(do)
+    if service in undo:
+        worker.handle(undo[service])(take_back)
+    return worker
+
+
+def main() -> None:
+    """Run until the input ends."""
+    leash = Leash()
+    engine = create_engine(leash.arguments["database"], pool_size=20)
+    worker = worker_of(leash.arguments["service"], sessionmaker(engine))
+    ready = threading.Event()
+
+    def say() -> None:
+        ready.wait()
+        leash.ready()
+
+    threading.Thread(target=say, name="ready", daemon=True).start()
+    with leash.profiled():
+        worker.run(leash.arguments["bootstrap"], topics=leash.names, stop=leash.stopped, ready=ready)
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main()
