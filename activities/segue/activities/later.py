@@ -12,7 +12,7 @@ from segue.activities.outcome import Answered, Rejected, failure, reply_to
 from segue.errors import NotAllowed, NotFound, UsageError
 from segue.outbox.inbox import Fence, lock_fence, store_answer
 from segue.outbox.message import Message, unpack
-from segue.outbox.sql import delete_inbox_row
+from segue.outbox.sql import SqlServiceRows
 from segue.outbox.writer import add_message
 from segue.topics.converter import Converter
 from segue.topics.envelope import Command
@@ -53,19 +53,19 @@ def _in_session(session: Session | AsyncSession, token: str, answered: Answered)
 
 
 def _answer(session: Session, consumer: str, action: str, key: str, answered: Answered) -> None:
-    connection = session.connection()
-    fence, now = lock_fence(connection, consumer, key)
+    rows = SqlServiceRows(session.connection())
+    fence, now = lock_fence(rows, consumer, key)
     known = fence.invoke if action == "invoke" else fence.compensate
     if fence.new or known.reply is None or known.command_id is None:
         if fence.new:
-            delete_inbox_row(connection, consumer, key)
+            rows.delete_inbox_row(consumer, key)
         raise NotFound(f"no command waits for an answer under the token of {key!r:.200}")
     _refuse_undone(fence, action, key)
     if known.outcome != "pending":
         return
     command = _command_of(unpack(known.reply), known.command_id, known.attempt, action, key)
     message = reply_to(command, answered, source=f"/{consumer}", now=now, memory_first=False)
-    store_answer(connection, consumer, command, answered.stored_outcome, message, tombstone=False)
+    store_answer(rows, consumer, command, answered.stored_outcome, message, tombstone=False)
     add_message(session, message)
 
 

@@ -218,6 +218,7 @@ class CommandLoop:
             moved = True
             self._heartbeats.forget(prepared.command.id)
             if result.value is not None:
+                hit("worker.after_commit")
                 self._settle(task, prepared, result.value)
             else:
                 assert result.error is not None

@@ -24,6 +24,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from segue.clock import SYSTEM_CLOCK
+from segue.outbox.sql import SqlServiceRows
+from segue.outbox.store import ServiceRows
 
 T = TypeVar("T")
 
@@ -34,6 +36,11 @@ class Sessions:
 
     session: Session
     handed: Any
+
+    @property
+    def rows(self) -> ServiceRows:
+        """The tables of Segue in the session's transaction."""
+        return SqlServiceRows(self.session.connection())
 
 
 class Desk(Protocol):

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 import msgspec
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
@@ -54,7 +54,6 @@ from segue.outbox.inbox import (
     store_begun,
 )
 from segue.outbox.message import Message
-from segue.outbox.sql import insert_messages
 from segue.topics.converter import Converter
 from segue.topics.envelope import Command
 
@@ -198,7 +197,7 @@ class UnitOfWork:
             fence, _, handled = self._decided(sessions, prepared)
             if handled is not None:
                 return handled
-            store_begun(sessions.session.connection(), self._consumer, prepared.command, fence)
+            store_begun(sessions.rows, self._consumer, prepared.command, fence)
         assert prepared.registration is not None
         try:
             with desk.bare() as sessions:
@@ -215,7 +214,7 @@ class UnitOfWork:
         command = prepared.command
         for attempt in self._persistently(desk):
             with attempt, desk.transaction() as sessions:
-                fence, now = lock_fence(sessions.session.connection(), self._consumer, command.key)
+                fence, now = lock_fence(sessions.rows, self._consumer, command.key)
                 known = fence.answer_to(command)
                 if known.command_id == command.id and known.reply is not None:
                     _, _, handled = self._decided(sessions, prepared)  # a second delivery was faster
@@ -239,8 +238,8 @@ class UnitOfWork:
 
     def _decided(self, sessions: Sessions, prepared: Prepared) -> tuple[Fence, datetime, Handled | None]:
         """Lock the fence row; what it decides, or None where the handler is to run."""
-        connection, command = sessions.session.connection(), prepared.command
-        fence, now = lock_fence(connection, self._consumer, command.key)
+        rows, command = sessions.rows, prepared.command
+        fence, now = lock_fence(rows, self._consumer, command.key)
         decision = decide(fence, command, now, self._horizon)
         match decision:
             case Handle():
@@ -249,22 +248,22 @@ class UnitOfWork:
                 message = decision.reply
             case AnswerAgain():
                 message = readdressed(decision.reply, command, source=self.source, now=now)
-                store_answer(connection, self._consumer, command, "success", message, tombstone=False)
+                store_answer(rows, self._consumer, command, "success", message, tombstone=False)
             case Tombstone():
                 message = self._reply(command, Answered(outcome="success"), now)
-                store_answer(connection, self._consumer, command, "success", message, tombstone=True)
+                store_answer(rows, self._consumer, command, "success", message, tombstone=True)
             case Refuse():
                 answered = self._sticky(fence, command, failure(decision.code, decision.message))
                 message = self._reply(command, answered, now)
                 if decision.stored:
                     outcome = answered.stored_outcome
-                    store_answer(connection, self._consumer, command, outcome, message, tombstone=False)
+                    store_answer(rows, self._consumer, command, outcome, message, tombstone=False)
             case DeadLetter():
-                forget_fence(connection, self._consumer, command.key)
+                forget_fence(rows, self._consumer, command.key)
                 return fence, now, Handled(dead=("beyond_horizon", TooOld(decision.reason)))
             case _:
                 assert_never(decision)
-        insert_messages(connection, [message])
+        rows.insert_messages([message])
         return fence, now, Handled(replies=(message,), dead=_dead(prepared))
 
     def _refused(self, sessions: Sessions, prepared: Prepared, fence: Fence, now: datetime) -> Handled | None:
@@ -287,9 +286,9 @@ class UnitOfWork:
     def _answer(self, sessions: Sessions, command: Command, fence: Fence, answered: Answered, now: datetime) -> Handled:
         answered = self._sticky(fence, command, answered)
         message = self._reply(command, answered, now)
-        connection: Connection = sessions.session.connection()
-        store_answer(connection, self._consumer, command, answered.stored_outcome, message, tombstone=False)
-        insert_messages(connection, [message])
+        rows = sessions.rows
+        store_answer(rows, self._consumer, command, answered.stored_outcome, message, tombstone=False)
+        rows.insert_messages([message])
         return Handled(replies=(message,))
 
     def _sticky(self, fence: Fence, command: Command, answered: Answered) -> Answered:

@@ -29,6 +29,7 @@ from segue.outbox.inbox import HORIZON, sweep
 from segue.outbox.relay import Relay, RelayOptions
 from segue.outbox.schema import metadata
 from segue.outbox.sql import SqlOutboxStore
+from segue.outbox.store import OutboxStore
 from segue.topics.broker import Consumer, Producer
 from segue.topics.codec import Codecs
 from segue.topics.converter import Converter
@@ -185,8 +186,19 @@ class Worker(Generic[S]):
 
     # --- running
 
-    def loop(self, consumer: Consumer, producer: Producer, *, topic: str | None = None, runner: Runner) -> CommandLoop:
-        """The loop over these ports, to be driven by the caller (a simulator, a test, `run`)."""
+    def loop(
+        self,
+        consumer: Consumer,
+        producer: Producer,
+        *,
+        topic: str | None = None,
+        runner: Runner,
+        store: OutboxStore | None = None,
+    ) -> CommandLoop:
+        """The loop over these ports, to be driven by the caller (a simulator, a test, `run`).
+
+        `store`: the outbox, where it is not in the runner's database.
+        """
         heartbeats = Heartbeats()
 
         loop: CommandLoop
@@ -196,7 +208,7 @@ class Worker(Generic[S]):
             if isinstance(runner, InlineRunner):
                 loop.serve_heartbeats()  # nobody else runs while the handler does
 
-        store = SqlOutboxStore(runner.transact)
+        store = store or SqlOutboxStore(runner.transact)
         relay_options = RelayOptions(older_than=self.options.relay_after, patience=0.0)
         unit = UnitOfWork(
             self.name,

@@ -23,6 +23,7 @@ from sqlalchemy import Engine, create_engine
 
 from segue.clock import SYSTEM_CLOCK, Clock, fresh_id, spread
 from segue.errors import ConfigError, InputError
+from segue.failpoints import hit
 from segue.observe import SILENT, Observer
 from segue.outbox.handoff import Bell
 from segue.outbox.sql import SqlOutboxStore
@@ -196,6 +197,8 @@ class Relay:
             memory_first_before=None if older_than is None else self._clock.now() - older_than,
             excluded=self._exclusion(now),
         )
+        if rows:
+            hit("relay.after_load")
         self._full = len(rows) >= limit
         return self._take(rows)
 
@@ -236,6 +239,8 @@ class Relay:
                 self._landed.append((row, error))
                 break
             sent += 1
+        if sent:
+            hit("relay.after_send")
         return sent > 0
 
     def _hear(self, now: float) -> bool:
@@ -299,6 +304,7 @@ class Relay:
         """Delete what Kafka has, once there is a batch of it or nothing else to wait for."""
         moved = False
         if self._acked and (len(self._acked) >= self._options.batch // 2 or not self._flying):
+            hit("relay.before_delete")
             self._store.delete(list(self._acked))
             self._observer.count("relay.published", len(self._acked))
             self._acked.clear()
