@@ -18,14 +18,16 @@ from segue.errors import SegueError
 
 
 class SagaError(SegueError):
-    """The saga did not complete; `code` and `message` say why."""
+    """The saga did not complete; `failure_code` and `message` say why."""
 
     code = "saga_error"
 
-    def __init__(self, code: str, message: str = "") -> None:
+    def __init__(self, code: str, message: str = "", *, status: str = "") -> None:
         super().__init__(f"{code}: {message}" if message else code)
         self.failure_code = code
         self.message = message
+        #: How the saga ended (`compensated`, `failed`, `cancelled`), where a client raises this; else empty.
+        self.status = status
 
 
 class SagaFailed(SagaError):
