@@ -19,7 +19,7 @@ from segue.errors import StoreUnavailable
 from segue.outbox.inbox import lock_fence
 from segue.outbox.relay import Relay
 from segue.outbox.schema import inbox_table, outbox_table
-from segue.outbox.sql import SqlOutboxStore, database_now
+from segue.outbox.sql import SqlOutboxStore, SqlServiceRows, database_now
 from segue.outbox.store import Exclusion
 from segue.topics.broker import Acked, Outgoing
 from segue.topics.envelope import parse_reply
@@ -155,12 +155,12 @@ def test_a_fence_row_is_held_by_one_transaction_at_a_time(engine: Engine) -> Non
     def second() -> None:
         with engine.begin() as connection:
             entered.set()
-            fence, _ = lock_fence(connection, "payments", "o-1/s")
+            fence, _ = lock_fence(SqlServiceRows(connection), "payments", "o-1/s")
             order.append(("second", fence.new))
 
     thread = threading.Thread(target=second)
     with engine.begin() as connection:
-        fence, _ = lock_fence(connection, "payments", "o-1/s")
+        fence, _ = lock_fence(SqlServiceRows(connection), "payments", "o-1/s")
         thread.start()
         assert entered.wait(10)
         order.append(("first", fence.new))

@@ -26,7 +26,8 @@ from typing import Any, Literal, TypeAlias, assert_never
 from sqlalchemy import Connection
 
 from segue.outbox.message import Message, pack, unpack
-from segue.outbox.sql import delete_inbox_row, lock_inbox_row, sweep_inbox_rows, update_inbox_row
+from segue.outbox.sql import sweep_inbox_rows
+from segue.outbox.store import ServiceRows
 from segue.topics.envelope import Command
 
 #: Outcome of a command as its fence row keeps it; `unknown` = a negative reply that could not prove "no effect".
@@ -157,9 +158,9 @@ def _decide_compensate(fence: Fence) -> Decision:
 # --- the row
 
 
-def lock_fence(connection: Connection, consumer: str, command_key: str) -> tuple[Fence, datetime]:
+def lock_fence(rows: ServiceRows, consumer: str, command_key: str) -> tuple[Fence, datetime]:
     """Insert or lock the row, before anything else in the transaction; with the database's time."""
-    row, new, now = lock_inbox_row(connection, consumer, command_key)
+    row, new, now = rows.lock_inbox_row(consumer, command_key)
     fence = Fence(
         invoke=Answer(
             attempt=row["attempt"],
@@ -180,18 +181,18 @@ def lock_fence(connection: Connection, consumer: str, command_key: str) -> tuple
     return fence, now
 
 
-def forget_fence(connection: Connection, consumer: str, command_key: str) -> None:
+def forget_fence(rows: ServiceRows, consumer: str, command_key: str) -> None:
     """Take back the row that `lock_fence` has just inserted, for a command that leaves no trace."""
-    delete_inbox_row(connection, consumer, command_key)
+    rows.delete_inbox_row(consumer, command_key)
 
 
-def store_begun(connection: Connection, consumer: str, command: Command, fence: Fence) -> None:
+def store_begun(rows: ServiceRows, consumer: str, command: Command, fence: Fence) -> None:
     """Note that a command is being handled outside of any transaction; its answer follows."""
     outcome: StoredOutcome | None = "unknown" if may_have_had_an_effect(fence.answer_to(command)) else None
     values = dict(_columns(command, outcome, None))
     if command.action == "compensate" and fence.compensate.attempt == 0:
         values["details"] = None  # those of the invoke
-    update_inbox_row(connection, consumer, command.key, values)
+    rows.update_inbox_row(consumer, command.key, values)
 
 
 def may_have_had_an_effect(answer: Answer) -> bool:
@@ -200,7 +201,7 @@ def may_have_had_an_effect(answer: Answer) -> bool:
 
 
 def store_answer(
-    connection: Connection, consumer: str, command: Command, outcome: StoredOutcome, reply: Message, *, tombstone: bool
+    rows: ServiceRows, consumer: str, command: Command, outcome: StoredOutcome, reply: Message, *, tombstone: bool
 ) -> None:
     """Keep the reply, whole, as the answer to `command`; the row must be locked."""
     values = dict(_columns(command, outcome, pack(reply)))
@@ -208,7 +209,7 @@ def store_answer(
         values["tombstone"] = True
     if outcome == "success":
         values["details"] = None
-    update_inbox_row(connection, consumer, command.key, values)
+    rows.update_inbox_row(consumer, command.key, values)
 
 
 def sweep(connection: Connection, consumer: str, retention: timedelta = HORIZON, limit: int = 1000) -> int:

@@ -346,3 +346,25 @@ def sweep_inbox_rows(connection: Connection, consumer: str, retention: timedelta
         delete(inbox).where(inbox.c.consumer == consumer, inbox.c.saga_key.in_(list(keys)), inbox.c.updated_at < before)
     )
     return int(gone.rowcount)
+
+
+class SqlServiceRows:
+    """`ServiceRows` on a connection in a transaction."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def lock_inbox_row(self, consumer: str, saga_key: str) -> tuple[Mapping[str, Any], bool, datetime]:
+        row, new, now = lock_inbox_row(self._connection, consumer, saga_key)
+        return cast("Mapping[str, Any]", row), new, now
+
+    def update_inbox_row(self, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
+        update_inbox_row(self._connection, consumer, saga_key, values)
+
+    def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
+        delete_inbox_row(self._connection, consumer, saga_key)
+
+    def insert_messages(self, messages: Sequence[Message]) -> None:
+        insert_messages(self._connection, messages)

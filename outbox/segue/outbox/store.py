@@ -1,7 +1,7 @@
-"""The store port of the relay: what it needs of a database, and no more.
+"""The store ports: what the relay, and what the fence of a participant, need of a database, and no more.
 
-Adapter: `segue.outbox.sql.SqlOutboxStore` (PostgreSQL, SQLite; MySQL's dialect is provided for). All moments are the
-database's, so the clocks of the relays need not agree.
+Adapters: `SqlOutboxStore` and `SqlServiceRows` of `segue.outbox.sql` (PostgreSQL, SQLite; MySQL's dialect is provided
+for). All moments are the database's, so the clocks of the relays need not agree.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from segue.outbox.message import Message
 
@@ -68,4 +68,24 @@ class OutboxStore(Protocol):
 
     def release(self, owner: str) -> None:
         """Give up all lanes at once, so that another relay need not wait for the lease to end."""
+        ...
+
+
+class ServiceRows(Protocol):
+    """The service's own tables inside one open transaction, which somebody else commits."""
+
+    def lock_inbox_row(self, consumer: str, saga_key: str) -> tuple[Mapping[str, Any], bool, datetime]:
+        """Insert or lock the fence row: (row, whether it is new, database time)."""
+        ...
+
+    def update_inbox_row(self, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
+        """Change the fence row that this transaction has locked."""
+        ...
+
+    def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
+        """Take back a fence row that this transaction has just inserted."""
+        ...
+
+    def insert_messages(self, messages: Sequence[Message]) -> None:
+        """Put messages into the outbox, in this order; one whose id is there already is left as it is."""
         ...
