@@ -66,7 +66,7 @@ def test_handlers_are_checked_against_contract_and_sessions(tmp_path: Path) -> N
         file = tmp_path / f"bad_{name.replace(' ', '_')}.py"
         file.write_text(PREAMBLE + code)
         files.append(file)
-    arguments = [
+    settings = [
         "--config-file",
         str(ROOT / "pyproject.toml"),
         "--cache-dir",
