@@ -27,13 +27,15 @@ _NUL = "\x00"
 
 def texts(values: Sequence[str | None]) -> str:
     """An array literal of text. Raises RejectedWrite for a NUL, which no text of PostgreSQL can hold."""
+    if not values:
+        return "{}"
     if None in values:
         return "{" + ",".join(["NULL" if value is None else _quote(value) for value in values]) + "}"
     # NUL as separator: one pass of C over the whole column, and what contains one is found by counting.
     joined = _NUL.join(values)  # type: ignore[arg-type]
     if joined.count(_NUL) != len(values) - 1:
         raise RejectedWrite("a text holds a NUL character, which PostgreSQL can't store")
-    return '{"' + joined.replace("\\", "\\\\").replace('"', '\\"').replace(_NUL, '","') + '"}' if values else "{}"
+    return '{"' + joined.replace("\\", "\\\\").replace('"', '\\"').replace(_NUL, '","') + '"}'
 
 
 def _quote(value: str) -> str:
