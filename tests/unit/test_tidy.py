@@ -22,7 +22,7 @@ PROGRAMS = ("tests", "examples", "benchmarks")
 LONGEST_FILE = 700
 LONGEST_FUNCTION = 70
 
-VOCABULARY = frozenset({"clock", "contract", "errors", "ids", "limits", "observe"})
+VOCABULARY = frozenset({"clock", "contract", "errors", "failpoints", "ids", "limits", "observe"})
 
 #: The only place that may ask the machine for time, randomness and ids.
 CLOCK = CHECKOUT / "topics/segue/clock.py"
