@@ -6,9 +6,9 @@ holds these declarations against the coordinator's.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Integer, MetaData, String, Table, Text
+from sqlalchemy import JSON, Column, Integer, MetaData, String, Table, Text
 
-from segue.outbox.schema import Bytes, Moment
+from segue.outbox.schema import Bytes, Moment, Serial
 
 metadata = MetaData()
 
@@ -38,7 +38,7 @@ saga = Table(
 dead_letter = Table(
     "dead_letter",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", Serial, primary_key=True),
     Column("state", String(20), nullable=False),
     Column("headers", Bytes, nullable=False),
     Column("reason", String(60), nullable=False),

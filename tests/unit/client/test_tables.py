@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sqlalchemy import Column, Table
-from sqlalchemy.dialects import postgresql, sqlite
 
 from segue.client import tables
 from segue.client.rows import ENDED, SagaDescription
@@ -26,5 +25,4 @@ def shapes(table: Table) -> dict[str, tuple[str, ...]]:
 
 
 def shape(column: Column[object]) -> tuple[str, ...]:
-    kinds = (str(column.type.compile(d)) for d in (postgresql.dialect(), sqlite.dialect()))
-    return (*kinds, str(column.nullable), str(column.primary_key))
+    return (repr(column.type), str(column.nullable), str(column.primary_key))
