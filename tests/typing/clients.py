@@ -51,7 +51,7 @@ def mistakes(client: Client, order: Order, shipped: Shipped, handle: Handle[Ship
     client.start(order_saga, order, session="session")  # type: ignore[arg-type] # no session
     handle.result(timeout=30)  # type: ignore[arg-type] # seconds without a unit
     handle.signal(decision, True)  # type: ignore[misc] # another type of signal
-    _text: str | None = handle.query(shipped_share)  # type: ignore[arg-type] # another type of attribute
+    _text: str | None = handle.query(shipped_share)  # type: ignore[assignment] # another type of attribute
     _number: float = handle.query(shipped_share)  # type: ignore[assignment] # may not be set
     _length: int = handle.result()  # type: ignore[assignment] # another output
     outbox.add(None, "orders.events", order, key=order.id, type="placed")  # type: ignore[arg-type] # no session
