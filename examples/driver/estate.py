@@ -96,7 +96,8 @@ def _kafka(stack: ExitStack, options: Options, names: TopicNames, services: Sequ
     broker = stack.enter_context(EmbeddedBroker())
     broker.create_topics((names.requests, names.replies, names.dlq, *map(names.commands_of, services)))
     broker.create_topics(f"{service}.dlq" for service in services)
-    return broker.settings()
+    # The newer group protocol, which the embedded broker prefers, would keep the partitions of a killed member for 30 s.
+    return broker.settings({"group.protocol": "classic", "session.timeout.ms": 6000})
 
 
 @contextmanager

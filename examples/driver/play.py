@@ -127,7 +127,7 @@ def _client(estate: Estate) -> Client:
     return Client.connect(
         bootstrap=estate.kafka.bootstrap,
         coordinator=estate.names.coordinator,
-        database=estate.databases["coordinator"],
+        properties=estate.kafka.properties,
     )
 
 

@@ -28,7 +28,9 @@ class Progress:
         if self._console.is_terminal:
             columns = ("[bold]{task.description}", "[green]{task.fields[counts]}", "[red]{task.fields[remark]}")
             words, counts, remark = (TextColumn(column) for column in columns)
-            bar = Bar(words, BarColumn(), MofNCompleteColumn(), counts, TimeElapsedColumn(), remark, console=self._console)
+            bar = Bar(
+                words, BarColumn(), MofNCompleteColumn(), counts, TimeElapsedColumn(), remark, console=self._console
+            )
             bar.add_task(self._what, total=self._total, counts="", remark="starting")
             bar.start()
             self._bar = bar
@@ -48,4 +50,5 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=ended, counts=numbers, remark=remark)
         elif time.monotonic() >= self._line_at or ended == self._total:
             self._line_at = time.monotonic() + LINE_EVERY
-            self._console.print(f"{ended}/{self._total} {self._what}: {numbers}{'; ' if remark else ''}{remark}")
+            text = f"{ended}/{self._total} {self._what}: {numbers}{'; ' if remark else ''}{remark}"
+            self._console.print(text, soft_wrap=True)

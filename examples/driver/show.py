@@ -14,7 +14,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from sqlalchemy import create_engine, text
 
 from examples.driver.estate import Estate, estate
@@ -66,7 +65,9 @@ def show(cast: Cast, options: Options, prove: Prove) -> int:
     before = signal.signal(signal.SIGTERM, _leave)
     try:
         with ExitStack() as stack:
-            place = stack.enter_context(estate(options, coordinator=cast.coordinator, sagas=cast.sagas, services=_names(cast)))
+            place = stack.enter_context(
+                estate(options, coordinator=cast.coordinator, sagas=cast.sagas, services=_names(cast))
+            )
             processes = stack.enter_context(Processes(place.directory))
             with Progress(cast.title, len(cast.inputs), console) as progress:
                 played = play(cast, place, processes, options, progress)
@@ -82,7 +83,7 @@ def show(cast: Cast, options: Options, prove: Prove) -> int:
             console.print(f"logs and databases are in {options.keep}")
         return 0 if report.well else 1
     except DemoFailed as error:
-        console.print(f"[red]the demo failed: {escape(str(error))}")
+        console.print(f"[red]the demo failed: {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("interrupted; nothing is left running")
@@ -100,14 +101,16 @@ def tell(report: Report, console: Console, *, as_json: bool) -> None:
     console.print(
         f"\n[bold]{len(played.statuses)} {what}[/]: {played.count('completed')} completed, "
         f"{played.count('compensated')} compensated, {played.count('failed')} refused at the first step, "
-        f"{played.waiting} waiting"
+        f"{played.waiting} waiting",
+        soft_wrap=True,
     )
     rate = len(played.statuses) / played.seconds
     console.print(f"in {played.seconds:.1f} s, {rate:.0f} sagas/s, all on this machine")
     if played.killed:
         console.print(
             f"on the way: kill -9 of {' and of '.join(played.killed)}; {played.duplicate_starts} starts and "
-            f"{played.duplicate_deliveries} commands and replies delivered twice"
+            f"{played.duplicate_deliveries} commands and replies delivered twice",
+            soft_wrap=True,
         )
     if report.undone is not None:
         _tell_timeline(report.undone, console)
@@ -139,28 +142,26 @@ def document(report: Report) -> dict[str, Any]:
 
 def _tell_timeline(undone: SagaView, console: Console) -> None:
     console.print(f"\nOne that was compensated, [bold]{escape(undone.row.id)}[/]:")
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(justify="right", style="dim")
-    table.add_column()
     for entry in _plain_timeline(undone)["events"]:
-        table.add_row(f"{entry['seconds']:.3f} s", escape(entry["text"]))
-    console.print(table)
+        # That a step is to be done says no more than that its command is sent, which follows.
+        if entry["type"] != "StepScheduled":
+            console.print(f"[dim]{entry['seconds']:9.3f} s[/]  {escape(entry['text'])}", soft_wrap=True)
 
 
 def _tell_proof(report: Report, console: Console) -> None:
     violations = report.proof.violations
     for violation in violations[:SHOWN]:
-        console.print(f"[red]✗ {escape(str(violation))}")
+        console.print(f"[red]✗ {escape(str(violation))}", soft_wrap=True)
     if len(violations) > SHOWN:
         console.print(f"[red]✗ and {len(violations) - SHOWN} more")
     if report.played.waiting:
         console.print(f"[red]✗ {report.played.waiting} sagas have not ended")
     if report.verified:
-        console.print(f"[red]✗ segue verify: {escape(report.verified)}")
+        console.print(f"[red]✗ segue verify: {escape(report.verified)}", soft_wrap=True)
     if report.well:
         console.print("Proved from the services' own databases:")
         for sentence in report.proof.proved:
-            console.print(f"[green]✓[/] {sentence}")
+            console.print(f"[green]✓[/] {sentence}", soft_wrap=True)
 
 
 def _plain_timeline(undone: SagaView) -> dict[str, Any]:

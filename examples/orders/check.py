@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from examples.driver.violations import Violation
 from examples.orders.contracts import Order
-from examples.orders.database import engine_of
+from examples.database import engine_of
 from examples.orders.expected import expected_statuses, mail_expected
 from examples.orders.mail import Mail
 from examples.orders.payments import Account, Entry
@@ -83,7 +83,9 @@ def check(databases: Mapping[str, str]) -> list[Violation]:
     return found
 
 
-def check_outcomes(orders: Iterable[Order], statuses: Mapping[str, str], databases: Mapping[str, str]) -> list[Violation]:
+def check_outcomes(
+    orders: Iterable[Order], statuses: Mapping[str, str], databases: Mapping[str, str]
+) -> list[Violation]:
     """Each order's saga ended as its line of the file says, and left exactly the traces that belong to that end."""
     listed = list(orders)
     expected = expected_statuses(listed)
@@ -127,7 +129,9 @@ def _wrong_end(order: Order, status: str, traces: Traces) -> str:
     numbers = [len(traces.charges), len(traces.refunds), len(traces.taken), len(traces.put_back), len(traces.parcels)]
     if status == "completed" and (numbers != [1, 0, 1, 0, 1] or len(traces.mails) != mail_expected(order)):
         return "completed means paid, reserved, shipped and confirmed once"
-    if status == "compensated" and (numbers[0] != 1 or numbers[0] != numbers[1] or numbers[2] != numbers[3] or numbers[4]):
+    if status == "compensated" and (
+        numbers[0] != 1 or numbers[0] != numbers[1] or numbers[2] != numbers[3] or numbers[4]
+    ):
         return "compensated means refunded and released"
     if status == "failed" and any(numbers):
         return "failed means that nothing was done"

@@ -42,7 +42,9 @@ TROUBLES: Sequence[tuple[str, int]] = (
 def generate(seed: int = SEED, count: int = ORDER_COUNT) -> tuple[list[Order], dict[str, Decimal], dict[str, int]]:
     """Orders, balances and stock."""
     random = Random(seed)
-    prices = {f"{name}-{part}": Decimal(random.randrange(500, 20000)).scaleb(-2) for name in INSTRUMENTS for part in PARTS}
+    prices = {
+        f"{name}-{part}": Decimal(random.randrange(500, 20000)).scaleb(-2) for name in INSTRUMENTS for part in PARTS
+    }
     accounts = [f"customer-{number:03}" for number in range(1, ACCOUNT_COUNT + 1)]
     poor, sold_out = set(random.sample(accounts, POOR)), set(random.sample(sorted(prices), SOLD_OUT))
     orders = [_order(random, number, accounts, prices) for number in range(1, count + 1)]

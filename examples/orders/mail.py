@@ -1,7 +1,7 @@
 """The service `mail`: tells customers that their parcel is on its way. Nobody cancels an order because a mail bounced.
 
-    python -m examples.orders.mail                            # its tables
-    segue worker run examples.orders.mail:worker
+python -m examples.orders.mail                            # its tables
+segue worker run examples.orders.mail:worker
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from examples.orders import world
 from examples.orders.contracts import Shipped, confirm
-from examples.orders.database import connect, now
+from examples.database import connect, now
 from segue.activities import Context, Rejected, Worker
 
 

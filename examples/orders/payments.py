@@ -1,7 +1,7 @@
 """The service `payments`: accounts, and a ledger in which nothing is ever changed.
 
-    python -m examples.orders.payments                        # its tables, and what customers have
-    segue worker run examples.orders.payments:worker
+python -m examples.orders.payments                        # its tables, and what customers have
+segue worker run examples.orders.payments:worker
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from examples.orders import world
 from examples.orders.contracts import Charged, Order, charge, refund
-from examples.orders.database import connect, now
+from examples.database import connect, now
 from examples.orders.files import opening_balances
 from segue.activities import Context, Rejected, Undo, Worker
 

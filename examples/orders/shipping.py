@@ -1,7 +1,7 @@
 """The service `shipping`: parcels, handed to a carrier that is not always there.
 
-    python -m examples.orders.shipping                        # its tables
-    segue worker run examples.orders.shipping:worker
+python -m examples.orders.shipping                        # its tables
+segue worker run examples.orders.shipping:worker
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from examples.orders import world
 from examples.orders.contracts import Order, Shipped, recall, ship
-from examples.orders.database import connect, now
+from examples.database import connect, now
 from segue.activities import Context, Rejected, Undo, Worker
 
 

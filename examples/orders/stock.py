@@ -1,7 +1,7 @@
 """The service `stock`: what lies in the warehouse, and a book of everything that was taken and put back.
 
-    python -m examples.orders.stock                           # its tables, and what there is
-    segue worker run examples.orders.stock:worker
+python -m examples.orders.stock                           # its tables, and what there is
+segue worker run examples.orders.stock:worker
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from examples.orders import world
 from examples.orders.contracts import Order, release, reserve
-from examples.orders.database import connect, now
+from examples.database import connect, now
 from examples.orders.files import opening_stock
 from segue.activities import Context, Rejected, Undo, Worker
 
