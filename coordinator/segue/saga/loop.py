@@ -30,7 +30,8 @@ class _NumberedTask(asyncio.Task[T]):
     number: int = 0
 
     def __hash__(self) -> int:
-        return self.number
+        # asyncio puts every new task into one set of the whole process, before it has a number: sagas must not collide.
+        return self.number or object.__hash__(self)
 
     def __eq__(self, other: object) -> bool:
         return self is other
