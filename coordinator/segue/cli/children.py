@@ -1,7 +1,7 @@
 """Child processes of one command: their output by name, their end noticed, their stop in order.
 
-A child that dies is started again, later each time. Children stop when their standard input closes, so that none is left
-when the parent is killed.
+A child that dies is started again, later each time. Children stop when their standard input closes, so that none
+is left when the parent is killed.
 """
 
 from __future__ import annotations

@@ -86,6 +86,9 @@ def run_coordinator(
         observer=observer,
         options=Options(
             batch_size=settings.coordinator.batch_size,
+            cache_size=settings.coordinator.cache_size,
+            parked_for=settings.coordinator.parked_for,
+            undos_per_minute=settings.coordinator.undos_per_minute or None,
             require_all_versions=settings.coordinator.require_all_versions,
             drain_timeout=settings.coordinator.drain_timeout.total_seconds(),
         ),

@@ -222,6 +222,8 @@ def _why(state: SagaState) -> str | None:
         sentences.append(f"{what} ({failure_text(error)})" if error else what)
     if state.parked is not None:
         sentences.append(f"a failure after the pivot ({failure_text(state.parked)})")
+    if state.held is not None:
+        sentences.append(f"its undo is held, too many are being undone ({failure_text(state.held.error)})")
     return "; ".join(sentences) or None
 
 
@@ -233,6 +235,8 @@ def _waits(state: SagaState, row: SagaRow, now: datetime) -> list[Wait]:
     timers = sorted(at for at in state.timers.values() if at < NEVER)
     if timers:
         waits.append(_until("a timer", timers[0], now))
+    if state.held is not None:
+        waits.append(_until("the breaker, which holds its undo", state.held.until, now))
     if state.undriven and state.blocked is None:
         waits.append(Wait(what=f"a process that has {state.definition} v{state.version}", overdue=is_overdue(row, now)))
     return waits

@@ -43,6 +43,14 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         ),
     ] = "sqlite:///.segue/segue.db"
     batch_size: Annotated[int, text("Records that one transaction applies at most, under load.", ge=1, le=1000)] = 500
+    cache_size: Annotated[int, text("Live sagas that one process keeps in memory.", ge=1, le=10_000_000)] = 10_000
+    parked_for: Annotated[timedelta, text("How long a signal or cancel that came before its saga is kept for it.")] = (
+        timedelta(days=1)
+    )
+    undos_per_minute: Annotated[
+        int,
+        text("Undos per minute and saga type that may begin by themselves, more are held for a person; 0: any.", ge=0),
+    ] = 0
     require_all_versions: Annotated[
         bool, text("Refuse to start while a live saga has a type or version that this process lacks.")
     ] = False

@@ -1,0 +1,190 @@
+"""`segue saga start`: ask the coordinator for a saga by the name of its type, and wait for its end if wanted.
+
+It needs no code of the saga; where coordinator.sagas is set, the input is checked here first against its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from segue.cli.arguments import payload_argument, wait_option
+from segue.cli.connections import kafka, reads
+from segue.cli.exits import NotYet, Problem
+from segue.cli.invocation import Invocation
+from segue.cli.loading import load_sagas
+from segue.cli.out import cell
+from segue.cli.plain import as_json, plain_row
+from segue.cli.settings.values import did_you_mean
+from segue.cli.topics import names_of
+from segue.clock import SYSTEM_CLOCK, fresh_id
+from segue.coordinator.queries import LIVE, DeadLetterFilter
+from segue.coordinator.reads import Reads
+from segue.coordinator.store import SagaRow
+from segue.errors import BrokerUnavailable, InvalidPayload, NotFound, SegueError, StartConflict, UsageError
+from segue.limits import check_id
+from segue.topics.broker import Outgoing
+from segue.topics.converter import Converter
+from segue.topics.envelope import Request
+from segue.topics.kafka import KafkaProducer
+from segue.topics.names import TopicNames
+from segue.topics.settings import KafkaSettings
+
+#: Seconds until Kafka must have acknowledged the start.
+ACKNOWLEDGED = 15.0
+#: Seconds between two looks at the saga: the first, and the longest.
+_FIRST_LOOK, _LONGEST_LOOK = 0.05, 0.5
+_WAIT = "1m"
+
+#: Why a coordinator refuses a start, and how that is told.
+_REFUSALS: Mapping[str, type[SegueError]] = {
+    "start_conflict": StartConflict,
+    "unknown_saga_type": NotFound,
+    "invalid_input": InvalidPayload,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A start that Kafka has."""
+
+    saga_id: str
+    request_id: str
+    definition: str
+    body: bytes
+
+
+def start_saga(
+    run: Invocation,
+    definition: Annotated[str, typer.Argument(metavar="TYPE", help="The saga's name, as in @saga(NAME).")],
+    payload: Annotated[str, typer.Argument(metavar="JSON|@FILE", help="Its input; @- reads it from stdin.")] = "null",
+    saga_id: Annotated[
+        str | None, typer.Option("--id", help="Its id: the same id again is the same saga. Else a new one is made.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit code 1 unless it completes.")] = False,
+    wait_for: Annotated[
+        str, typer.Option("--wait-for", metavar="DURATION", help="How long to wait for its end (with --wait).")
+    ] = _WAIT,
+) -> None:
+    """Start a saga."""
+    body = checked_input(run, definition, payload_argument(payload))
+    patience = wait_option(wait_for)
+    found = reads(run) if wait else None
+    begun = send_start(kafka(run), names_of(run.loaded.settings), definition, body, saga_id)
+    if found is None:
+        _tell_asked(run, begun)
+        return
+    row = wait_for_end(run, found, begun, patience)
+    if run.out.json:
+        run.out.document(plain_row(row, overdue=False))
+    else:
+        _tell(run, row)
+    if row.status != "completed":
+        why = f"{row.error_code}: {row.error_message}" if row.error_message else row.error_code or "no error recorded"
+        raise Problem(f"saga {row.id} is {row.status}: {why}; `segue saga show {row.id}` tells the whole story")
+
+
+def checked_input(run: Invocation, name: str, body: bytes) -> bytes:
+    """The input in the canonical form of its type, where the type is known here. Raises InvalidPayload, UsageError."""
+    specs = run.loaded.settings.coordinator.sagas
+    if not specs:
+        return body
+    registry = load_sagas(specs)
+    definition = registry.newest(name)
+    if definition is None:
+        names = sorted({known.name for known in registry})
+        raise UsageError(f"no saga is called {name!r}{did_you_mean(name, names)} ; known here: {', '.join(names)}")
+    converter = Converter()
+    return converter.to_bytes(converter.from_bytes(body, definition.input_type), definition.input_type)
+
+
+def send_start(client: KafkaSettings, names: TopicNames, definition: str, body: bytes, saga_id: str | None) -> Begun:
+    """Send the start; returns once Kafka has it. Raises BrokerUnavailable, ConfigError."""
+    identity = fresh_id() if saga_id is None else check_id("--id", saga_id)
+    begun = Begun(saga_id=identity, request_id=fresh_id(), definition=definition, body=body)
+    request = Request(
+        id=begun.request_id,
+        action="start",
+        saga_id=begun.saga_id,
+        name=definition,
+        source="segue-cli",
+        time=SYSTEM_CLOCK.now(),
+    )
+    record = Outgoing(topic=names.requests, key=begun.saga_id.encode(), value=body, headers=request.headers())
+    errors: list[Exception] = []
+    producer = KafkaProducer(client)
+    try:
+        producer.send(record, lambda error: errors.append(error) if error is not None else None)
+        missing = producer.flush(ACKNOWLEDGED)
+    finally:
+        producer.close()
+    for error in errors:
+        raise error
+    if missing:
+        raise BrokerUnavailable(
+            f"Kafka at {client.bootstrap} has not acknowledged the start within {ACKNOWLEDGED:g} s; it may still "
+            f"arrive: start again with --id {begun.saga_id}"
+        )
+    return begun
+
+
+def wait_for_end(run: Invocation, found: Reads, begun: Begun, patience: timedelta) -> SagaRow:
+    """The row of the ended saga. Raises what the coordinator refused it for, or NotYet."""
+    give_up = SYSTEM_CLOCK.monotonic() + patience.total_seconds()
+    pause = _FIRST_LOOK
+    row: SagaRow | None = None
+    with run.out.progress(f"waiting for {begun.saga_id}"):
+        while True:
+            row = _look(found, begun)
+            if row is not None and row.status not in LIVE:
+                return row
+            left = give_up - SYSTEM_CLOCK.monotonic()
+            if left <= 0:
+                raise NotYet(_where(begun, row))
+            SYSTEM_CLOCK.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_LOOK)
+
+
+def _look(found: Reads, begun: Begun) -> SagaRow | None:
+    for letter in found.dead_letters(DeadLetterFilter(saga_id=begun.saga_id), 1000).items:
+        if ("ce_id", begun.request_id.encode()) in letter.record.headers:
+            kind = _REFUSALS.get(letter.reason, Problem)
+            raise kind(f"the start of {begun.saga_id} was refused ({letter.reason}): {letter.error_message}")
+    try:
+        row = found.saga(begun.saga_id)
+    except NotFound:
+        return None
+    # The saga of an earlier start is there before the refusal of this one is.
+    if row.definition != begun.definition:
+        raise StartConflict(f"saga {row.id} is a {row.definition!r}, not a {begun.definition!r}")
+    if as_json(row.input) != as_json(begun.body):
+        raise StartConflict(f"saga {row.id} was started with another input")
+    return row
+
+
+def _where(begun: Begun, row: SagaRow | None) -> str:
+    if row is None:
+        return f"saga {begun.saga_id} has not begun yet; is a coordinator running (`segue coordinator run`)?"
+    needs = f", {row.attention}" if row.attention != "none" else ""
+    return f"saga {begun.saga_id} is still {row.status}{needs}; it waits for {row.waiting_for or 'its next step'}"
+
+
+def _tell_asked(run: Invocation, begun: Begun) -> None:
+    if run.out.json:
+        run.out.document({"id": begun.saga_id, "request_id": begun.request_id, "status": None})
+    else:
+        run.out.line(begun.saga_id)
+
+
+def _tell(run: Invocation, row: SagaRow) -> None:
+    run.out.facts(
+        (
+            ("saga", row.id),
+            ("status", cell(row.status)),
+            ("result", None if row.result is None else str(as_json(row.result))),
+        )
+    )
