@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from sqlalchemy import create_engine
 
@@ -134,6 +135,7 @@ class Bench:
             for server in (self.postgres, self.kafka):
                 self._stack.callback(server.remove)
                 server.start(fresh=True)
+            self._warm_kafka()
         except BaseException:
             self._stack.close()
             raise
@@ -151,6 +153,14 @@ class Bench:
     def value(self, key: str) -> float | None:
         """A figure measured earlier in this run."""
         return next((row.value for row in self.rows if row.key == key), None)
+
+    def _warm_kafka(self) -> None:
+        """A fresh broker needs seconds before it gives idempotent producers their ids."""
+        self.create_topics(["warm-up"])
+        producer = Producer({"bootstrap.servers": self.kafka.address, "enable.idempotence": True})
+        producer.produce("warm-up", b"")
+        if producer.flush(PATIENCE):
+            raise BenchError("Kafka takes no record of an idempotent producer")
 
     def create_topics(self, topics: Sequence[str]) -> None:
         """Create topics of `PARTITIONS` partitions; those that are there stay as they are."""
@@ -179,8 +189,8 @@ class Estate:
         self.tag = tag
         self.names = TopicNames(coordinator=f"coordinator-{tag}", commands="{service}.commands-" + tag)
         self.bootstrap = bench.kafka.address
-        self.database = bench.postgres.create_database(f"coordinator_{tag}")
-        self._databases = [f"coordinator_{tag}"]
+        self._databases: list[str] = []
+        self.database = self.side_database("coordinator")
         upgrade(self.database)
         self.commands = {service: self.names.commands_of(service) for service in services}
         self.children: dict[str, Child] = {}
@@ -213,8 +223,7 @@ class Estate:
     def services(self, **arguments: Any) -> None:
         """The real services, one process and one database each, ready."""
         for service in self.commands:
-            url = self.bench.postgres.create_database(f"{service}_{self.tag}")
-            self._databases.append(f"{service}_{self.tag}")
+            url = self.side_database(service)
             engine = create_engine(url)
             service_tables.create_all(engine)
             engine.dispose()
@@ -224,6 +233,11 @@ class Estate:
             self.start(service, "service", service=service, database=url, **more)
         for service in self.commands:
             self.children[service].ready()
+
+    def side_database(self, name: str) -> str:
+        """A further, empty database that goes with the estate; returns its URL."""
+        self._databases.append(f"{name}_{self.tag}")
+        return self.bench.postgres.create_database(self._databases[-1])
 
     def close(self) -> None:
         """Stop all processes, in the reverse order of their start; drop the databases."""

@@ -1,0 +1,55 @@
+"""Two coordinator processes on one database against one, fast responder."""
+
+from __future__ import annotations
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Spread
+from benchmarks.meters import used
+from benchmarks.report import Row, spread_row
+from benchmarks.scenarios.transitions import IN_FLIGHT
+
+
+def run(bench: Bench) -> list[Row]:
+    """Both rates, and their ratio."""
+    one, two = _measured(bench, 1), _measured(bench, 2)
+    assert one.value is not None and two.value is not None
+    gain = two.value / one.value
+    return [
+        one,
+        two,
+        Row(
+            scenario="coordinators",
+            key="coordinators.gain",
+            what="two coordinators against one",
+            unit="×",
+            value=gain,
+            target="≥ 1.7 × where cores are left",
+            met=gain >= 1.7,
+        ),
+    ]
+
+
+def _measured(bench: Bench, count: int) -> Row:
+    with bench.estate() as estate:
+        for number in range(count):
+            estate.coordinator(f"coordinator-{number + 1}")
+        driver = estate.driver(answer=True, in_flight=IN_FLIGHT)
+        driver.tell("go")
+        readings = estate.windows(bench.pick(10, 8), 5, int(bench.pick(4, 2)))
+        driver.tell("pause")
+        pairs = list(zip(readings, readings[1:], strict=False))
+        rates = Spread.of(estate.transitions(a, b) / (b.at - a.at) for a, b in pairs)
+        total = used(readings[0], readings[-1])
+        counts = {
+            name: child.tell("counts") for name, child in estate.children.items() if name.startswith("coordinator")
+        }
+    cores = ", ".join(f"{name} {share:.2f}" for name, share in total["cores"].items())
+    return spread_row(
+        "coordinators",
+        f"coordinators.{count}.per_s",
+        f"transitions of {count} coordinator{'s' * (count > 1)}",
+        "/s",
+        rates,
+        remark=f"cores: {cores}",
+        details={**total, "counts": counts},
+    )
