@@ -186,3 +186,9 @@ def test_a_worker_with_wrong_code_ends_segue_dev_with_its_reason(project: Projec
     (project.directory / "payments.py").write_text("1 / 0", "utf-8")
     project.segue("dev", "sagas", "payments:worker", code=2)
     assert project.children() == []
+
+
+def test_the_demo_accounts_for_every_cent(project: Project) -> None:
+    done = project.json("demo", "--orders", "10")
+    assert (done["ok"], sum(done["statuses"].values())) == (True, 10)
+    assert done["statuses"]["completed"] == 6

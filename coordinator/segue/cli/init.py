@@ -33,6 +33,17 @@ def make_project(run: Invocation, directory: Annotated[Path, typer.Argument(meta
     taken = [name for name in FILES if (directory / name).exists()]
     if taken:
         raise NotAllowed(f"{directory} has {', '.join(taken)} already; name another directory")
+    write_project(directory)
+    if run.out.json:
+        run.out.document({"directory": str(directory), "files": list(FILES)})
+        return
+    run.out.line(f"wrote {directory}: {', '.join(FILES)}")
+    for line in _NEXT:
+        run.out.line(line.format(directory=directory))
+
+
+def write_project(directory: Path) -> None:
+    """Write the project's files. Raises NotAllowed where that can't be done."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name in FILES:
@@ -43,12 +54,6 @@ def make_project(run: Invocation, directory: Annotated[Path, typer.Argument(meta
             ignore.write_text(".segue/\n*.db*\n__pycache__/\n", "utf-8")
     except OSError as error:
         raise NotAllowed(f"cannot write {directory}: {error.strerror}") from None
-    if run.out.json:
-        run.out.document({"directory": str(directory), "files": list(FILES)})
-        return
-    run.out.line(f"wrote {directory}: {', '.join(FILES)}")
-    for line in _NEXT:
-        run.out.line(line.format(directory=directory))
 
 
 _NEXT = (
