@@ -96,7 +96,7 @@ def _kafka(stack: ExitStack, options: Options, names: TopicNames, services: Sequ
     broker = stack.enter_context(EmbeddedBroker())
     broker.create_topics((names.requests, names.replies, names.dlq, *map(names.commands_of, services)))
     broker.create_topics(f"{service}.dlq" for service in services)
-    # The newer group protocol, which the embedded broker prefers, would keep the partitions of a killed member for 30 s.
+    # With the newer group protocol the embedded broker keeps the partitions of a killed member for 30 s.
     return broker.settings({"group.protocol": "classic", "session.timeout.ms": 6000})
 
 

@@ -1,4 +1,4 @@
-"""Run a command that is killed when its parent dies, however that dies: `python -m examples.driver.leash PARENT COMMAND…`.
+"""Run a command that is killed when its parent dies, however it dies: `python -m examples.driver.leash PID COMMAND…`.
 
 Only Linux can do that; elsewhere the command is simply run, and ended by its parent's own tidying up.
 """

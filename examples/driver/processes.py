@@ -77,11 +77,23 @@ class Processes:
             del self._parts[name]
 
     def kill(self, name: str) -> None:
-        """kill -9."""
+        """End it as `kill -9` does: it gets no chance to finish anything."""
         process = self._parts[name].process
         assert process is not None
         process.kill()
         process.wait()
+
+    def code(self, name: str) -> int | None:
+        """The exit code of a process that has ended, negative if a signal ended it; None while it runs."""
+        process = self._parts[name].process
+        assert process is not None
+        return process.poll()
+
+    def pid(self, name: str) -> int:
+        """The process id of this name, as it runs now."""
+        process = self._parts[name].process
+        assert process is not None
+        return process.pid
 
     def check(self, absent: str | None = None) -> None:
         """Raises DemoFailed if a process has ended that nobody killed; `absent` may be down."""

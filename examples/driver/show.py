@@ -42,6 +42,7 @@ class Report:
     """Everything that is told."""
 
     cast: Cast
+    run: str
     played: Played
     proof: Proof
     #: What `segue verify` says of the coordinator's database; empty if all is well.
@@ -73,6 +74,7 @@ def show(cast: Cast, options: Options, prove: Prove) -> int:
                 played = play(cast, place, processes, options, progress)
             report = Report(
                 cast=cast,
+                run=place.run,
                 played=played,
                 proof=prove(place.databases, played.statuses),
                 verified=_verify(place),
@@ -123,6 +125,7 @@ def document(report: Report) -> dict[str, Any]:
     played, undone = report.played, report.undone
     return {
         "what": report.cast.title,
+        "run": report.run,
         "sagas": len(played.statuses),
         "completed": played.count("completed"),
         "compensated": played.count("compensated"),

@@ -15,9 +15,9 @@ from typing import TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from examples.database import engine_of
 from examples.driver.violations import Violation
 from examples.orders.contracts import Order
-from examples.database import engine_of
 from examples.orders.expected import expected_statuses, mail_expected
 from examples.orders.mail import Mail
 from examples.orders.payments import Account, Entry

@@ -10,9 +10,9 @@ from datetime import datetime
 
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from examples.database import connect, now
 from examples.orders import world
 from examples.orders.contracts import Shipped, confirm
-from examples.database import connect, now
 from segue.activities import Context, Rejected, Worker
 
 

@@ -13,9 +13,9 @@ from decimal import Decimal
 from sqlalchemy import select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from examples.database import connect, now
 from examples.orders import world
 from examples.orders.contracts import Charged, Order, charge, refund
-from examples.database import connect, now
 from examples.orders.files import opening_balances
 from segue.activities import Context, Rejected, Undo, Worker
 

@@ -11,9 +11,9 @@ from datetime import datetime
 from sqlalchemy import update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from examples.database import connect, now
 from examples.orders import world
 from examples.orders.contracts import Order, Shipped, recall, ship
-from examples.database import connect, now
 from segue.activities import Context, Rejected, Undo, Worker
 
 

@@ -12,9 +12,9 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from examples.database import connect, now
 from examples.orders import world
 from examples.orders.contracts import Order, release, reserve
-from examples.database import connect, now
 from examples.orders.files import opening_stock
 from segue.activities import Context, Rejected, Undo, Worker
 
