@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from segue.saga import events as e
 from segue.saga.definition import Converter, SagaDefinition
 from segue.saga.failures import Nondeterminism
@@ -31,15 +33,18 @@ def rebuild(
     transitions: Sequence[tuple[int, bytes]],
     definition: SagaDefinition[Any, Any] | None,
     converter: Converter,
+    *,
+    exact: bool = False,
 ) -> Instance:
     """The instance after these transitions ((microseconds, payload) by `seq`).
 
     Without a definition, or where the code is not needed any more, it has no program. Raises Nondeterminism if the code
     asks for something else than the history holds; the caller rebuilds without a definition and records the block.
+    `exact`: payloads and policies must be the same, too, as tests of unchanged code demand.
     """
     decoded = [(at, e.decode_events(payload)) for at, payload in transitions]
     state = SagaState(saga_id)
-    replay = None if definition is None else _Replay(saga_id, definition, converter)
+    replay = None if definition is None else _Replay(saga_id, definition, converter, exact=exact)
     for at, events in decoded:
         for event in events:
             if replay is not None:
@@ -63,9 +68,12 @@ def _ends_code(event: e.AnyEvent) -> bool:
 
 
 class _Replay:
-    __slots__ = ("asked", "program", "recorded")
+    __slots__ = ("asked", "exact", "program", "recorded")
 
-    def __init__(self, saga_id: str, definition: SagaDefinition[Any, Any], converter: Converter) -> None:
+    def __init__(
+        self, saga_id: str, definition: SagaDefinition[Any, Any], converter: Converter, *, exact: bool
+    ) -> None:
+        self.exact = exact
         self.program = Program(definition, saga_id, converter, b"null")
         self.asked: deque[Request] = deque()
         self.recorded: deque[e.AnyEvent] = deque()
@@ -97,6 +105,8 @@ class _Replay:
             asked, recorded = self.asked.popleft(), self.recorded.popleft()
             if not _same(asked, recorded):
                 raise Nondeterminism(f"the history has {_shown(recorded)}, the code asks for {_shown(asked)}")
+            if self.exact and asked != recorded:
+                raise Nondeterminism(f"{_shown(recorded)}: {_difference(recorded, asked)}")
         if self.recorded and strict:
             raise Nondeterminism(f"the history has {_shown(self.recorded[0])}, the code does not ask for it")
         if self.asked:
@@ -116,6 +126,19 @@ def _same(asked: Request, recorded: e.AnyEvent) -> bool:
     if isinstance(asked, e.AttributeSet) and isinstance(recorded, e.AttributeSet):
         return asked.name == recorded.name
     return getattr(asked, "n", None) == getattr(recorded, "n", None)
+
+
+def _difference(recorded: e.AnyEvent, asked: Request) -> str:
+    """The first field in which two events of the same kind differ."""
+    for name in recorded.__struct_fields__:
+        before, now = getattr(recorded, name), getattr(asked, name)
+        if before != now:
+            return f"the history has {name}={_plain(before)}, the code asks for {name}={_plain(now)}"
+    return "the same"
+
+
+def _plain(value: Any) -> str:
+    return bytes(value).decode()[:200] if isinstance(value, msgspec.Raw) else f"{value!r:.200}"
 
 
 def _shown(event: e.AnyEvent | Request) -> str:

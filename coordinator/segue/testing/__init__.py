@@ -1,0 +1,57 @@
+"""For tests of sagas: milliseconds each, no Kafka, no database.
+
+`SagaTest` plays a saga with mocked activities on a virtual clock, `given` speaks its lines one by one, `explore` tries
+every fault at every step, `replay` checks new code against recorded histories.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segue.testing.answers import SILENCE
+    from segue.testing.conversation import Given, given
+    from segue.testing.failures import NeverEnds, NondeterministicSaga, NotMocked, SagaBlocked, SagaTestError
+    from segue.testing.outcome import HistoryEvent, Outcome
+    from segue.testing.recorded import export, replay
+    from segue.testing.saga_test import SagaTest
+
+__all__ = [
+    "SILENCE",
+    "Given",
+    "HistoryEvent",
+    "NeverEnds",
+    "NondeterministicSaga",
+    "NotMocked",
+    "Outcome",
+    "SagaBlocked",
+    "SagaTest",
+    "SagaTestError",
+    "export",
+    "given",
+    "replay",
+]
+
+#: Loaded on demand: pytest imports this package for its plugin in every run, also where no saga is tested.
+_MODULES = {
+    "SILENCE": "answers",
+    "Given": "conversation",
+    "given": "conversation",
+    "NeverEnds": "failures",
+    "NondeterministicSaga": "failures",
+    "NotMocked": "failures",
+    "SagaBlocked": "failures",
+    "SagaTestError": "failures",
+    "HistoryEvent": "outcome",
+    "Outcome": "outcome",
+    "export": "recorded",
+    "replay": "recorded",
+    "SagaTest": "saga_test",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"segue.testing.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,267 @@
+"""One saga on a virtual clock, driven through the pure engine: no broker, no database, nothing waits.
+
+Between any two transitions the saga is thrown away and brought back from its history, as a coordinator may do at any
+moment. Code that then asks for anything else than before fails the test, with the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import msgspec
+
+from segue.clock import from_micros
+from segue.contract import Attribute
+from segue.saga import events as e
+from segue.saga.definition import SagaDefinition
+from segue.saga.effects import Ignored, Moved, SendCommand
+from segue.saga.failures import Nondeterminism
+from segue.saga.inputs import Input, Reply
+from segue.saga.replay import rebuild
+from segue.saga.state import SagaState
+from segue.saga.transition import advance, commands_of, start
+from segue.testing.contracts import Contracts
+from segue.testing.failures import NeverEnds, NondeterministicSaga
+from segue.topics.converter import Converter
+
+T = TypeVar("T")
+
+COORDINATOR = "test"
+#: When tests begin, if they do not say: 2023-11-14T22:13:20Z in microseconds.
+START = 1_700_000_000_000_000
+#: Transitions after which a test is stopped.
+MAX_TRANSITIONS = 20_000
+#: Virtual time after which a test is stopped.
+MAX_TIME = timedelta(days=3660)
+#: So many events may be replayed in all, and so many more for each event that is new: short sagas are replayed after
+#: every transition, long ones (of which one replay costs thousands) now and then, so that tests stay linear.
+_REPLAYED, _REPLAYED_PER_EVENT = 5_000, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the conversation between the saga and everybody else, at `at` microseconds."""
+
+    at: int
+    text: str
+
+
+class VirtualSaga:
+    """A saga, its history and its clock (`now`, microseconds). `wake_at`: when it wants to be woken."""
+
+    def __init__(
+        self,
+        definition: SagaDefinition[Any, Any],
+        contracts: Contracts,
+        *,
+        saga_id: str = "saga-1",
+        started_at: int = START,
+        evict: bool = True,
+    ) -> None:
+        self.contracts = contracts
+        self.definition = contracts.observed(definition)
+        self.converter = Converter()
+        self.saga_id = saga_id
+        self.started_at = self.now = started_at
+        self.evict = evict
+        self.rows: list[tuple[int, bytes]] = []
+        self.ignored: list[Ignored] = []
+        self.lines: list[Line] = []
+        self.wake_at: int | None = None
+        self._replayed = 0
+
+    # --- what happens
+
+    def begin(self, value: Any) -> list[SendCommand]:
+        """Start it with this input (checked against the saga's type); the first commands."""
+        data = self.converter.to_bytes(value, self.definition.input_type)
+        self.say(f"{self.definition.name} v{self.definition.version} starts with {preview(data)}")
+        self.instance, moved = start(
+            self.saga_id, self.definition, self.converter, coordinator=COORDINATOR, input=data, now=self.now
+        )
+        return self._stored(moved)
+
+    def happen(self, happened: Input) -> list[SendCommand]:
+        """Move on by one input now; the commands that it causes. What changes nothing is noted in `ignored`."""
+        moved = advance(self.instance, happened, self.now)
+        if isinstance(moved, Ignored):
+            self.ignored.append(moved)
+            return []
+        return self._stored(moved)
+
+    def happen_again(self, happened: Input) -> list[SendCommand]:
+        """The coordinator dies before it has stored what it decided, and another one is told the same."""
+        first = advance(self.instance, happened, self.now)
+        self.replay()
+        before = len(self.rows)
+        commands = self.happen(happened)
+        second = self.rows[-1][1] if len(self.rows) > before else None
+        if second != (None if isinstance(first, Ignored) else e.encode_events(first.events)):
+            raise NondeterministicSaga("told the same again after a crash, the saga went on differently" + self.story())
+        return commands
+
+    def replay(self) -> None:
+        """Throw the instance away and bring it back from the history. Raises NondeterministicSaga."""
+        if self.instance.program is not None:
+            self.instance.program.close()
+        definition = None if self.state.blocked is not None else self.definition
+        try:
+            self.instance = rebuild(self.saga_id, self.rows, definition, self.converter, exact=True)
+        except Nondeterminism as difference:
+            raise NondeterministicSaga(
+                f"the saga's code is not deterministic; brought back from its history it does something else:\n"
+                f"  {difference}\n"
+                f"Time, ids and random numbers must come from s.now(), s.uuid() and s.random, everything else from "
+                f"activities." + self.story()
+            ) from None
+
+    def _stored(self, moved: Moved) -> list[SendCommand]:
+        self.rows.append((self.state.updated_at, e.encode_events(moved.events)))
+        self.wake_at = moved.wake_at
+        for event in moved.events:
+            if (text := _told(event)) is not None:
+                self.say(text)
+        if len(self.rows) > MAX_TRANSITIONS:
+            raise NeverEnds(f"the saga has made {MAX_TRANSITIONS} transitions and goes on" + self.story())
+        if self.now - self.started_at > MAX_TIME // timedelta(microseconds=1):
+            raise NeverEnds(f"{MAX_TIME.days} days of virtual time have passed and the saga goes on" + self.story())
+        count = self.state.count
+        if self.evict and self._replayed + count <= _REPLAYED + _REPLAYED_PER_EVENT * count:
+            self._replayed += count
+            self.replay()
+        return commands_of(moved.effects)
+
+    # --- what can be seen
+
+    @property
+    def state(self) -> SagaState:
+        return self.instance.state
+
+    @property
+    def elapsed(self) -> timedelta:
+        return timedelta(microseconds=self.now - self.started_at)
+
+    @property
+    def events(self) -> list[tuple[int, e.AnyEvent]]:
+        """(microseconds, event) in their order."""
+        return [(at, event) for at, payload in self.rows for event in e.decode_events(payload)]
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """What must come from outside: open steps and signals."""
+        state = self.state
+        steps = [f"{step.name} ({step.status})" for step in state.open_steps.values()]
+        undos = [
+            f"undo of {step.name} ({step.undo.status})"
+            for step in state.steps.values()
+            if step.undo.status in ("issued", "waiting", "deferred")
+        ]
+        return (*steps, *undos, *(f"signal {name}" for name in state.receives.values()))
+
+    def attribute(self, attribute: Attribute[T]) -> T | None:
+        """The attribute's value, None where the saga has not set it."""
+        data = self.state.attributes.get(attribute.name)
+        return None if data is None else self.converter.from_bytes(bytes(data), attribute.type)
+
+    def say(self, text: str) -> None:
+        self.lines.append(Line(self.now, text))
+
+    def story(self) -> str:
+        """The conversation so far, as the end of an error's message."""
+        lines = [f"  {clock(line.at - self.started_at):>10}  {line.text}" for line in _shortened(self.lines)]
+        return "\n" + "\n".join(["the conversation so far:", *lines, f"  now: {self.situation()}"])
+
+    def situation(self) -> str:
+        """Where it is, in one line."""
+        if not self.rows:
+            return "not started"
+        state = self.state
+        parts = [state.status + (f", attention: {state.attention}" if state.attention != "none" else "")]
+        failure = state.blocked or state.parked or state.error
+        if failure is not None:
+            parts.append(describe_failure(failure))
+        if self.waiting_for:
+            parts.append("waits for " + ", ".join(self.waiting_for))
+        if state.timers and not state.ended:
+            parts.append(f"sleeps until {from_micros(min(state.timers.values())):%Y-%m-%dT%H:%M:%SZ}")
+        return "; ".join(parts)
+
+
+def describe_failure(failure: e.Failure) -> str:
+    """`no_courier: nobody is free`."""
+    return f"{failure.code}: {failure.message}" if failure.message else failure.code
+
+
+def describe_command(command: SendCommand) -> str:
+    """`payments.charge {"id":"o-1"}`, with the step and the attempt where they say more."""
+    step = f" of {command.step}" if command.action == "compensate" or command.step != command.activity else ""
+    attempt = f" (attempt {command.attempt})" if command.attempt > 1 else ""
+    return f"{command.activity}{step}{attempt} {preview(command.body)}"
+
+
+def describe_reply(command: SendCommand, reply: Reply) -> str:
+    """`payments.charge answers success {"charge_id":"ch-1"}`."""
+    code = f" {reply.error}" if reply.error else ""
+    body = "" if bytes(reply.body) == b"null" else f" {preview(bytes(reply.body))}"
+    return f"← {command.activity} answers {reply.outcome}{code}{body}"
+
+
+def preview(data: bytes, length: int = 120) -> str:
+    """The beginning of a payload."""
+    text = data.decode("utf-8", "replace")
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def clock(micros: int) -> str:
+    """Time since the start, `0:05:00` or `1 day, 0:00:00`; fractions where there are any."""
+    return str(timedelta(microseconds=micros)).removesuffix("000")
+
+
+def raw(data: bytes) -> msgspec.Raw:
+    """Encoded JSON, as the engine takes it."""
+    return msgspec.Raw(data)
+
+
+def _told(event: e.AnyEvent) -> str | None:
+    """What the conversation tells of an event; commands, replies and signals are told where they happen."""
+    match event:
+        case e.StopRequested():
+            text = f"the undo starts: {describe_failure(event.error)}"
+        case e.Undriven() if event.error is not None:
+            text = f"blocked: {describe_failure(event.error)}"
+        case e.StepUnknown() | e.StepParked() | e.StepInDoubt() | e.StepSkipped() | e.UndoDeferred() | e.StepFailed():
+            text = f"{event.step} {_SPENT[type(event)]}: {describe_failure(event.error)}"
+        case e.StepAbandoned():
+            text = f"{event.step} abandoned by the saga's code"
+        case e.SagaParked():
+            text = f"parked: {describe_failure(event.error)}"
+        case e.PivotPassed():
+            text = "the pivot is passed"
+        case e.TimerFired():
+            text = f"timer {event.n} fires"
+        case e.Ended():
+            text = event.status
+        case _:
+            return None
+    return f"! {text}"
+
+
+_SPENT: dict[type[e.Event], str] = {
+    e.StepUnknown: "unknown",
+    e.StepParked: "parked",
+    e.StepInDoubt: "in doubt",
+    e.StepSkipped: "skipped",
+    e.StepFailed: "failed",
+    e.UndoDeferred: "undo deferred",
+}
+
+
+def _shortened(lines: Sequence[Line], longest: int = 60) -> list[Line]:
+    if len(lines) <= longest:
+        return list(lines)
+    head, tail = longest // 3, longest - longest // 3
+    gap = Line(lines[head].at, f"… {len(lines) - longest} more …")
+    return [*lines[:head], gap, *lines[-tail:]]
