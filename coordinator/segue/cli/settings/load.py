@@ -25,8 +25,8 @@ from segue.topics.settings import KafkaSettings as ClientSettings
 FILE_NAME = "segue.toml"
 PREFIX = "SEGUE_"
 PROPERTIES = "kafka.properties"
-#: Variables with our prefix that are no settings: `SEGUE_CONFIG` names the file, `SEGUE_TEST_…` and `SEGUE_FAILPOINTS` are tests',
-#: the others are what Kubernetes adds to every pod for a service called `segue` or `segue-…`.
+#: Variables with our prefix that are no settings: `SEGUE_CONFIG` names the file, `SEGUE_TEST_…` and `SEGUE_FAILPOINTS`
+#: belong to tests, the others are what Kubernetes adds to every pod for a service called `segue` or `segue-…`.
 _NOT_OURS = re.compile(r"SEGUE_(CONFIG|TEST_.*|FAILPOINTS)|.*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_.*)?)")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?")
 #: Settings of `[topics]` that name topics.
