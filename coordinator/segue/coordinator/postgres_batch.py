@@ -6,6 +6,7 @@ does, and psycopg's own array adaptation twice as much as the literals made here
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
@@ -14,7 +15,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, DateTime, Integer, LargeBinary, SmallInteger, Table
 
 from segue.coordinator import schema, statements
-from segue.coordinator.rows import attributes_text
+from segue.coordinator.rows import NetRows, attributes_text
 from segue.coordinator.session import Session
 from segue.coordinator.sql_batch import SqlBatch
 from segue.coordinator.store import EventRow, OffsetMove, SagaRow
@@ -100,6 +101,13 @@ def _arrays(columns: Iterable[_Column], rows: Sequence[Any]) -> list[str]:
     return [literal([getter(row) for row in rows]) for getter, literal in columns]
 
 
+def _saga_of(row: tuple[Any, ...]) -> SagaRow:
+    columns = dict(zip(statements.SAGA_COLUMNS, row, strict=True))
+    text = columns["attributes"]
+    columns["attributes"] = {} if text is None else json.loads(text)
+    return SagaRow(**columns)
+
+
 class PostgresBatch(SqlBatch):
     """`SqlBatch` with PostgreSQL's set-based statements in the hot places."""
 
@@ -121,9 +129,8 @@ class PostgresBatch(SqlBatch):
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
         if not saga_ids:
             return {}
-        names = statements.SAGA_COLUMNS
         found = self._rows(statements.PG_LOCK, [self._texts(sorted(set(saga_ids)))])
-        rows = {row[0]: SagaRow(**dict(zip(names, row, strict=True))) for row in found}
+        rows = {row[0]: _saga_of(row) for row in found}
         self._inputs.update((saga_id, row.input) for saga_id, row in rows.items())
         return rows
 
@@ -144,22 +151,29 @@ class PostgresBatch(SqlBatch):
         found = self._rows(statements.PG_UNPUBLISHED, [self._texts(list(saga_ids))]) if saga_ids else ()
         return {row[0] for row in found}
 
-    def _insert_sagas(self, rows: Sequence[SagaRow]) -> int:
-        return self._count(statements.PG_INSERT_SAGAS, _arrays(_SAGA, rows))
+    def _write_transitions(self, net: NetRows, events: Sequence[EventRow], messages: Sequence[Message]) -> None:
+        calls: list[tuple[str, list[str]]] = []
+        if net.inserts:
+            calls.append((statements.PG_INSERT_SAGAS, _arrays(_SAGA, net.inserts)))
+        if net.updates:
+            calls.append((statements.PG_UPDATE_SAGAS, self._updates(net.updates)))
+        if events:
+            calls.append((statements.PG_INSERT_EVENTS, _arrays(_EVENT, events)))
+        if messages:
+            calls.append((statements.PG_INSERT_MESSAGES, _arrays(_MESSAGE, messages)))
+        if not calls:
+            return
+        counts = self._session.drive_all(calls)
+        if net.inserts:
+            self._all_written("started", net.inserts, counts.pop(0))
+        if net.updates:
+            self._all_written("moved on", net.updates, counts.pop(0))
 
-    def _update_sagas(self, rows: Sequence[tuple[int, SagaRow]]) -> int:
+    def _updates(self, rows: Sequence[tuple[int, SagaRow]]) -> list[str]:
         sagas = [row for _, row in rows]
         arrays = _arrays(_SAGA, sagas)
         arrays[_INPUT] = blobs([None if self._inputs.get(row.id) == row.input else row.input for row in sagas])
-        return self._count(statements.PG_UPDATE_SAGAS, [*arrays, numbers([expected for expected, _ in rows])])
-
-    def _write_events(self, events: Sequence[EventRow]) -> None:
-        if events:
-            self._count(statements.PG_INSERT_EVENTS, _arrays(_EVENT, events))
-
-    def _write_messages(self, messages: Sequence[Message]) -> None:
-        if messages:
-            self._count(statements.PG_INSERT_MESSAGES, _arrays(_MESSAGE, messages))
+        return [*arrays, numbers([expected for expected, _ in rows])]
 
     def delete_messages(self, ids: Sequence[str]) -> None:
         if ids:

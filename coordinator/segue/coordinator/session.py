@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection, Executable, Row
 
@@ -88,6 +88,18 @@ class Session:
         except Exception as error:  # noqa: BLE001 - raised again as what it means
             self._raise(error)
 
+    def drive_all(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[int]:
+        """Run statements through psycopg in one round trip; how many rows each wrote."""
+        self._alive()
+        try:
+            with self._guard:
+                driver = self.driver
+                with driver.pipeline():
+                    cursors = [driver.execute(text, parameters) for text, parameters in calls]
+                return [cursor.rowcount for cursor in cursors]
+        except Exception as error:  # noqa: BLE001 - raised again as what it means
+            self._raise(error)
+
     def _alive(self) -> None:
         if self.failure is not None:
             raise self.failure
@@ -132,7 +144,7 @@ class Session:
         if not self.connection.invalidated:
             self.connection.invalidate()
 
-    def _raise(self, error: Exception) -> Any:
+    def _raise(self, error: Exception) -> NoReturn:
         meaning = outcome_of(error)
         if self._guard.fired:
             meaning = StoreUnavailable("the database did not answer in time; the connection was cut")

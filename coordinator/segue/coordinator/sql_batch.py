@@ -85,10 +85,7 @@ class SqlBatch:
 
     def write(self, changes: Changes) -> None:
         try:
-            net = net_rows(changes)
-            self._write_sagas(net)
-            self._write_events(changes.events)
-            self._write_messages(changes.messages)
+            self._write_transitions(net_rows(changes), changes.events, changes.messages)
             self._write_dead_letters(changes)
             self._append_audits(changes.audits)
             self._delete_requests(changes.requests_done)
@@ -96,11 +93,17 @@ class SqlBatch:
         except SegueError as error:
             raise self._session.fail(error) from error.__cause__
 
-    def _write_sagas(self, net: NetRows) -> None:
-        if net.inserts and self._insert_sagas(net.inserts) != len(net.inserts):
-            raise Fenced("a saga was started by another process meanwhile")
-        if net.updates and self._update_sagas(net.updates) != len(net.updates):
-            raise Fenced("a saga was moved on by another process meanwhile")
+    def _write_transitions(self, net: NetRows, events: Sequence[EventRow], messages: Sequence[Message]) -> None:
+        if net.inserts:
+            self._all_written("started", net.inserts, self._insert_sagas(net.inserts))
+        if net.updates:
+            self._all_written("moved on", net.updates, self._update_sagas(net.updates))
+        self._write_events(events)
+        self._write_messages(messages)
+
+    def _all_written(self, what: str, rows: Sequence[Any], written: int) -> None:
+        if written != len(rows):
+            raise Fenced(f"{len(rows) - written} of {len(rows)} sagas were {what} by another process meanwhile")
 
     def _insert_sagas(self, rows: Sequence[SagaRow]) -> int:
         values = [saga_values(row) for row in rows]

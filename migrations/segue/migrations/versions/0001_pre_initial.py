@@ -32,6 +32,7 @@ TABLES = (
 
 def upgrade() -> None:
     _sagas()
+    _names()
     _records()
     _people()
     _outbox()
@@ -108,6 +109,10 @@ def _sagas() -> None:
         postgresql_where=sa.text("message_id IS NOT NULL"),
         sqlite_where=sa.text("message_id IS NOT NULL"),
     )
+
+
+def _names() -> None:
+    """By which names sagas are found, and which code they run."""
     op.create_table(
         "correlation",
         sa.Column("definition", sa.String(length=255), nullable=False),
