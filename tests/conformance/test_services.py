@@ -16,10 +16,11 @@ from segue import outbox
 from segue.activities import Context, Undo, Worker
 from segue.activities.runner import ThreadRunner
 from segue.errors import StoreUnavailable
+from segue.outbox.fences import SqlServiceRows
 from segue.outbox.inbox import lock_fence
 from segue.outbox.relay import Relay
 from segue.outbox.schema import inbox_table, outbox_table
-from segue.outbox.sql import SqlOutboxStore, SqlServiceRows, database_now
+from segue.outbox.sql import SqlOutboxStore, database_now
 from segue.outbox.store import Exclusion
 from segue.topics.broker import Acked, Outgoing
 from segue.topics.envelope import parse_reply

@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from segue.activities.outcome import Answered, Rejected, failure, reply_to
 from segue.errors import NotAllowed, NotFound, UsageError
+from segue.outbox.fences import SqlServiceRows
 from segue.outbox.inbox import Fence, lock_fence, store_answer
 from segue.outbox.message import Message, unpack
-from segue.outbox.sql import SqlServiceRows
 from segue.outbox.writer import add_message
 from segue.topics.converter import Converter
 from segue.topics.envelope import Command

@@ -24,8 +24,8 @@ from segue.errors import ConfigError, EnvelopeError, Unavailable
 from segue.failpoints import hit
 from segue.observe import Observer
 from segue.outbox.faults import is_transient_database
+from segue.outbox.fences import store_details
 from segue.outbox.relay import Relay
-from segue.outbox.sql import store_details
 from segue.topics.broker import Consumer, Partition
 from segue.topics.deadletter import dead_letter_record
 

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from segue.clock import SYSTEM_CLOCK
-from segue.outbox.sql import SqlServiceRows
+from segue.outbox.fences import SqlServiceRows
 from segue.outbox.store import ServiceRows
 
 T = TypeVar("T")

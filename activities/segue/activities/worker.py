@@ -112,7 +112,8 @@ class Worker(Generic[S]):
         self._codecs = codecs or Codecs()
         self._converter = Converter()
         self._clock = clock
-        self._observer = observer
+        #: Told what happens inside; `segue worker run` puts its log here where nobody else listens.
+        self.observer = observer
         self._registrations: dict[str, Registration] = {}
 
     @property
@@ -222,16 +223,16 @@ class Worker(Generic[S]):
             topic=topic or f"{self.name}.commands",
             dead_letters=self.dead_letters,
             consumer=consumer,
-            publisher=MemoryPublisher(producer, store.delete_ids, self._clock, self._observer),
+            publisher=MemoryPublisher(producer, store.delete_ids, self._clock, self.observer),
             runner=runner,
             reader=Reader(
                 self._registrations, codecs=self._codecs, converter=self._converter, limits=self.options.limits
             ),
             unit=unit,
             heartbeats=heartbeats,
-            relay=Relay(store, producer, options=relay_options, clock=self._clock, observer=self._observer),
+            relay=Relay(store, producer, options=relay_options, clock=self._clock, observer=self.observer),
             clock=self._clock,
-            observer=self._observer,
+            observer=self.observer,
             options=self.options.loop,
         )
         return loop
@@ -290,9 +291,9 @@ class Worker(Generic[S]):
 
     def _sweep_quietly(self, runner: Runner) -> None:
         try:
-            self._observer.count("worker.inbox.swept", self.sweep(runner))
+            self.observer.count("worker.inbox.swept", self.sweep(runner))
         except Exception as error:  # noqa: BLE001 - it has ten minutes until the next one
-            self._observer.event("worker.sweep.failed", error=error)
+            self.observer.event("worker.sweep.failed", error=error)
 
     def _runner(self) -> Runner:
         if isinstance(self._sessions, async_sessionmaker):
@@ -306,8 +307,8 @@ class Worker(Generic[S]):
         if not bootstrap:
             raise ConfigError(f"worker {self.name!r} knows no Kafka; give bootstrap='host:port' (kafka.bootstrap)")
         settings = KafkaSettings(bootstrap=bootstrap, properties=properties, client_id=f"segue-{self.name}")
-        return KafkaConsumer(settings, group=self.name, observer=self._observer), KafkaProducer(
-            settings, observer=self._observer
+        return KafkaConsumer(settings, group=self.name, observer=self.observer), KafkaProducer(
+            settings, observer=self.observer
         )
 
 

@@ -25,8 +25,8 @@ from typing import Any, Literal, TypeAlias, assert_never
 
 from sqlalchemy import Connection
 
+from segue.outbox.fences import sweep_inbox_rows
 from segue.outbox.message import Message, pack, unpack
-from segue.outbox.sql import sweep_inbox_rows
 from segue.outbox.store import ServiceRows
 from segue.topics.envelope import Command
 

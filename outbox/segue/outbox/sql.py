@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
@@ -13,7 +13,6 @@ from sqlalchemy import (
     FunctionElement,
     Insert,
     RowMapping,
-    and_,
     delete,
     func,
     or_,
@@ -25,11 +24,11 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 
 from segue.clock import EPOCH
+from segue.outbox import postgres
 from segue.outbox.faults import translated
 from segue.outbox.message import COLUMN_HEADERS, LANES, Message, pack
 from segue.outbox.schema import (
     Moment,
-    inbox_table,
     metadata,
     outbox_lane_table,
     outbox_quarantine_table,
@@ -107,12 +106,24 @@ def row_of(message: Message) -> dict[str, Any]:
 
 def insert_messages(connection: Connection, messages: Sequence[Message]) -> None:
     """Insert in this order; a message whose id is there already is left as it is."""
-    if messages:
-        connection.execute(insert_or_ignore(connection, outbox_table), [row_of(message) for message in messages])
+    insert_rows(connection, [row_of(message) for message in messages])
+
+
+def insert_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The same with rows of `row_of`."""
+    if not rows:
+        return
+    if postgres.speaks(connection):
+        postgres.insert_rows(connection, rows)
+    else:
+        connection.execute(insert_or_ignore(connection, outbox_table), rows)
 
 
 def delete_messages(connection: Connection, ids: Collection[str]) -> None:
     """Remove messages that Kafka has acknowledged."""
+    if postgres.speaks(connection):
+        postgres.delete_ids(connection, list(ids))
+        return
     connection.execute(delete(outbox_table).where(outbox_table.c.id.in_(list(ids))))
 
 
@@ -188,7 +199,7 @@ class SqlOutboxStore:
         return [_pending_row(row) for row in rows]
 
     def delete(self, seqs: Sequence[int]) -> None:
-        self._run(lambda connection: connection.execute(delete(outbox_table).where(outbox_table.c.seq.in_(list(seqs)))))
+        self._run(lambda connection: _delete_seqs(connection, seqs))
 
     def delete_ids(self, ids: Sequence[str]) -> None:
         self._run(lambda connection: delete_messages(connection, ids))
@@ -205,6 +216,13 @@ class SqlOutboxStore:
             )
 
         self._run(work)
+
+
+def _delete_seqs(connection: Connection, seqs: Sequence[int]) -> None:
+    if postgres.speaks(connection):
+        postgres.delete_seqs(connection, seqs)
+    else:
+        connection.execute(delete(outbox_table).where(outbox_table.c.seq.in_(list(seqs))))
 
 
 def _quarantine(connection: Connection, row: PendingRow, error: str, attempts: int) -> None:
@@ -278,93 +296,3 @@ def _locked_lanes(connection: Connection) -> Sequence[Any]:
         )
         found = connection.execute(query).all()
     return found
-
-
-# --- the inbox
-
-
-def lock_inbox_row(connection: Connection, consumer: str, saga_key: str) -> tuple[RowMapping, bool, datetime]:
-    """Insert or lock the fence row: (row, whether it is new, database time).
-
-    The insert comes first: on SQLite it takes the write lock before anything is read, as BEGIN IMMEDIATE would; on
-    PostgreSQL it waits for whoever is inserting the same row.
-    """
-    inbox = inbox_table
-    blank = {
-        "consumer": consumer,
-        "saga_key": saga_key,
-        "attempt": 0,
-        "compensate_attempt": 0,
-        "tombstone": False,
-        "created_at": DatabaseTime(),
-        "updated_at": DatabaseTime(),
-    }
-    inserting = insert_or_ignore(connection, inbox).values(blank)
-    inserted = connection.execute(inserting, execution_options={"preserve_rowcount": True})
-    where = and_(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key)
-    row = connection.execute(select(inbox, DatabaseTime().label("now")).where(where).with_for_update()).mappings().one()
-    return row, inserted.rowcount == 1, cast("datetime", row["now"])
-
-
-def update_inbox_row(connection: Connection, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
-    """Change the fence row that this transaction has locked."""
-    inbox = inbox_table
-    connection.execute(
-        update(inbox)
-        .where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key)
-        .values(**values, updated_at=DatabaseTime())
-    )
-
-
-def delete_inbox_row(connection: Connection, consumer: str, saga_key: str) -> None:
-    """Take back a fence row that this transaction has just inserted."""
-    inbox = inbox_table
-    connection.execute(delete(inbox).where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key))
-
-
-def store_details(connection: Connection, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
-    """Keep the last heartbeat's details, while that command is still being handled."""
-    inbox = inbox_table
-    handled = or_(
-        and_(inbox.c.invoke_id == command_id, inbox.c.invoke_reply.is_(None)),
-        and_(inbox.c.compensate_id == command_id, inbox.c.compensate_reply.is_(None)),
-    )
-    connection.execute(
-        update(inbox)
-        .where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key, handled)
-        .values(details=details, updated_at=DatabaseTime())
-    )
-
-
-def sweep_inbox_rows(connection: Connection, consumer: str, retention: timedelta, limit: int) -> int:
-    """Delete up to `limit` rows that nothing has touched for `retention`; how many."""
-    inbox = inbox_table
-    before = database_now(connection) - retention
-    old = select(inbox.c.saga_key).where(inbox.c.consumer == consumer, inbox.c.updated_at < before).limit(limit)
-    keys: Iterable[str] = connection.execute(old).scalars().all()
-    gone = connection.execute(
-        delete(inbox).where(inbox.c.consumer == consumer, inbox.c.saga_key.in_(list(keys)), inbox.c.updated_at < before)
-    )
-    return int(gone.rowcount)
-
-
-class SqlServiceRows:
-    """`ServiceRows` on a connection in a transaction."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def lock_inbox_row(self, consumer: str, saga_key: str) -> tuple[Mapping[str, Any], bool, datetime]:
-        row, new, now = lock_inbox_row(self._connection, consumer, saga_key)
-        return cast("Mapping[str, Any]", row), new, now
-
-    def update_inbox_row(self, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
-        update_inbox_row(self._connection, consumer, saga_key, values)
-
-    def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
-        delete_inbox_row(self._connection, consumer, saga_key)
-
-    def insert_messages(self, messages: Sequence[Message]) -> None:
-        insert_messages(self._connection, messages)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from segue.outbox.message import Message
 
@@ -71,11 +71,15 @@ class OutboxStore(Protocol):
         ...
 
 
+#: A fence row: its columns, whether this transaction has inserted it, the database's time.
+LockedRow: TypeAlias = tuple[Mapping[str, Any], bool, datetime]
+
+
 class ServiceRows(Protocol):
     """The service's own tables inside one open transaction, which somebody else commits."""
 
-    def lock_inbox_row(self, consumer: str, saga_key: str) -> tuple[Mapping[str, Any], bool, datetime]:
-        """Insert or lock the fence row: (row, whether it is new, database time)."""
+    def lock_inbox_row(self, consumer: str, saga_key: str) -> LockedRow:
+        """Insert or lock the fence row."""
         ...
 
     def update_inbox_row(self, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
@@ -88,4 +92,21 @@ class ServiceRows(Protocol):
 
     def insert_messages(self, messages: Sequence[Message]) -> None:
         """Put messages into the outbox, in this order; one whose id is there already is left as it is."""
+        ...
+
+
+class GroupRows(ServiceRows, Protocol):
+    """The same for many commands at once."""
+
+    def lock_inbox_rows(self, consumer: str, saga_keys: Sequence[str]) -> Mapping[str, LockedRow]:
+        """Insert or lock these fence rows, in the order of the keys, so that two groups can't wait for each other.
+
+        May wait for others less patiently than `lock_inbox_row` does, and raise a transient error instead.
+        """
+        ...
+
+    def update_inbox_rows(
+        self, consumer: str, changes: Mapping[str, Mapping[str, Any]], inserted: Collection[str]
+    ) -> None:
+        """Change locked fence rows; `inserted` are those that this transaction has inserted."""
         ...

@@ -1,0 +1,137 @@
+"""The statements of the participant's fence, and the SQLAlchemy adapter of its port."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from sqlalchemy import Connection, RowMapping, and_, delete, or_, select, update
+
+from segue.outbox import postgres
+from segue.outbox.message import Message
+from segue.outbox.schema import inbox_table
+from segue.outbox.sql import DatabaseTime, database_now, insert_messages, insert_or_ignore
+from segue.outbox.store import LockedRow
+
+
+def lock_inbox_row(connection: Connection, consumer: str, saga_key: str) -> tuple[RowMapping, bool, datetime]:
+    """Insert or lock the fence row: (row, whether it is new, database time).
+
+    The insert comes first: on SQLite it takes the write lock before anything is read, as BEGIN IMMEDIATE would; on
+    PostgreSQL it waits for whoever is inserting the same row.
+    """
+    inbox = inbox_table
+    blank = {
+        "consumer": consumer,
+        "saga_key": saga_key,
+        "attempt": 0,
+        "compensate_attempt": 0,
+        "tombstone": False,
+        "created_at": DatabaseTime(),
+        "updated_at": DatabaseTime(),
+    }
+    inserting = insert_or_ignore(connection, inbox).values(blank)
+    inserted = connection.execute(inserting, execution_options={"preserve_rowcount": True})
+    where = and_(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key)
+    row = connection.execute(select(inbox, DatabaseTime().label("now")).where(where).with_for_update()).mappings().one()
+    return row, inserted.rowcount == 1, cast("datetime", row["now"])
+
+
+def update_inbox_row(connection: Connection, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
+    """Change the fence row that this transaction has locked."""
+    inbox = inbox_table
+    connection.execute(
+        update(inbox)
+        .where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key)
+        .values(**values, updated_at=DatabaseTime())
+    )
+
+
+def delete_inbox_row(connection: Connection, consumer: str, saga_key: str) -> None:
+    """Take back a fence row that this transaction has just inserted."""
+    inbox = inbox_table
+    connection.execute(delete(inbox).where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key))
+
+
+def store_details(connection: Connection, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
+    """Keep the last heartbeat's details, while that command is still being handled."""
+    inbox = inbox_table
+    handled = or_(
+        and_(inbox.c.invoke_id == command_id, inbox.c.invoke_reply.is_(None)),
+        and_(inbox.c.compensate_id == command_id, inbox.c.compensate_reply.is_(None)),
+    )
+    connection.execute(
+        update(inbox)
+        .where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key, handled)
+        .values(details=details, updated_at=DatabaseTime())
+    )
+
+
+def sweep_inbox_rows(connection: Connection, consumer: str, retention: timedelta, limit: int) -> int:
+    """Delete up to `limit` rows that nothing has touched for `retention`; how many."""
+    inbox = inbox_table
+    before = database_now(connection) - retention
+    old = select(inbox.c.saga_key).where(inbox.c.consumer == consumer, inbox.c.updated_at < before).limit(limit)
+    keys: Iterable[str] = connection.execute(old).scalars().all()
+    gone = connection.execute(
+        delete(inbox).where(inbox.c.consumer == consumer, inbox.c.saga_key.in_(list(keys)), inbox.c.updated_at < before)
+    )
+    return int(gone.rowcount)
+
+
+class SqlServiceRows:
+    """`ServiceRows` on a connection in a transaction."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def lock_inbox_row(self, consumer: str, saga_key: str) -> LockedRow:
+        if postgres.speaks(self._connection):
+            return _lock_on_postgres(self._connection, consumer, [saga_key], patience="0")[saga_key]
+        row, new, now = lock_inbox_row(self._connection, consumer, saga_key)
+        return cast("Mapping[str, Any]", row), new, now
+
+    def lock_inbox_rows(self, consumer: str, saga_keys: Sequence[str]) -> Mapping[str, LockedRow]:
+        keys = sorted(set(saga_keys))
+        if postgres.speaks(self._connection):
+            return _lock_on_postgres(self._connection, consumer, keys)
+        return {key: self.lock_inbox_row(consumer, key) for key in keys}
+
+    def update_inbox_row(self, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
+        if postgres.speaks(self._connection):
+            postgres.update_fences(self._connection, consumer, {saga_key: values}, touched=True)
+        else:
+            update_inbox_row(self._connection, consumer, saga_key, values)
+
+    def update_inbox_rows(
+        self, consumer: str, changes: Mapping[str, Mapping[str, Any]], inserted: Collection[str]
+    ) -> None:
+        if not postgres.speaks(self._connection):
+            for key, values in changes.items():
+                update_inbox_row(self._connection, consumer, key, values)
+            return
+        alike: dict[tuple[bool, tuple[str, ...]], dict[str, Mapping[str, Any]]] = {}
+        for key, values in changes.items():
+            alike.setdefault((key not in inserted, tuple(values)), {})[key] = values
+        for (touched, _), rows in alike.items():
+            postgres.update_fences(self._connection, consumer, rows, touched=touched)
+
+    def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
+        delete_inbox_row(self._connection, consumer, saga_key)
+
+    def insert_messages(self, messages: Sequence[Message]) -> None:
+        insert_messages(self._connection, messages)
+
+
+def _lock_on_postgres(
+    connection: Connection, consumer: str, keys: Sequence[str], patience: str = postgres.PATIENCE
+) -> dict[str, LockedRow]:
+    new, now = postgres.insert_fences(connection, consumer, keys, patience)
+    locked: dict[str, LockedRow] = {key: (postgres.BLANK, True, cast("datetime", now)) for key in new}
+    known = [key for key in keys if key not in new]
+    for key, *values, moment in postgres.lock_fences(connection, consumer, known) if known else ():
+        locked[key] = (dict(zip(postgres.FENCE_COLUMNS, values, strict=True)), False, moment)
+    return locked
