@@ -30,7 +30,9 @@ OPEN: frozenset[str] = frozenset(("scheduled", "issued", "waiting", "parked", "i
 #: Order among alarms of the same moment: send again before giving up, the saga's own deadline last.
 _ALARM_ORDER: dict[str, int] = {
     name: n
-    for n, name in enumerate(("retry", "undo_retry", "resend", "undo_resend", "timer", "due", "undo_due", "held", "deadline"))
+    for n, name in enumerate(
+        ("retry", "undo_retry", "resend", "undo_resend", "timer", "due", "undo_due", "held", "deadline")
+    )
 }
 NEVER = 2**62
 
@@ -50,6 +52,8 @@ class Undo:
     reason: str = ""
     edited: bytes = b""
     sent_at: int = 0
+    #: What the newest command carries: a re-send has the same bytes, even if the step's output is known by then.
+    body: bytes = b""
 
 
 @dataclass(slots=True)
@@ -399,6 +403,7 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
         undo.sent_at = at
         undo.due, undo.resend, undo.retry_at = event.due, event.resend, NEVER
         undo.edited = bytes(event.edited) or undo.edited
+        undo.body = undo.edited or undo_body(step)
         state.troubled.pop(event.step, None)
         state.set_alarm("undo_due", event.step, event.due)
         state.set_alarm("undo_resend", event.step, event.resend)
@@ -413,6 +418,11 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
     state.troubled.pop(event.step, None)
     state.set_alarm("due", event.step, event.due)
     state.set_alarm("resend", event.step, event.resend)
+
+
+def undo_body(step: Step) -> bytes:
+    """What a compensation receives: `{"input": …, "output": …|null}`, as far as it is known now."""
+    return b'{"input":%b,"output":%b}' % (bytes(step.input), bytes(step.output))
 
 
 def _resent(state: SagaState, event: e.CommandResent) -> None:

@@ -240,7 +240,7 @@ class _Turn:
             body, activity, attempt = bytes(step.input), step.activity, step.attempt
             sent_at, deadline = step.sent_at, step.sent_due
         else:
-            body, activity, attempt = step.undo.edited or undo_body(step), step.compensate, step.undo.attempt
+            body, activity, attempt = step.undo.body, step.compensate, step.undo.attempt
             sent_at, deadline = step.undo.sent_at, None
         return SendCommand(
             id=self.state.command_id(step, action),
@@ -568,11 +568,6 @@ def wake_at(state: SagaState) -> int | None:
         return state.updated_at
     alarm = state.alarm()
     return alarm[0] if alarm else None
-
-
-def undo_body(step: Step) -> bytes:
-    """What a compensation receives: `{"input": …, "output": …|null}`."""
-    return b'{"input":%b,"output":%b}' % (bytes(step.input), bytes(step.output))
 
 
 def _failure_of(reply: Reply) -> e.Failure:

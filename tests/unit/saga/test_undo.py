@@ -232,3 +232,12 @@ def test_a_failure_that_leaves_the_code_after_the_pivot_parks_the_saga(begin: An
     assert run.undos == []
     run.cancel("none")
     assert run.status == "cancelled"
+
+
+def test_a_compensation_that_is_sent_again_has_the_same_bytes_even_if_the_output_is_known_by_then(begin: Any) -> None:
+    run = begin(order_saga)
+    run.cancel()
+    run.reply("payments.charge")
+    run.wake()
+    first, again = [command for command in run.sent if command.action == "compensate"]
+    assert (first.id, first.body) == (again.id, again.body)

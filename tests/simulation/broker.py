@@ -1,0 +1,264 @@
+"""The broker in memory, with what brokers do to people: everything that Kafka may do to a record or to a member."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from segue.errors import BrokerUnavailable
+from segue.topics.broker import Acked, Outgoing, Partition, Polled, Record
+from segue.topics.memory import MemoryBroker, MemoryConsumer
+from segue.topics.partitioner import partition_of
+from tests.simulation.oracles import Oracles
+from tests.simulation.world import ASK, OFFSETS, POLL, SECOND, SEND, Process, World
+
+#: After this long without a sign of life the broker gives a member's partitions to others.
+SESSION = 6 * SECOND
+#: How much later a record arrives that somebody sends once more, or holds back.
+DELAYS = (300_000, 2 * SECOND, 6 * SECOND, 20 * SECOND)
+
+_partition_of = lru_cache(4096)(partition_of)
+
+
+class SimBroker(MemoryBroker):
+    """Tells the oracles and wakes the readers."""
+
+    def __init__(self, world: World, oracles: Oracles, *, partitions: int) -> None:
+        super().__init__(partitions=partitions, auto_create=True)
+        self._world = world
+        self._oracles = oracles
+        self.members: list[SimConsumer] = []
+        #: Keys of commands whose answers get lost till the system is healed: a silent service.
+        self.muted: set[str] = set()
+        #: Told of records that were acknowledged and are gone.
+        self.lost: Callable[[Outgoing], None] = lambda record: None
+
+    def append(self, record: Outgoing) -> None:
+        topic = self.topic(record.topic)
+        number = _partition_of(record.key, len(topic.logs)) if record.key is not None else 0
+        log = topic.logs[number]
+        stored = Record(
+            topic=record.topic,
+            partition=number,
+            offset=log.end,
+            key=record.key,
+            value=record.value,
+            headers=record.headers,
+            timestamp_ms=self._world.now // 1000,
+        )
+        log.records.append(stored)
+        self._oracles.appended(stored)
+        if record.topic.endswith(".commands"):
+            self._oracles.system.maybe_mute(stored)
+        self.told(record.topic)
+
+    def told(self, topic: str) -> None:
+        """Wake those who read `topic`."""
+        now = self._world.now
+        for member in self.members:
+            if topic in member.subscription:
+                self._world.wake(member.process, now + 1_000 + member.process.latency())
+
+    def cut_tail(self, partition: Partition, count: int) -> int:
+        """An unclean election: acknowledged records are gone, their offsets will be given again."""
+        log = self.log(partition)
+        lost = 0
+        while lost < count and log.records:
+            log.records.pop()
+            lost += 1
+        self.told(partition.topic)
+        return lost
+
+    def recreate(self, name: str) -> None:
+        """Somebody deletes a topic and creates it again."""
+        count = len(self.topic(name).logs)
+        self.delete_topic(name)
+        self.create_topic(name, count)
+        self.told(name)
+
+
+class SimConsumer(MemoryConsumer):
+    """A member, which may go on reading what is not its any more."""
+
+    def __init__(self, broker: SimBroker, group: str, process: Client) -> None:
+        super().__init__(broker, group, process.world_observer, alone=False)
+        self.process = process
+        self._sim = broker
+        #: Believes till then (virtual time) that it owns what it was assigned, whatever the group thinks.
+        self.stubborn_until = 0
+        broker.members.append(self)
+
+    def poll(self, max_records: int, timeout: float) -> Polled:
+        if self.process.io(POLL):
+            raise BrokerUnavailable("the broker did not answer")
+        return super().poll(max_records, timeout)
+
+    def _rebalance(self) -> None:
+        if self._positions and self.process.world.now < self.stubborn_until:
+            return
+        super()._rebalance()
+
+    def end_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+        if self.process.io(ASK):
+            raise BrokerUnavailable("the broker did not answer")
+        return super().end_offsets(topics)
+
+    def begin_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        if self.process.io(ASK):
+            raise BrokerUnavailable("the broker did not answer")
+        return super().begin_offsets(partitions)
+
+    def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        if self.process.io(ASK):
+            raise BrokerUnavailable("the broker did not answer")
+        return super().committed(partitions)
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        if not self.process.io(OFFSETS):
+            super().commit(offsets)
+
+    def close(self) -> None:
+        super().close()
+        if self in self._sim.members:
+            self._sim.members.remove(self)
+
+    def expelled(self) -> None:
+        """The broker has not heard of it for too long."""
+        self._sim.expel(self)
+        self._sim.group(self.group).owners = {
+            p: owner for p, owner in self._sim.group(self.group).owners.items() if owner is not self
+        }
+        for member in self._sim.members:
+            if member.group == self.group:
+                self.process.world.wake(member.process, self.process.world.now + 1_000)
+
+    @property
+    def behind(self) -> bool:
+        """Records wait for it."""
+        broker = self._sim
+        return any(at < broker.log(p).end for p, at in self._positions.items())
+
+    @property
+    def lagging(self) -> bool:
+        """It has read further than the group's offsets say."""
+        kept = self._sim.group(self.group).committed
+        return any(at > kept.get(p, 0) for p, at in self._positions.items())
+
+    @property
+    def unassigned(self) -> bool:
+        """Partitions of its topics belong to nobody."""
+        group = self._sim.group(self.group)
+        return any(p not in group.owners for p in self._sim.partitions(self.subscription))
+
+
+class SimProducer:
+    """The producer port: what is sent is transmitted in `poll`, record by record, each a boundary."""
+
+    def __init__(self, broker: SimBroker, process: Process) -> None:
+        self._broker = broker
+        self._process = process
+        self._queued: list[tuple[Outgoing, Acked]] = []
+
+    def send(self, record: Outgoing, acked: Acked) -> None:
+        self._queued.append((record, acked))
+
+    def poll(self, timeout: float = 0.0) -> int:
+        if not self._queued:
+            return 0
+        queued, self._queued = self._queued, []
+        told = 0
+        for n, (record, acked) in enumerate(queued):
+            try:
+                error = self._transmit(record)
+            except BaseException:
+                self._queued = queued[n:] + self._queued
+                raise
+            acked(error)
+            told += 1
+        return told
+
+    def flush(self, timeout: float) -> int:
+        self.poll()
+        return len(self._queued)
+
+    def close(self) -> None:
+        self._queued.clear()
+
+    def _transmit(self, record: Outgoing) -> Exception | None:
+        process, broker = self._process, self._broker
+        fault = process.io(SEND)
+        if fault is None or fault == "kill.after_send":
+            if not self._muted(record):
+                broker.append(record)
+            if fault is not None:
+                process.die()
+            return None
+        if fault == "send.error":
+            return BrokerUnavailable("not appended")
+        if fault == "send.appended_error":
+            broker.append(record)
+            return BrokerUnavailable("appended, but nobody knows")
+        if fault == "send.duplicate":
+            broker.append(record)
+            broker.append(record)
+        elif fault == "send.lost":
+            broker.lost(record)
+        elif fault == "send.delayed":
+            broker.lost(record)
+            delay = DELAYS[process.stream.pick(len(DELAYS))]
+            process.world.at(process.world.now + delay, lambda: broker.append(record))
+        return None
+
+    def _muted(self, record: Outgoing) -> bool:
+        if not self._broker.muted:
+            return False
+        for name, value in record.headers:
+            if name == "ce_sagastep" and value is not None and record.key is not None:
+                if f"{record.key.decode()}/{value.decode()}" in self._broker.muted and record.topic.endswith("replies"):
+                    self._broker.lost(record)
+                    return True
+        return False
+
+
+class Client(Process):
+    """A process that talks to the broker."""
+
+    world_observer: CountingObserver
+
+    def latency(self) -> int:
+        """Microseconds from a record's arrival to the turn that reads it."""
+        raise NotImplementedError
+
+
+class CountingObserver:
+    """Counts the places that the product says it has come to."""
+
+    def __init__(self, world: World) -> None:
+        self._points = world.points
+
+    def count(self, name: str, n: int = 1) -> None:
+        self._points[name] += n
+
+    def event(self, name: str, **fields: object) -> None:
+        self._points["event." + name] += 1
+
+
+def again(record: Record) -> Outgoing:
+    """The record as somebody who sends it once more would produce it."""
+    return Outgoing(topic=record.topic, key=record.key, value=record.value, headers=record.headers)
+
+
+def damaged(record: Record, how: int) -> Outgoing:
+    """The record after an accident: undecodable, without headers, with a meaningless outcome, cut short."""
+    outgoing = again(record)
+    match how:
+        case 1:
+            return replace(outgoing, value=b"\x00\xff{")
+        case 2:
+            return replace(outgoing, headers=())
+        case 3:
+            headers = [(n, b"perhaps" if n in ("ce_sagaoutcome", "ce_sagaaction") else v) for n, v in record.headers]
+            return replace(outgoing, headers=tuple(headers))
+        case _:
+            return replace(outgoing, value=(record.value or b"")[:-1] + b",")

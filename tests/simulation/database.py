@@ -1,0 +1,456 @@
+"""The databases: what is committed is there for all, a COMMIT has three outcomes, numbers are taken before it.
+
+The coordinators' is the store in memory of the product with boundaries around it; a service's is a fence, an outbox and
+the effects of handlers behind the same ports that SQLAlchemy is behind in production.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from segue.coordinator.memory import MemoryBatch, MemoryStore, Tables
+from segue.coordinator.store import Changes, EventRow, OffsetMove, SagaRow, StoredOffset
+from segue.errors import StoreUnavailable
+from segue.outbox.message import LANES, Message, lane_of
+from segue.outbox.store import Exclusion, PendingRow
+from segue.topics.broker import Partition
+from tests.simulation.oracles import Oracles
+from tests.simulation.world import COMMIT, READ, Process, World
+
+
+class Database:
+    """What the coordinators share."""
+
+    def __init__(self, world: World, oracles: Oracles) -> None:
+        self.world = world
+        self.oracles = oracles
+        self.tables = Tables()
+        self.outbox = Outbox(world, self.tables.outbox)
+        #: Told of every commit: the earliest wake-up that it wrote, in microseconds of the database's clock.
+        self.moved: Callable[[Changes], None] = lambda changes: None
+
+
+def read(process: Process) -> None:
+    """Ask the database something."""
+    if process.io(READ):
+        raise StoreUnavailable("the database did not answer")
+
+
+class SimStore(MemoryStore):
+    """The store of one coordinator process."""
+
+    def __init__(self, process: Process, database: Database) -> None:
+        super().__init__(database.world.db_now)
+        self.tables = database.tables
+        self._process = process
+        self._database = database
+
+    @contextmanager
+    def batch(self) -> Iterator[SimBatch]:  # type: ignore[override]
+        read(self._process)
+        batch = SimBatch(self._database, self._clock(), self._process)
+        yield batch
+        fault = self._process.io(COMMIT)
+        if fault == "commit.failed":
+            raise StoreUnavailable("rolled back")
+        batch.commit()
+        if fault == "commit.ambiguous":
+            raise StoreUnavailable("committed, but nobody knows")
+        if fault == "kill.after_commit":
+            self._process.die()
+
+    def now(self) -> datetime:
+        read(self._process)
+        return super().now()
+
+    def next_wake(self, versions: Collection[tuple[str, int]]) -> datetime | None:
+        read(self._process)
+        return super().next_wake(versions)
+
+    def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
+        read(self._process)
+        return super().offsets(coordinator)
+
+    def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
+        read(self._process)
+        return super().note_drained(coordinator, noted_at, ends)
+
+    def forget_published(self, message_ids: Sequence[str]) -> None:
+        fault = self._process.io(COMMIT)
+        if fault == "commit.failed":
+            raise StoreUnavailable("rolled back")
+        self._database.oracles.forgotten(message_ids)
+        super().forget_published(message_ids)
+        if fault == "commit.ambiguous":
+            raise StoreUnavailable("committed, but nobody knows")
+        if fault == "kill.after_commit":
+            self._process.die()
+
+    def forget_raw(self, message_ids: Sequence[str]) -> None:
+        """The relay has them in Kafka."""
+        self._database.oracles.forgotten(message_ids)
+        super().forget_published(message_ids)
+
+
+class SimBatch(MemoryBatch):
+    """An open transaction, with a boundary at every call."""
+
+    def __init__(self, database: Database, now: datetime, process: Process) -> None:
+        super().__init__(database.tables, now)
+        self._database = database
+        self._process = process
+
+    def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
+        read(self._process)
+        super().fence(coordinator, moves)
+
+    def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
+        read(self._process)
+        return super().lock(saga_ids)
+
+    def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:
+        read(self._process)
+        return super().history(saga_ids)
+
+    def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
+        read(self._process)
+        return super().due(until, limit, versions)
+
+    def write(self, changes: Changes) -> None:
+        if not _empty(changes):
+            self._database.outbox.number(changes.messages)
+            super().write(changes)
+
+    def commit(self) -> None:
+        if not self._fences and not self._changes:
+            return
+        oracles = self._database.oracles
+        before = oracles.before_commit(self._fences, self._changes)
+        super().commit()
+        for changes in self._changes:
+            oracles.forgotten(changes.published)
+            self._database.moved(changes)
+        oracles.committed(before, self._fences, self._changes, self._now)
+
+
+def _empty(changes: Changes) -> bool:
+    """Most transactions find nothing to do."""
+    return not (
+        changes.events
+        or changes.messages
+        or changes.published
+        or changes.requests_done
+        or changes.updated
+        or changes.dead_letters
+        or changes.settled
+        or changes.audits
+        or changes.replayed
+    )
+
+
+class Outbox:
+    """Rows of one outbox by message id, with the numbers that were taken when they were written."""
+
+    def __init__(self, world: World, rows: dict[str, Message]) -> None:
+        self.world = world
+        self.rows = rows
+        self._seq = 0
+        self._seqs: dict[str, int] = {}
+        self._lanes: dict[str, tuple[int, int]] = {}
+        self._owners: dict[int, tuple[str, int, int]] = {}
+
+    def number(self, messages: Sequence[Message]) -> None:
+        """`nextval`: outside of the transaction, so that numbers become visible out of order."""
+        for message in messages:
+            self._seq += 1
+            if message.id not in self.rows:
+                self._seqs[message.id] = self._seq
+
+    def seq_of(self, message_id: str) -> int:
+        return self._seqs[message_id]
+
+    def tick(self) -> int:
+        """A number between those taken before and those taken later."""
+        self._seq += 1
+        return self._seq
+
+    def lease(self, owner: str, ttl: timedelta) -> Mapping[int, int]:
+        now = self.world.now
+        until = now + round(ttl.total_seconds() * 1e6)
+        self._lanes[owner] = (until, 0)
+        alive = sum(1 for seen, _ in self._lanes.values() if seen > now)
+        share = -(-LANES // max(1, alive))
+        owners = self._owners
+        mine = [lane for lane in range(LANES) if lane in owners and owners[lane][0] == owner]
+        for lane in mine[share:]:
+            owners[lane] = ("", now, owners[lane][2])
+        held = {lane: owners[lane][2] for lane in mine[:share]}
+        if len(mine) < share:
+            for lane in range(LANES):
+                name, ends, token = owners.get(lane, ("", 0, 0))
+                if name != owner and ends <= now:
+                    held[lane] = token + 1
+                    if len(held) >= share:
+                        break
+        for lane, token in held.items():
+            owners[lane] = (owner, until, token)
+        return held
+
+    def load(self, owner: str, limit: int, before: datetime | None, excluded: Exclusion) -> Sequence[PendingRow]:
+        now = self.world.now
+        found: list[PendingRow] = []
+        for message in self.rows.values():
+            lane = lane_of(message.aggregateid)
+            name, ends, _ = self._owners.get(lane, ("", 0, 0))
+            if name != owner or ends <= now or message.aggregatetype in excluded.topics:
+                continue
+            if (message.aggregatetype, message.aggregateid) in excluded.lines:
+                continue
+            if before is not None and message.saga_action in ("invoke", "compensate") and message.created_at >= before:
+                continue
+            found.append(
+                PendingRow(
+                    seq=self._seqs[message.id],
+                    lane=lane,
+                    topic=message.aggregatetype,
+                    key=message.aggregateid,
+                    message=message,
+                )
+            )
+        found.sort(key=lambda row: row.seq)
+        return found[:limit]
+
+    def release(self, owner: str) -> None:
+        self._lanes.pop(owner, None)
+        for lane, (name, _, token) in self._owners.items():
+            if name == owner:
+                self._owners[lane] = ("", 0, token)
+
+
+class SimOutboxStore:
+    """The relay's port over an outbox; `forget` deletes by message id."""
+
+    def __init__(self, process: Process, outbox: Outbox, forget: Callable[[Sequence[str]], None]) -> None:
+        self._process = process
+        self._outbox = outbox
+        self._forget = forget
+
+    def lease(self, owner: str, ttl: timedelta) -> Mapping[int, int]:
+        read(self._process)
+        return self._outbox.lease(owner, ttl)
+
+    def load(
+        self, owner: str, limit: int, *, memory_first_before: datetime | None, excluded: Exclusion
+    ) -> Sequence[PendingRow]:
+        read(self._process)
+        return self._outbox.load(owner, limit, memory_first_before, excluded)
+
+    def delete(self, seqs: Sequence[int]) -> None:
+        wanted = set(seqs)
+        self.delete_ids([i for i in self._outbox.rows if self._outbox.seq_of(i) in wanted])
+
+    def delete_ids(self, ids: Sequence[str]) -> None:
+        fault = self._process.io(COMMIT)
+        if fault == "commit.failed":
+            raise StoreUnavailable("rolled back")
+        self._forget(ids)
+        if fault == "commit.ambiguous":
+            raise StoreUnavailable("committed, but nobody knows")
+        if fault == "kill.after_commit":
+            self._process.die()
+
+    def quarantine(self, row: PendingRow, error: str, attempts: int) -> None:
+        raise AssertionError(f"nothing here can't be published: {row} {error}")
+
+    def release(self, owner: str) -> None:
+        self._outbox.release(owner)
+
+
+# --- services
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a handler did: `amount` booked under a fence key, by an invoke or by a compensate."""
+
+    key: str
+    action: str
+    amount: int
+
+
+@dataclass(slots=True)
+class Books:
+    """One service's database."""
+
+    world: World
+    oracles: Oracles
+    name: str
+    inbox: dict[str, dict[str, Any]] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+    outbox: Outbox = field(init=False)
+    effects: dict[tuple[str, str], list[Effect]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.outbox = Outbox(self.world, {})
+
+    def forget(self, ids: Sequence[str]) -> None:
+        self.oracles.forgotten(ids)
+        for message_id in ids:
+            self.outbox.rows.pop(message_id, None)
+
+
+class Savepoint:
+    """Behind it a handler runs."""
+
+    def __init__(self, session: BookSession) -> None:
+        self._session = session
+        self._mark = len(session.staged)
+        self.is_active = True
+
+    def rollback(self) -> None:
+        del self._session.staged[self._mark :]
+        self._end()
+
+    def commit(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self.is_active = False
+        self._session.savepoint = None
+
+
+class BookSession:
+    """What handlers get as `ctx.session`, and what the worker runs its own statements with."""
+
+    def __init__(self, books: Books, process: Process) -> None:
+        self.books = books
+        self.process = process
+        self.staged: list[Effect] = []
+        self.rows: dict[str, dict[str, Any] | None] = {}
+        self.read: dict[str, int] = {}
+        self.messages: list[Message] = []
+        self.savepoint: Savepoint | None = None
+        self.info: dict[str, Any] = {}
+
+    def add(self, effect: Effect) -> None:
+        self.staged.append(effect)
+
+    def begin_nested(self) -> Savepoint:
+        self.savepoint = Savepoint(self)
+        return self.savepoint
+
+    def get_nested_transaction(self) -> Savepoint | None:
+        return self.savepoint
+
+    def flush(self) -> None:
+        pass
+
+    def effects(self, key: str, action: str) -> int:
+        """How often it was done, so far as is committed."""
+        return len(self.books.effects.get((key, action), ()))
+
+    def commit(self) -> None:
+        """The COMMIT, in one of its three outcomes."""
+        fault = self.process.io(COMMIT)
+        if fault == "commit.failed":
+            raise StoreUnavailable("rolled back")
+        books = self.books
+        for key, version in self.read.items():
+            if books.versions.get(key, 0) != version:
+                raise StoreUnavailable("could not serialize access due to concurrent update")
+        books.oracles.before_books(books, self)
+        for key, row in self.rows.items():
+            books.versions[key] = books.versions.get(key, 0) + 1
+            if row is None:
+                books.inbox.pop(key, None)
+            else:
+                books.inbox[key] = row
+        for effect in self.staged:
+            books.effects.setdefault((effect.key, effect.action), []).append(effect)
+        for message in self.messages:
+            books.outbox.rows.setdefault(message.id, message)
+        books.oracles.booked(books, self)
+        self.staged, self.rows, self.read, self.messages = [], {}, {}, []
+        if fault == "commit.ambiguous":
+            raise StoreUnavailable("committed, but nobody knows")
+        if fault == "kill.after_commit":
+            self.process.die()
+
+    # --- the port of the fence (segue.outbox.store.ServiceRows)
+
+    def lock_inbox_row(self, consumer: str, saga_key: str) -> tuple[Mapping[str, Any], bool, datetime]:
+        read(self.process)
+        books = self.books
+        self.read[saga_key] = books.versions.get(saga_key, 0)
+        row = self.rows.get(saga_key) or books.inbox.get(saga_key)
+        new = row is None
+        if row is None:
+            row = dict(_BLANK)
+        self.rows[saga_key] = row
+        return row, new, self.process.world.db_now()
+
+    def update_inbox_row(self, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
+        self.rows[saga_key] = {**(self.rows[saga_key] or _BLANK), **values}
+
+    def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
+        self.rows[saga_key] = None
+
+    def insert_messages(self, messages: Sequence[Message]) -> None:
+        self.books.outbox.number(messages)
+        self.messages.extend(messages)
+
+
+_BLANK: Mapping[str, Any] = {
+    "attempt": 0,
+    "invoke_id": None,
+    "invoke_outcome": None,
+    "invoke_reply": None,
+    "compensate_id": None,
+    "compensate_attempt": 0,
+    "compensate_outcome": None,
+    "compensate_reply": None,
+    "tombstone": False,
+    "details": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BookSessions:
+    """`segue.activities.runner.Sessions` over a session in memory."""
+
+    session: Any
+    handed: Any
+
+    @property
+    def rows(self) -> Any:
+        return self.session
+
+
+class BookDesk:
+    """The desk of a worker's jobs (`segue.activities.runner.Desk`)."""
+
+    def __init__(self, books: Books, process: Process) -> None:
+        self._books = books
+        self._process = process
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        read(self._process)
+        session = BookSession(self._books, self._process)
+        yield BookSessions(session, session)
+        session.commit()
+
+    @contextmanager
+    def bare(self) -> Iterator[Any]:
+        session = BookSession(self._books, self._process)
+        yield BookSessions(session, session)
+
+    def call(self, handler: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+        return handler(context, value)
+
+    def sleep(self, seconds: float) -> None:
+        self._process.sleep(round(seconds * 1e6))

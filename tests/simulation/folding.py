@@ -1,0 +1,29 @@
+"""Whether a saga's row is what its history says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from segue.clock import to_micros
+from segue.coordinator.projection import row_of
+from segue.coordinator.store import EventRow, SagaRow
+from segue.saga.state import fold
+from segue.saga.transition import wake_at
+
+_COMPARED = tuple(f.name for f in fields(SagaRow) if f.name not in ("wake_at", "tenant", "parent_id"))
+
+
+def difference(row: SagaRow, events: Sequence[EventRow]) -> str | None:
+    """What differs; None if nothing does."""
+    if [event.seq for event in events] != list(range(1, row.revision + 1)):
+        return f"history {[event.seq for event in events]}, revision {row.revision}"
+    state = fold(row.id, ((to_micros(event.at), event.payload) for event in events))
+    wake = wake_at(state)
+    folded = row_of(state, wake)
+    for name in _COMPARED:
+        if getattr(row, name) != getattr(folded, name):
+            return f"{name} is {getattr(row, name)!r}, its history says {getattr(folded, name)!r}"
+    if row.wake_at != folded.wake_at and not state.undriven:
+        return f"wake_at is {row.wake_at}, its history says {folded.wake_at}"
+    return None

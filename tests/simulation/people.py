@@ -1,0 +1,290 @@
+"""Everybody outside of the processes: clients, operators, whoever deploys, whoever breaks things, whoever mends them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from segue.clock import to_micros
+from segue.coordinator.store import OperatorRequest, RequestKind, SagaRow
+from segue.ids import derive
+from segue.saga.state import SagaState, fold
+from segue.topics.broker import Record
+from tests.simulation.broker import DELAYS, again
+from tests.simulation.processes import NAMES
+from tests.simulation.world import SECOND
+
+if TYPE_CHECKING:
+    from tests.simulation.system import System
+
+
+def client(system: System) -> None:
+    """Start the sagas, now and then twice, in conflict, or with a signal that is there before its saga."""
+    from tests.simulation.system import draw_input
+
+    plan, world = system.plan, system.world
+    stream = system.tape.stream("client")
+    for n in range(plan.sagas):
+        saga_id = f"s{n}"
+        name, body = draw_input(system, n)
+        at = stream.pick(plan.spread_us) if plan.spread_us else 0
+        record = system.send("start", saga_id, name, body, derive("start", saga_id))
+        system.started[saga_id] = (name, body)
+        world.at(at, lambda record=record: system.broker.append(record))  # type: ignore[misc]
+        if stream.chance(0.15):
+            delay = DELAYS[stream.pick(len(DELAYS))]
+            world.at(at + delay, lambda record=record: system.broker.append(record))  # type: ignore[misc]
+            world.faults["client.duplicate"] += 1
+        if stream.chance(0.05):
+            other = b'["seq","",%d,0,[]]' % (n + 1)
+            system.conflict(other)
+            rival = system.send("start", saga_id, name, other, derive("rival", saga_id))
+            world.at(at + 1_000_000, lambda rival=rival: system.broker.append(rival))  # type: ignore[misc]
+        if "signal" in plan.features:
+            for k in range(stream.pick(plan.signals + 1)):
+                nudge = system.send("signal", saga_id, "nudge", b"%d" % k, derive("nudge", saga_id, str(k)))
+                when = stream.pick(6 * SECOND)
+                world.at(when, lambda nudge=nudge: system.broker.append(nudge))  # type: ignore[misc]
+
+
+# --- trouble
+
+
+def nemesis(system: System) -> None:
+    """Things that happen to machines, networks and topics at moments of their own."""
+    stream = system.tape.stream("nemesis")
+    for _ in range(system.plan.events):
+        when = stream.pick(system.plan.horizon_us)
+        what = stream.pick(len(_EVENTS))
+        how = stream.pick(1 << 16)
+        system.world.at(when, lambda what=what, how=how: _EVENTS[what](system, how))  # type: ignore[misc]
+    if system.plan.skewed:
+        for process in system.processes:
+            process.skew_us = (0, -SECOND // 2, SECOND // 2, 2 * SECOND)[stream.pick(4)]
+
+
+def _nothing(system: System, how: int) -> None:
+    pass
+
+
+def _kill(system: System, how: int) -> None:
+    process = system.processes[how % len(system.processes)]
+    if process.alive:
+        system.world.faults["process.kill"] += 1
+        process.kill()
+
+
+def _zombie(system: System, how: int) -> None:
+    """The group gives a member's partitions to others, and the member does not know."""
+    process = system.processes[how % len(system.processes)]
+    consumer = process.consumer
+    if process.alive and consumer is not None:
+        system.world.faults["group.zombie"] += 1
+        consumer.stubborn_until = system.world.now + (500_000, 3 * SECOND, 10 * SECOND)[how // 64 % 3]
+        consumer.expelled()
+
+
+def _rebalance(system: System, how: int) -> None:
+    process = system.processes[how % len(system.processes)]
+    if process.alive and process.consumer is not None:
+        system.world.faults["group.rebalance"] += 1
+        process.consumer.expelled()
+        system.world.wake(process, system.world.now + 1_000)
+
+
+def _truncate(system: System, how: int) -> None:
+    """An unclean election forgets acknowledged records of replies or commands."""
+    topics = (NAMES.replies, *(NAMES.commands_of(name) for name in system.books))
+    partitions = system.broker.partitions((topics[how % len(topics)],))
+    if system.broker.cut_tail(partitions[how // 8 % len(partitions)], 1 + how // 64 % 4):
+        system.world.faults["topic.truncated"] += 1
+
+
+def _recreate(system: System, how: int) -> None:
+    system.world.faults["topic.recreated"] += 1
+    system.broker.recreate(NAMES.replies)
+
+
+def _redrive(system: System, how: int) -> None:
+    """Somebody sends an old record once more."""
+    topics = (NAMES.replies, NAMES.requests, *(NAMES.commands_of(name) for name in system.books))
+    records = system.broker.records(topics[how % len(topics)])
+    if records:
+        record = records[how // 8 % len(records)]
+        if not system.forged(record):
+            system.world.faults["record.redriven"] += 1
+            system.broker.append(again(record))
+
+
+def _poison(system: System, how: int) -> None:
+    topics = (NAMES.replies, NAMES.replies, NAMES.requests)
+    records = system.broker.records(topics[how % len(topics)])
+    if records:
+        system.forge(records[how // 8 % len(records)], 1 + how // 1024 % 4)
+
+
+def _poison_soon(system: System, how: int) -> None:
+    """An undecodable answer to a command that is outstanding."""
+    for command, (saga, step, _, _) in reversed(system.oracles.shadow.commands.items()):
+        if step.status == "issued" and saga.ended is None:
+            key = saga.id.encode()
+            headers = (("ce_causationid", command.encode()), ("ce_sagaid", key))
+            system.forge(Record(topic=NAMES.replies, partition=0, offset=0, key=key, value=b"?", headers=headers), 1)
+            return
+
+
+def _jump(system: System, how: int) -> None:
+    """A machine's clocks jump."""
+    process = system.processes[how % len(system.processes)]
+    system.world.faults["clock.jump"] += 1
+    process.skew_us += (-3600 * SECOND, 3600 * SECOND, 5 * SECOND)[how // 64 % 3]
+    process.jumped_us += (0, 3 * SECOND, 60 * SECOND)[how // 256 % 3]
+
+
+def _database_clock(system: System, how: int) -> None:
+    """The database's clock jumps ahead."""
+    system.world.faults["clock.database"] += 1
+    system.world.db_skew += (500_000, 3 * SECOND)[how % 2]
+    for coordinator in system.coordinators:
+        system.world.wake(coordinator, system.world.now + 1_000)
+
+
+_EVENTS = (
+    _nothing, _kill, _kill, _zombie, _zombie, _rebalance, _truncate, _recreate, _redrive, _redrive, _poison,
+    _poison_soon, _jump, _database_clock,
+)  # fmt: skip
+
+
+# --- operators and deploys
+
+
+def ask(system: System, kind: RequestKind, saga_id: str | None, *, letter: int | None = None, **arguments: Any) -> None:
+    """Queue an operator request, as the CLI does."""
+    now = system.world.db_now()
+    n = system.database.tables.next_id()
+    system.database.tables.requests[n] = OperatorRequest(
+        id=n,
+        kind=kind,
+        saga_id=saga_id,
+        dead_letter_id=letter,
+        arguments=msgspec.json.encode(arguments),
+        actor="ann",
+        reason="simulated",
+        not_before=now,
+        created_at=now,
+    )
+    for coordinator in system.coordinators:
+        system.world.wake(coordinator, system.world.now + 50_000)
+
+
+def operators(system: System) -> None:
+    """People who act at any moment, wisely or not."""
+    stream = system.tape.stream("people")
+    for _ in range(system.plan.people):
+        when = stream.pick(system.plan.horizon_us)
+        what, whom = stream.pick(8), stream.pick(64)
+        system.world.at(when, lambda what=what, whom=whom: _act(system, what, whom))  # type: ignore[misc]
+
+
+def _act(system: System, what: int, whom: int) -> None:
+    sagas = [row for row in system.database.tables.sagas.values() if row.ended_at is None]
+    if not sagas:
+        return
+    row = sagas[whom % len(sagas)]
+    steps = list(system.oracles.shadow.of(row.id).steps)
+    system.world.faults["person.acts"] += 1
+    match what:
+        case 0:
+            ask(system, "wake", row.id)
+        case 1 | 2:
+            ask(system, "cancel", row.id)
+        case 3:
+            ask(system, "cancel", row.id, compensate="none")
+        case 4 if steps:
+            ask(system, "cancel", row.id, compensate=f"to:{steps[whom % len(steps)]}")
+        case 5:
+            record = system.send("cancel", row.id, "all", b"null", derive("cancel", row.id))
+            system.broker.append(record)
+        case 6 if row.attention != "none":
+            ask(system, "retry", row.id)
+        case _:
+            letters = [n for n, letter in system.database.tables.letters.items() if letter.state == "dead"]
+            if letters:
+                ask(system, "replay", None, letter=letters[whom % len(letters)])
+
+
+def deploys(system: System) -> None:
+    """A new version midway and back, or a release with a bug."""
+    plan = system.plan
+    script = ((), (), (), ((0.2, "both"), (0.7, "one")), ((0.3, "both"),), ((0.2, "broken"),))[plan.deploy]
+    for part, release in script:
+        for n, coordinator in enumerate(system.coordinators):
+            when = round(plan.horizon_us * part) + n * 700_000
+            system.world.at(when, lambda c=coordinator, r=release: deploy(system, c, r))  # type: ignore[misc]
+
+
+def deploy(system: System, coordinator: Any, release: str) -> None:
+    """Replace one coordinator by one with another build."""
+    system.world.faults[f"deploy.{release}"] += 1
+    coordinator.release = release
+    coordinator.stop()
+
+
+def heal(system: System) -> None:
+    """Everything that was broken is mended; from here on nothing bad happens."""
+    world = system.world
+    world.healed = True
+    world.enabled = frozenset()
+    system.broker.muted.clear()
+    for process in system.processes:
+        process.stream.disarm()
+        if process.consumer is not None:
+            process.consumer.stubborn_until = 0
+    for coordinator in system.coordinators:
+        if coordinator.release != "both":
+            coordinator.release = "both"
+            coordinator.stop()
+
+
+def help(system: System, n: int) -> bool:
+    """What only people can decide, they decide; whether there was anything."""
+    helped = False
+    tables = system.database.tables
+    for row in tables.sagas.values():
+        if row.ended_at is None and row.attention != "none":
+            helped = True
+            _help_one(system, row, n)
+    return helped
+
+
+def _help_one(system: System, row: SagaRow, n: int) -> None:
+    tables = system.database.tables
+    system.world.points[f"attention.{row.attention}"] += 1
+    if row.attention == "blocked":
+        kept = [k for k, letter in tables.letters.items() if letter.state == "received" and letter.saga_id == row.id]
+        if kept:
+            for k in kept:
+                ask(system, "discard" if n % 2 else "replay", None, letter=k)
+        else:
+            ask(system, "retry", row.id)
+        return
+    state = _state(system, row)
+    if n < 3 and state.troubled:
+        ask(system, "retry", row.id)
+        return
+    if not state.troubled:
+        ask(system, "cancel", row.id, compensate="none")
+        return
+    for name, trouble in state.troubled.items():
+        if trouble == "in_doubt":
+            done = system.done(row.id, name, "invoke")
+            output = {"amount": 1} if done and not name.endswith("hard") else None
+            ask(system, "resolve", row.id, step=name, outcome="success" if done else "failure", output=output)
+        else:
+            ask(system, "skip", row.id, step=name)
+
+
+def _state(system: System, row: SagaRow) -> SagaState:
+    return fold(row.id, ((to_micros(event.at), event.payload) for event in system.database.tables.events[row.id]))
+

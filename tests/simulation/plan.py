@@ -1,0 +1,65 @@
+"""What a seed turns on: how many of everything, which faults, how often, and what the sagas may look like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.simulation.sagas import FEATURES
+from tests.simulation.tape import Stream
+from tests.simulation.world import FAULTS, SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The swarm's draw. All zeros: one coordinator, one saga, one call, no fault."""
+
+    instances: int
+    workers: int
+    sagas: int
+    partitions: int
+    rate: float
+    enabled: frozenset[str]
+    features: frozenset[str]
+    service_rate: float
+    refuse_rate: float
+    mute_rate: float
+    late_trouble: bool
+    events: int
+    people: int
+    signals: int
+    jitter_us: int
+    batch: int
+    cache: int
+    restart_us: int
+    deploy: int
+    spread_us: int
+    horizon_us: int
+    skewed: bool
+
+
+def draw(s: Stream) -> Plan:
+    """Draw a plan; the order of the draws is part of every saved tape."""
+    return Plan(
+        instances=(1, 1, 2, 3)[s.pick(4)],
+        workers=(1, 1, 2)[s.pick(3)],
+        sagas=(1, 1, 2, 2, 3, 3, 4, 5, 6, 8)[s.pick(10)],
+        partitions=(1, 1, 2, 3)[s.pick(4)],
+        rate=(0.0, 0.01, 0.03, 0.1)[s.pick(4)],
+        enabled=frozenset(kind for kind in FAULTS if s.pick(2)),
+        features=frozenset(feature for feature in FEATURES if s.pick(2)),
+        service_rate=(0.0, 0.0, 0.1, 0.3)[s.pick(4)],
+        refuse_rate=(0.0, 0.05, 0.2)[s.pick(3)],
+        mute_rate=(0.0, 0.0, 0.0, 0.1, 0.3)[s.pick(5)],
+        late_trouble=bool(s.pick(2)),
+        events=(0, 0, 1, 2, 4)[s.pick(5)],
+        people=(0, 0, 1, 2, 4)[s.pick(5)],
+        signals=(0, 1, 2, 6)[s.pick(4)],
+        jitter_us=(0, 4_000, 60_000)[s.pick(3)],
+        batch=(500, 500, 1, 3)[s.pick(4)],
+        cache=(10_000, 10_000, 1, 0)[s.pick(4)],
+        restart_us=(200_000, 2_000_000)[s.pick(2)],
+        deploy=s.pick(6),
+        spread_us=(0, 500_000, 5_000_000)[s.pick(3)],
+        horizon_us=(8 * SECOND, 20 * SECOND)[s.pick(2)],
+        skewed=bool(s.pick(2)),
+    )

@@ -1,0 +1,288 @@
+"""The processes: coordinators with their relays, workers with their handlers. What runs in them is the product."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import sessionmaker
+
+from segue.activities import Rejected, RetryLater, Worker, WorkerOptions
+from segue.activities.loop import CommandLoop, LoopOptions
+from segue.activities.runner import InlineRunner
+from segue.coordinator.service import Coordinator, Options
+from segue.limits import Limits
+from segue.outbox.relay import Relay, RelayOptions
+from segue.topics import Codecs, TopicNames
+from segue.topics import Converter as MsgspecConverter
+from tests.simulation.broker import SESSION, Client, CountingObserver, SimConsumer, SimProducer
+from tests.simulation.database import BookDesk, Books, Effect, SimOutboxStore, SimStore
+from tests.simulation.sagas import CONTRACTS, RELEASES, Done, Job
+from tests.simulation.world import EPOCH_US, NEVER, SECOND, Process
+
+if TYPE_CHECKING:
+    from tests.simulation.system import System
+
+NAMES = TopicNames(coordinator="sim")
+LIMITS = Limits(pending_signals=4)
+CODECS = Codecs(limits=LIMITS)
+CONVERTER = MsgspecConverter()
+#: Age at which a relay takes over what was to be published from memory.
+RELAY_AFTER = timedelta(seconds=2)
+LEASE = timedelta(seconds=4)
+
+
+class SimProcess(Client):
+    """What coordinators and workers have in common: a consumer, a producer, a session with the broker."""
+
+    def __init__(self, system: System, name: str) -> None:
+        super().__init__(system.world, name)
+        self.system = system
+        self.world_observer: CountingObserver = system.observer
+        self.consumer: SimConsumer | None = None
+
+    def latency(self) -> int:
+        jitter = self.system.plan.jitter_us
+        return self.stream.pick(jitter) if jitter and not self.world.healed else 0
+
+    def connect(self, group: str) -> tuple[SimConsumer, SimProducer]:
+        consumer = self.consumer = SimConsumer(self.system.broker, group, self)
+        return consumer, SimProducer(self.system.broker, self)
+
+    def died(self) -> None:
+        consumer, self.consumer = self.consumer, None
+        if self.system.over:
+            return
+        world = self.world
+        world.note(world.now, "died", self.name)
+        if consumer is not None:
+            world.at(world.now + SESSION, lambda: self.buried(consumer))
+        world.at(world.now + self.system.plan.restart_us, self.restart)
+
+    def buried(self, consumer: SimConsumer) -> None:
+        consumer.expelled()
+        if consumer in self.system.broker.members:
+            self.system.broker.members.remove(consumer)
+
+    def restart(self) -> None:
+        if not self.alive:
+            self.start()
+
+    def stop(self) -> None:
+        """A deploy: leave the group, then end."""
+        consumer = self.consumer
+        self.kill()
+        if consumer is not None:
+            self.buried(consumer)
+
+    def latest_rejoin(self) -> int:
+        """A member whose partitions are somebody else's learns that only by polling."""
+        consumer = self.consumer
+        if consumer is None:
+            return NEVER
+        if consumer.stubborn_until > self.world.now:
+            return consumer.stubborn_until + 1_000
+        return self.backoff() if consumer.behind or consumer.unassigned else NEVER
+
+
+class CoordinatorProcess(SimProcess):
+    """`segue coordinator run`: the coordinator's step, with the relay of its database inside."""
+
+    def __init__(self, system: System, name: str) -> None:
+        super().__init__(system, name)
+        self.release = "one"
+        self.coordinator: Coordinator | None = None
+
+    def boot(self) -> None:
+        database = self.system.database
+        consumer, producer = self.connect(NAMES.coordinator)
+        store = SimStore(self, database)
+        relay = Relay(
+            SimOutboxStore(self, database.outbox, store.forget_raw),
+            producer,
+            options=RelayOptions(older_than=RELAY_AFTER, lease=LEASE, patience=0.0),
+            owner=f"{self.name}/{self.incarnation}",
+            clock=self,
+            observer=self.world_observer,
+        )
+        self.coordinator = Coordinator(
+            NAMES,
+            RELEASES[self.release],
+            store,
+            consumer,
+            producer,
+            converter=CONVERTER,
+            codecs=CODECS,
+            clock=self,
+            observer=self.world_observer,
+            limits=LIMITS,
+            options=Options(batch_size=self.system.plan.batch, cache_size=self.system.plan.cache),
+            relay=relay,
+        )
+
+    def turn(self) -> bool:
+        assert self.coordinator is not None
+        return self.coordinator.step()
+
+    def next_time(self) -> int:
+        if self.hurt:
+            return self.backoff()
+        now = self.world.now
+        when = self.latest_rejoin()
+        tables = self.system.database.tables
+        for request in tables.requests.values():
+            when = min(when, max(now + 50_000, self.system.world_time(request.not_before)))
+        versions = RELEASES[self.release].versions
+        for row in tables.sagas.values():
+            if row.wake_at is not None and (row.definition, row.version) in versions:
+                due = self.system.world_time(row.wake_at)
+                when = min(when, due + 1 if due > now else self.backoff())
+        if tables.outbox:
+            when = min(when, self.backoff(200_000))
+        if any(r.state == "parked" and r.saga_id in tables.sagas for r in tables.letters.values()):
+            when = min(when, now + SECOND)
+        return when
+
+    def died(self) -> None:
+        self.coordinator = None
+        super().died()
+
+
+class WorkerProcess(SimProcess):
+    """`segue worker run` of one service."""
+
+    def __init__(self, system: System, name: str, books: Books) -> None:
+        super().__init__(system, name)
+        self.books = books
+        self.loop: CommandLoop | None = None
+
+    def boot(self) -> None:
+        worker = Worker(
+            self.books.name,
+            sessions=_NO_SESSIONS,
+            options=WORKER_OPTIONS,
+            codecs=CODECS,
+            clock=self,
+            observer=self.world_observer,
+        )
+        self.system.register(worker, self)
+        consumer, producer = self.connect(self.books.name)
+        runner: Any = InlineRunner(BookDesk(self.books, self))
+        store = SimOutboxStore(self, self.books.outbox, self.books.forget)
+        topic = NAMES.commands_of(self.books.name)
+        self.loop = worker.loop(consumer, producer, topic=topic, runner=runner, store=store)  # type: ignore[arg-type]
+        self.loop.start()
+
+    def turn(self) -> bool:
+        assert self.loop is not None
+        return self.loop.step()
+
+    def next_time(self) -> int:
+        assert self.loop is not None
+        if self.hurt or self.loop.busy:
+            return self.backoff()
+        when = self.latest_rejoin()
+        if self.books.outbox.rows:
+            when = min(when, self.backoff(100_000))
+        if self.consumer is not None and self.consumer.lagging:
+            when = min(when, self.backoff(200_000))
+        return when
+
+    def died(self) -> None:
+        self.loop = None
+        super().died()
+
+
+_NO_SESSIONS: Any = sessionmaker()
+WORKER_OPTIONS = WorkerOptions(
+    loop=LoopOptions(commit_interval=0.2, concurrency=4, longest_backoff=2.0, revoke_patience=0.0),
+    relay_after=RELAY_AFTER,
+)
+
+
+def handlers(process: Process, system: System) -> dict[str, Any]:
+    """The handlers of one service: they book, and do what the schedule says."""
+
+    def book(ctx: Any, amount: int) -> None:
+        ctx.session.add(Effect(ctx.command.key, ctx.command.action, amount))
+        if system.plan.late_trouble:
+            system.write_ledger(ctx)
+
+    def do(ctx: Any, job: Job) -> Done:
+        misbehave(process, system, ctx)
+        book(ctx, job.amount)
+        if system.plan.late_trouble:
+            misbehave(process, system, ctx, after=True)
+        return Done(job.amount)
+
+    def hard(ctx: Any, job: Job) -> None:
+        misbehave(process, system, ctx)
+        book(ctx, job.amount)
+
+    def look(ctx: Any, job: Job) -> Done:
+        misbehave(process, system, ctx)
+        return Done(job.amount)
+
+    def undo(ctx: Any, what: Any) -> None:
+        misbehave(process, system, ctx, undo=True)
+        book(ctx, what.input.amount)
+
+    def long(ctx: Any, job: Job) -> Done:
+        misbehave(process, system, ctx)
+        system.third_party(ctx, job.amount)
+        misbehave(process, system, ctx, after=True)
+        return Done(job.amount)
+
+    def unlong(ctx: Any, what: Any) -> None:
+        misbehave(process, system, ctx, undo=True)
+        system.third_party(ctx, what.input.amount)
+
+    return {"do": do, "hard": hard, "read": look, "undo": undo, "long": long, "unlong": unlong}
+
+
+#: How long a slow handler takes.
+SLOW = (100_000, 1_000_000, 5_000_000, 15_000_000)
+
+
+def misbehave(process: Process, system: System, ctx: Any, *, after: bool = False, undo: bool = False) -> None:
+    """Refuse, be slow, ask to come back later, or break, as the schedule has it."""
+    stream, plan = process.stream, system.plan
+    if system.world.healed:
+        if not undo and not after and system.refuses(ctx.command.key):
+            raise Rejected("refused")
+        return
+    if not after and not undo and system.refuses(ctx.command.key):
+        system.world.faults["service.refuse"] += 1
+        raise Rejected("refused")
+    if not stream.chance(plan.service_rate):
+        return
+    match stream.pick(6):
+        case 0 | 1:
+            system.world.faults["service.slow"] += 1
+            process.sleep(SLOW[stream.pick(len(SLOW))])
+        case 2 if not after:
+            system.world.faults["service.later"] += 1
+            raise RetryLater(timedelta(milliseconds=200))
+        case 3 if undo:
+            system.world.faults["service.refuse_undo"] += 1
+            raise Rejected("cannot undo")
+        case _:
+            system.world.faults["service.broken"] += 1
+            raise RuntimeError("broken")
+
+
+def registrations(service: str) -> list[tuple[Any, str, Any]]:
+    """(activity, handler's name, transaction mode) of a service."""
+    found: list[tuple[Any, str, Any]] = []
+    for name, contract in CONTRACTS.items():
+        if name.startswith(service + "."):
+            mode = "manual" if name.endswith(".long") else "joined"
+            found.append((contract.activity, name.partition(".")[2], mode))
+            if contract.undo is not None:
+                found.append((contract.undo, contract.undo.name.partition(".")[2], mode))
+    return found
+
+
+def world_micros(moment_us: int, skew: int) -> int:
+    """Database time to world time."""
+    return moment_us - EPOCH_US - skew

@@ -1,0 +1,253 @@
+"""The sagas of the simulation: one function that does what its input says, so that every saga has a shape of its own.
+
+It is ordinary saga code; that the shape is data saves making definitions for every schedule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from segue.contract import Activity, Attribute, Signal, Undo
+from segue.saga import ActivityError, Registry, Retry, Saga, SagaFailed, saga
+from segue.saga.definition import SagaDefinition
+from tests.simulation.tape import Stream
+
+SERVICES = ("pay", "box")
+OPTIONAL, PARK, BARE = 1, 2, 4
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What a handler is told."""
+
+    amount: int
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What a handler answers."""
+
+    amount: int
+
+
+class Node(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of a saga: what, which activity or signal, how long (milliseconds), flags, parts."""
+
+    kind: str
+    name: str = ""
+    ms: int = 0
+    flags: int = 0
+    parts: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contract:
+    """An activity and its compensation, if it has one."""
+
+    activity: Activity[Job, Any]
+    undo: Activity[Undo[Job, Any], None] | None
+
+
+def _contracts(service: str) -> dict[str, Contract]:
+    do: Activity[Job, Any] = Activity(f"{service}.do", Job, Done)
+    long: Activity[Job, Any] = Activity(f"{service}.long", Job, Done)
+    return {
+        do.name: Contract(do, do.undo(f"{service}.undo")),
+        long.name: Contract(long, long.undo(f"{service}.unlong")),
+        f"{service}.hard": Contract(Activity(f"{service}.hard", Job), None),
+        f"{service}.read": Contract(Activity(f"{service}.read", Job, Done, readonly=True), None),
+    }
+
+
+CONTRACTS: dict[str, Contract] = {name: c for service in SERVICES for name, c in _contracts(service).items()}
+NUDGE = Signal("nudge", int)
+STAGE = Attribute("stage", int)
+RETRY = Retry(
+    attempts=3,
+    initial=timedelta(milliseconds=300),
+    maximum=timedelta(seconds=2),
+    silence=timedelta(milliseconds=1500),
+)
+UNDO_RETRY = Retry(
+    attempts=3,
+    initial=timedelta(milliseconds=300),
+    maximum=timedelta(seconds=2),
+    silence=timedelta(milliseconds=1500),
+)
+
+
+class Code:
+    """One build of the sagas' code; `broken`: with a bug, and with another step where there was one."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.broken = broken
+
+    async def do(self, s: Saga, node: Node) -> None:
+        match node.kind:
+            case "call":
+                await self.call(s, node, node.name)
+            case "changed":
+                await self.call(s, node, node.name, step="renamed" if self.broken else "original")
+            case "seq":
+                for part in node.parts:
+                    await self.do(s, part)
+            case "par":
+                await asyncio.gather(*(self.do(s, part) for part in node.parts))
+            case "group":
+                async with asyncio.TaskGroup() as group:
+                    for part in node.parts:
+                        group.create_task(self.do(s, part))
+            case "map":
+                contract = CONTRACTS[node.name]
+                jobs = [Job(n + 1) for n in range(node.flags)]
+                await s.map(
+                    contract.activity, jobs, compensate=contract.undo, retry=RETRY, timeout=_ms(node.ms), concurrency=2
+                )
+            case "try":
+                try:
+                    await self.do(s, node.parts[0])
+                except ActivityError:
+                    await self.do(s, node.parts[1])
+            case _:
+                await self.other(s, node)
+
+    async def other(self, s: Saga, node: Node) -> None:
+        match node.kind:
+            case "within":
+                try:
+                    async with asyncio.timeout(node.ms / 1000):
+                        await self.do(s, node.parts[0])
+                except TimeoutError:
+                    s.set(STAGE, node.ms)
+            case "sleep":
+                await asyncio.sleep(node.ms / 1000)
+            case "signal":
+                try:
+                    s.set(STAGE, await s.receive(NUDGE, timeout=_ms(node.ms)))
+                except TimeoutError:
+                    pass
+            case "pivot":
+                s.pivot()
+            case "fail":
+                raise SagaFailed("planned")
+            case "bug":
+                if self.broken:
+                    raise ZeroDivisionError("a bug")
+            case _:
+                raise AssertionError(node)
+
+    async def call(self, s: Saga, node: Node, name: str, step: str | None = None) -> None:
+        contract = CONTRACTS[name]
+        await s.call(
+            contract.activity,
+            Job(1 + len(s.id)),
+            compensate=None if node.flags & BARE else contract.undo,
+            retry=RETRY,
+            timeout=_ms(node.ms),
+            optional=bool(node.flags & OPTIONAL),
+            on_failure="park" if node.flags & PARK else "raise",
+            step=step,
+        )
+
+
+def _ms(ms: int) -> timedelta:
+    return timedelta(milliseconds=ms)
+
+
+def _define(name: str, version: int, code: Code, deadline: timedelta | None) -> SagaDefinition[Node, str]:
+    @saga(
+        name,
+        version=version,
+        deadline=deadline,
+        compensation=UNDO_RETRY,
+        compensation_timeout=timedelta(seconds=12),
+    )
+    async def run(s: Saga, node: Node) -> str:
+        await code.do(s, node)
+        return f"done by {version}"
+
+    return run
+
+
+_MakeCode = Callable[[], Code]
+
+
+def _release(versions: tuple[int, ...], code: Code) -> Registry:
+    return Registry(
+        _define(name, version, code, deadline)
+        for version in versions
+        for name, deadline in (("free", None), ("timed", timedelta(seconds=8)))
+    )
+
+
+#: What can be deployed, by name.
+RELEASES: dict[str, Registry] = {
+    "one": _release((1,), Code()),
+    "both": _release((1, 2), Code()),
+    "broken": _release((1,), Code(broken=True)),
+}
+
+_TIMES = (4_000, 9_000, 20_000)
+_COMPENSABLE = ("pay.do", "box.do", "pay.long", "box.long")
+
+
+def draw(s: Stream, features: frozenset[str]) -> Node:
+    """A saga that uses some of `features`."""
+    parts = [_piece(s, features, 2) for _ in range(1 + s.pick(3))]
+    if "pivot" in features and s.chance(0.25):
+        parts.append(Node("pivot"))
+        parts.append(_call(s, features))
+    elif s.chance(0.25):
+        parts.append(Node("fail"))
+    return Node("seq", parts=tuple(parts))
+
+
+def _call(s: Stream, features: frozenset[str]) -> Node:
+    time = _TIMES[s.pick(3)]
+    kind = s.pick(8)
+    if kind == 5 and "readonly" in features:
+        return Node("call", ("pay.read", "box.read")[s.pick(2)], time)
+    if kind == 6 and "bare" in features:
+        return Node("call", ("pay.hard", "box.hard")[s.pick(2)], time, (0, PARK, OPTIONAL)[s.pick(3)])
+    name = _COMPENSABLE[s.pick(4) if "manual" in features else s.pick(2)]
+    flags = 0
+    if kind == 7:
+        flags = OPTIONAL if "optional" in features else 0
+    elif kind == 4:
+        flags = PARK if "park" in features else 0
+    elif kind == 3:
+        flags = BARE if "bare" in features else 0
+    return Node("call", name, time, flags)
+
+
+def _piece(s: Stream, features: frozenset[str], depth: int) -> Node:
+    kind = s.pick(14) if depth else 0
+    match kind:
+        case 6 | 7 if "parallel" in features:
+            return Node("par", parts=tuple(_piece(s, features, depth - 1) for _ in range(2 + s.pick(2))))
+        case 8 if "parallel" in features:
+            return Node("group", parts=tuple(_piece(s, features, depth - 1) for _ in range(2)))
+        case 9 if "within" in features:
+            return Node("within", ms=(1_500, 4_000, 8_000)[s.pick(3)], parts=(_piece(s, features, depth - 1),))
+        case 10 if "signal" in features:
+            return Node("signal", ms=(2_000, 10_000)[s.pick(2)])
+        case 11 if "map" in features:
+            return Node("map", ("pay.do", "box.do")[s.pick(2)], 9_000, 1 + s.pick(4))
+        case 12 if "try" in features:
+            return Node("try", parts=(_call(s, features), _call(s, features)))
+        case 13 if "sleep" in features:
+            return Node("sleep", ms=(700, 3_000)[s.pick(2)])
+        case 5 if "bug" in features:
+            return Node("bug") if s.chance(0.5) else Node("seq", parts=(_call(s, features), Node("bug")))
+        case _:
+            return _call(s, features)
+
+
+#: What a seed may turn on.
+FEATURES = (
+    "parallel", "within", "signal", "map", "try", "sleep", "readonly", "bare", "manual", "optional", "park", "pivot", "bug",
+)  # fmt: skip

@@ -1,0 +1,237 @@
+"""What the oracles know of each saga: folded from the committed events by a second hand, not by the engine's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from segue.ids import command_id
+from segue.saga import events as e
+
+NEVER = 1 << 62
+
+
+@dataclass(slots=True)
+class StepSeen:
+    """One occurrence."""
+
+    name: str
+    compensate: str
+    readonly: bool
+    optional: bool
+    issued_at: int
+    status: str = "scheduled"
+    undo: str = "none"
+    attempt: int = 0
+    undo_attempt: int = 0
+    settled_at: int = NEVER
+    due: int = NEVER
+    undo_due: int = NEVER
+    resend: int = NEVER
+    undo_resend: int = NEVER
+    retry_at: int = 0
+    undo_retry_at: int = 0
+    successes: int = 0
+    abandoned: bool = False
+    late: bool = False
+    #: A person has decided about it: what the services did is that person's business.
+    by_person: bool = False
+    deferred: bool = False
+    tainted: bool = False
+
+    @property
+    def open(self) -> bool:
+        return self.status in ("scheduled", "issued", "waiting", "parked", "in_doubt")
+
+
+@dataclass(slots=True)
+class SagaSeen:
+    """One saga."""
+
+    id: str
+    revision: int = 0
+    count: int = 0
+    status: str = "running"
+    started: e.Started | None = None
+    steps: dict[str, StepSeen] = field(default_factory=dict)
+    timers: dict[int, int] = field(default_factory=dict)
+    fired: set[int] = field(default_factory=set)
+    pivot: bool = False
+    stop: e.StopRequested | None = None
+    ended: e.Ended | None = None
+    returned: bool = False
+    undriven: bool = False
+    deadline: int = NEVER
+    waiting_signals: int = 0
+    pending_signals: int = 0
+    #: Retries planned so far: (step, action, attempt).
+    planned: set[tuple[str, str, int]] = field(default_factory=set)
+
+
+class Shadow:
+    """All sagas, and which command belongs to which step."""
+
+    def __init__(self) -> None:
+        self.sagas: dict[str, SagaSeen] = {}
+        self.commands: dict[str, tuple[SagaSeen, StepSeen, str, int]] = {}
+
+    def of(self, saga_id: str) -> SagaSeen:
+        seen = self.sagas.get(saga_id)
+        if seen is None:
+            seen = self.sagas[saga_id] = SagaSeen(saga_id)
+        return seen
+
+    def fold(self, saga: SagaSeen, event: e.AnyEvent) -> None:
+        """Take one event in; the oracles have looked at it before."""
+        saga.count += 1
+        match event:
+            case e.StepScheduled():
+                saga.steps[event.step] = StepSeen(
+                    event.step, event.compensate, event.readonly, event.optional, saga.count
+                )
+            case e.CommandSent():
+                self._sent(saga, event)
+            case e.StepSucceeded() | e.StepFailed() | e.StepUnknown() | e.StepSkipped():
+                _settled(saga, event)
+            case e.StepParked() | e.StepInDoubt():
+                step = saga.steps[event.step]
+                step.status = "parked" if isinstance(event, e.StepParked) else "in_doubt"
+                step.due = NEVER
+            case e.StepAbandoned():
+                _abandoned(saga, saga.steps[event.step])
+            case e.StepUndone() | e.UndoDeferred() | e.UndoGivenUp():
+                _undone(saga.steps[event.step], event)
+            case e.RetryPlanned() | e.ProgressReported() | e.CommandResent():
+                _postponed(saga.steps[event.step], event)
+            case _:
+                _other(saga, event)
+
+    def _sent(self, saga: SagaSeen, event: e.CommandSent) -> None:
+        step = saga.steps[event.step]
+        assert saga.started is not None
+        identity = command_id(saga.started.coordinator, saga.id, event.step, event.action, event.attempt)
+        self.commands[identity] = (saga, step, event.action, event.attempt)
+        if event.action == "compensate":
+            step.undo, step.undo_attempt = "issued", event.attempt
+            step.undo_due, step.undo_resend = event.due, event.resend
+            return
+        step.status, step.attempt = "issued", event.attempt
+        step.due, step.resend = event.due, event.resend
+
+
+def _settled(saga: SagaSeen, event: e.StepSucceeded | e.StepFailed | e.StepUnknown | e.StepSkipped) -> None:
+    step = saga.steps[event.step]
+    step.settled_at = min(step.settled_at, saga.count)
+    step.due = NEVER
+    match event:
+        case e.StepSucceeded():
+            step.status = "succeeded"
+            step.successes += 1
+            step.late = step.late or event.late
+            step.by_person = step.by_person or bool(event.by)
+            if event.late and step.compensate and not saga.pivot and saga.stop is None and not step.optional:
+                step.abandoned = True
+        case e.StepFailed():
+            step.status = "failed"
+            step.by_person = step.by_person or bool(event.by)
+        case e.StepUnknown():
+            step.status = "unknown"
+            if saga.stop is None and not step.optional:
+                step.abandoned = True
+        case e.StepSkipped():
+            step.status = "skipped"
+            step.by_person = step.by_person or bool(event.by)
+
+
+def _abandoned(saga: SagaSeen, step: StepSeen) -> None:
+    if step.compensate and not saga.pivot and step.status != "failed":
+        if step.open:
+            step.status = "unknown"
+            step.settled_at = min(step.settled_at, saga.count)
+            step.due = NEVER
+        if not step.optional:
+            step.abandoned = True
+
+
+def _undone(step: StepSeen, event: e.StepUndone | e.UndoDeferred | e.UndoGivenUp) -> None:
+    match event:
+        case e.StepUndone():
+            step.undo = "done"
+            step.by_person = step.by_person or bool(event.by)
+        case e.UndoDeferred():
+            step.undo, step.deferred = "deferred", True
+        case e.UndoGivenUp():
+            step.undo, step.by_person = "given_up", True
+    step.undo_due = NEVER
+
+
+def _postponed(step: StepSeen, event: e.RetryPlanned | e.ProgressReported | e.CommandResent) -> None:
+    undo = event.action == "compensate"
+    match event:
+        case e.RetryPlanned():
+            if undo:
+                step.undo, step.undo_retry_at = "waiting", event.at
+            else:
+                step.status, step.retry_at = "waiting", event.at
+                step.tainted = step.tainted or event.unknown
+        case e.ProgressReported():
+            if undo:
+                step.undo_due, step.undo_resend = event.due, event.resend
+            else:
+                step.due, step.resend = event.due, event.resend
+        case e.CommandResent():
+            if undo:
+                step.undo_resend = event.resend
+            else:
+                step.resend = event.resend
+
+
+def _other(saga: SagaSeen, event: e.AnyEvent) -> None:
+    match event:
+        case e.Started():
+            saga.started = event
+            saga.deadline = NEVER if event.deadline is None else event.deadline
+        case e.TimerStarted():
+            saga.timers[event.n] = event.at
+        case e.TimerFired():
+            saga.timers.pop(event.n, None)
+            saga.fired.add(event.n)
+        case e.TimerCancelled():
+            saga.timers.pop(event.n, None)
+        case e.PivotPassed():
+            saga.pivot = True
+        case e.ProgramReturned():
+            saga.returned = True
+        case e.StopRequested():
+            saga.stop, saga.status, saga.undriven = event, "compensating", False
+            saga.timers.clear()
+            saga.waiting_signals = 0
+        case e.Ended():
+            saga.ended, saga.status = event, event.status
+        case e.Undriven():
+            saga.undriven = True
+        case e.Redriven():
+            saga.undriven = False
+            _shifted(saga, event.shift)
+        case e.ReceiveStarted():
+            if saga.pending_signals:
+                saga.pending_signals -= 1
+            else:
+                saga.waiting_signals += 1
+        case e.ReceiveCancelled():
+            saga.waiting_signals -= 1
+        case e.SignalReceived():
+            if saga.waiting_signals:
+                saga.waiting_signals -= 1
+            else:
+                saga.pending_signals += 1
+        case _:
+            pass
+
+
+def _shifted(saga: SagaSeen, shift: int) -> None:
+    saga.deadline += shift
+    for n in saga.timers:
+        saga.timers[n] += shift
+    for step in saga.steps.values():
+        if step.open:
+            step.due += shift

@@ -1,0 +1,304 @@
+"""One schedule: the system that a tape describes, run through its faults, healed, run to rest, and judged."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from datetime import datetime
+from typing import Any
+
+
+from segue import ids
+from segue.activities import Worker
+from segue.clock import to_micros
+from segue.coordinator.store import Changes
+from segue.ids import derive
+from segue.outbox.message import Message, message_of
+from segue.topics.broker import Outgoing, Partition, Record
+from segue.topics.envelope import Request, RequestAction, encode_headers
+from tests.simulation import people
+from tests.simulation.broker import CountingObserver, SimBroker, damaged
+from tests.simulation.database import Books, Database, Effect
+from tests.simulation.oracles import Oracles, Violation, header
+from tests.simulation.plan import Plan
+from tests.simulation.plan import draw as draw_plan
+from tests.simulation.processes import (
+    CONVERTER,
+    LIMITS,
+    NAMES,
+    CoordinatorProcess,
+    SimProcess,
+    WorkerProcess,
+    handlers,
+    registrations,
+)
+from tests.simulation.sagas import SERVICES, Node
+from tests.simulation.sagas import draw as draw_saga
+from tests.simulation.tape import Tape
+from tests.simulation.world import EPOCH_US, SECOND, Restless, World
+
+#: Virtual time after the last fault in which all must come to an end.
+PATIENCE = 900 * SECOND
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a schedule went."""
+
+    seed: int
+    violation: Violation | None
+    digest: int
+    tape: Tape
+    plan: Plan
+    points: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    endings: dict[str, int] = field(default_factory=dict)
+    turns: int = 0
+
+
+class System:
+    """Everything in one schedule."""
+
+    signal_limit = LIMITS.pending_signals
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.world = World(tape)
+        self.observer = CountingObserver(self.world)
+        self.plan = draw_plan(tape.stream("plan"))
+        self.oracles = Oracles()
+        self.oracles.system = self
+        self.broker = SimBroker(self.world, self.oracles, partitions=self.plan.partitions)
+        self.broker.lost = self.lost
+        self.database = Database(self.world, self.oracles)
+        self.database.moved = self.moved
+        self.books = {name: Books(self.world, self.oracles, name) for name in SERVICES}
+        self.services = tape.stream("services")
+        self.over = False
+        self.started: dict[str, tuple[str, bytes]] = {}
+        self.poison: list[Record] = []
+        self.forging = False
+        self._forged: set[int] = set()
+        self._conflicts: set[bytes | None] = set()
+        self._refusals: dict[str, bool] = {}
+        self._mutable: set[str] = set()
+        self.third: dict[str, set[str]] = {}
+        self.ledger: dict[tuple[str, bytes | None], dict[str, tuple[int, int]]] = {}
+        topics = (NAMES.replies, NAMES.requests, NAMES.dlq, *(NAMES.commands_of(s) for s in SERVICES))
+        for topic in topics:
+            self.broker.create_topic(topic)
+        self.coordinators = [CoordinatorProcess(self, f"c{n}") for n in range(self.plan.instances)]
+        self.workers = [WorkerProcess(self, f"{b.name}{n}", b) for b in self.books.values() for n in range(self.plan.workers)]
+
+    @property
+    def processes(self) -> list[SimProcess]:
+        return [*self.coordinators, *self.workers]
+
+    # --- the schedule
+
+    def run(self) -> None:
+        """Faults, then heal, then rest, then judgement. Raises Violation."""
+        world, plan = self.world, self.plan
+        world.enabled = plan.enabled
+        for process in self.processes:
+            process.stream.arm(plan.rate)
+            process.start()
+        people.client(self)
+        people.nemesis(self)
+        people.operators(self)
+        people.deploys(self)
+        try:
+            world.run(plan.horizon_us)
+            people.heal(self)
+            self.rest()
+        except Restless as restless:
+            raise Violation("L1Witness", str(restless)) from None
+        self.oracles.end(self)
+
+    def rest(self) -> None:
+        """Run to rest; where only people can help, they do."""
+        world = self.world
+        until = world.now + PATIENCE
+        for n in range(16):
+            while (at := world.next_at) is not None and at <= until:
+                world.run(at)
+            if not people.help(self, n):
+                return
+        raise Violation("L1Witness", "people have helped for 16 rounds, and it is not over")
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.over = True
+        for process in self.processes:
+            process.kill()
+
+    # --- what happens in the world
+
+    def moved(self, changes: Changes) -> None:
+        """A batch was committed: whoever polls the database would find out."""
+        now = self.world.now
+        when = min(
+            (self.world_time(row.wake_at) for rows in (changes.started, changes.updated) for row in rows if row.wake_at),
+            default=None,
+        )
+        for coordinator in self.coordinators:
+            if when is not None:
+                self.world.wake(coordinator, max(now + 2_000, when + 1))
+            if changes.messages and len(self.coordinators) > 1:
+                self.world.wake(coordinator, now + 2_300_000)
+
+    def world_time(self, moment: datetime) -> int:
+        """World time at which the database's clock shows `moment`."""
+        return to_micros(moment) - EPOCH_US - self.world.db_skew
+
+    def lost(self, record: Outgoing) -> None:
+        """Acknowledged, and gone."""
+        message_id = header(record.headers, "ce_id")
+        if message_id is not None:
+            stored = Record(topic=record.topic, partition=0, offset=-1, key=record.key, value=record.value, headers=record.headers)
+            self.oracles.published.setdefault(message_id, stored)
+
+    def send(self, action: RequestAction, saga_id: str, name: str, body: bytes, message_id: str) -> Outgoing:
+        """A request on its way, at least once."""
+        request = Request(id=message_id, action=action, saga_id=saga_id, name=name)
+        return Outgoing(topic=NAMES.requests, key=saga_id.encode(), value=body, headers=request.headers())
+
+    def forge(self, record: Record, how: int) -> None:
+        """A damaged copy of `record` arrives."""
+        self.forging = True
+        self.broker.append(damaged(record, how))
+        self.forging = False
+        forged = self.oracles.kept[-1]
+        self._forged.add(id(forged))
+        self.poison.append(forged)
+        self.world.faults["poison"] += 1
+
+    def forged(self, record: Record) -> bool:
+        return self.forging or id(record) in self._forged
+
+    def conflict(self, body: bytes) -> None:
+        self._conflicts.add(body)
+
+    def conflicting(self, record: Record) -> bool:
+        return record.value in self._conflicts
+
+    # --- services
+
+    def register(self, worker: Worker[Any], process: WorkerProcess) -> None:
+        """Give the worker its handlers."""
+        functions = handlers(process, self)
+        for activity, name, mode in registrations(worker.name):
+            worker.handle(activity, transaction=mode)(functions[name])
+
+    def refuses(self, key: str) -> bool:
+        """Whether the business says no to this step: it says so every time."""
+        known = self._refusals.get(key)
+        if known is None:
+            known = self._refusals[key] = self.services.chance(self.plan.refuse_rate)
+        return known
+
+    def maybe_mute(self, record: Record) -> None:
+        """Decide once for each step whether its service is silent till all is healed."""
+        if not self.plan.mute_rate or self.world.healed:
+            return
+        key = header(record.headers, "ce_sagakey")
+        if key is not None and key not in self._mutable:
+            self._mutable.add(key)
+            if self.services.chance(self.plan.mute_rate):
+                self.broker.muted.add(key)
+                self.world.faults["service.silent"] += 1
+
+    def third_party(self, ctx: Any, amount: int) -> None:
+        """Somebody else's API, with an idempotency key that can be cancelled."""
+        key, action = ctx.command.key, ctx.command.action
+        known = self.third.setdefault(key, set())
+        if action == "invoke" and "compensate" in known:
+            raise RuntimeError("cancelled")
+        if action not in known:
+            known.add(action)
+            books = ctx.session.books
+            books.effects[(key, action)] = [Effect(key, action, amount)]
+
+    def write_ledger(self, ctx: Any) -> None:
+        """An event about what was done, in the handler's transaction."""
+        command = ctx.command
+        topic = f"ledger.{ctx.session.books.name}"
+        identity = derive("ledger", command.key, command.action)
+        headers = encode_headers((("ce_id", identity), ("ce_type", "booked"), ("content-type", "application/json")))
+        message: Message = message_of(topic, command.saga_id, headers, b"1", self.world.db_now())
+        ctx.session.insert_messages([message])
+
+    # --- what oracles ask
+
+    def done(self, saga_id: str, step: str, action: str) -> bool:
+        key = (f"{saga_id}/{step}", action)
+        return any(key in books.effects for books in self.books.values())
+
+    def amount(self, saga_id: str, step: str) -> int:
+        _, bracket, index = step.partition("[")
+        return int(index[:-1]) + 1 if bracket else 1 + len(saga_id)
+
+    def must_be_kept(self, record: Record) -> bool:
+        return True
+
+    def outboxes(self) -> Iterator[tuple[str, dict[str, Message]]]:
+        yield "the coordinators", self.database.tables.outbox
+        for name, books in self.books.items():
+            yield name, books.outbox.rows
+
+    def lag(self) -> Iterator[tuple[Partition, int, int]]:
+        for partition in self.broker.partitions((NAMES.replies, NAMES.requests)):
+            stored = self.database.tables.offsets.get((NAMES.coordinator, partition))
+            yield partition, stored.next if stored else -1, self.broker.log(partition).end
+        for name in SERVICES:
+            committed = self.broker.committed(name)
+            for partition in self.broker.partitions((NAMES.commands_of(name),)):
+                yield partition, committed.get(partition, 0), self.broker.log(partition).end
+
+
+def draw_input(system: System, n: int) -> tuple[str, bytes]:
+    """(definition, input) of saga number `n`."""
+    stream = system.tape.stream(f"saga{n}")
+    name = ("free", "free", "timed")[stream.pick(3)]
+    node: Node = draw_saga(stream, system.plan.features)
+    return name, CONVERTER.to_bytes(node, Node)
+
+
+def run(tape: Tape) -> Outcome:
+    """Run the schedule of a tape."""
+    random.seed(tape.seed)  # what the product spreads in time, it spreads by this
+    system = System(tape)
+    violation: Violation | None = None
+    try:
+        system.run()
+    except Violation as found:
+        violation = found
+    finally:
+        system.close()
+    endings: dict[str, int] = {}
+    for row in system.database.tables.sagas.values():
+        endings[row.status] = endings.get(row.status, 0) + 1
+    return Outcome(
+        seed=tape.seed,
+        violation=violation,
+        digest=system.world.digest,
+        tape=tape,
+        plan=system.plan,
+        points=dict(system.world.points),
+        faults=dict(system.world.faults),
+        endings=endings,
+        turns=system.world.turns,
+    )
+
+
+
+
+def settle() -> None:
+    """Prepare a process that runs thousands of schedules: ids that repeat are derived once, garbage is collected rarely."""
+    ids.derive = lru_cache(1 << 16)(ids.derive)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
