@@ -296,6 +296,18 @@ def test_the_next_wake_is_the_earliest_of_the_known_versions(bench: Bench) -> No
     assert store.next_wake([]) is None
 
 
+def test_versions_are_live_while_one_of_their_sagas_has_not_ended(bench: Bench) -> None:
+    store = bench.store()
+    assert store.live_versions() == []
+    ended = [
+        saga(name, status=name, version=9, ended_at=T0) for name in ("completed", "compensated", "failed", "cancelled")
+    ]
+    live = [saga("a", version=2), saga("b", version=2), saga("c", status="compensating"), saga("d", definition="a")]
+    write(store, started=[*ended, *live])
+
+    assert store.live_versions() == [("a", 1), ("order", 1), ("order", 2)]
+
+
 # Operator requests and audit
 
 

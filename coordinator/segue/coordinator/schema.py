@@ -63,7 +63,12 @@ saga = Table(
     Column("parent_id", String(255)),
     Column("attributes", JSON, nullable=False),
     Column("tenant", String(120), nullable=False),
-    Index("saga_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL"), sqlite_where=text("wake_at IS NOT NULL")),
+    Index(
+        "saga_wake_at",
+        "wake_at",
+        postgresql_where=text("wake_at IS NOT NULL"),
+        sqlite_where=text("wake_at IS NOT NULL"),
+    ),
     Index(
         "saga_attention",
         "attention",
