@@ -269,7 +269,7 @@ class Estate:
     def ask(self, query: str, *parameters: Any) -> Any:
         """The only value that a query on the coordinator's database returns."""
         with psycopg.connect(libpq(self.database), autocommit=True) as connection:
-            row = connection.execute(query, parameters).fetchone()
+            row = connection.execute(query, parameters or None).fetchone()
         return None if row is None else row[0]
 
     def ended(self, first: Reading, last: Reading) -> int:

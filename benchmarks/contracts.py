@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 
 from segue.contract import Activity, Signal, days, hours
-from segue.saga import Registry, Saga, saga
+from segue.saga import Registry, Retry, Saga, saga
 
 SERVICES = ("payments", "stock", "shipping", "mail")
 #: Marks an order whose fourth step is rejected.
@@ -91,9 +92,23 @@ async def wait(s: Saga, order: Order) -> bool:
     return await s.receive(go, timeout=days(30))
 
 
+@dataclass(frozen=True)
+class Hasty:
+    """Seconds that the one call may take."""
+
+    timeout: float
+
+
+@saga("hasty")
+async def hasty(s: Saga, limit: Hasty) -> Done:
+    """One call with a deadline."""
+    once = Retry(attempts=1)
+    return await s.call(confirm, Order(id="h", account="ann"), timeout=timedelta(seconds=limit.timeout), retry=once)
+
+
 def registry() -> Registry:
     """All of them."""
-    return Registry([four, gather, chain, nap, wait])
+    return Registry([four, gather, chain, nap, wait, hasty])
 
 
 def order(number: int, *, account: str = "ann", size: int = 300) -> Order:

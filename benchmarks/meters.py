@@ -81,6 +81,16 @@ def used(first: Reading, last: Reading) -> dict[str, Any]:
     }
 
 
+def cpu_us(total: Mapping[str, Any], count: int) -> dict[str, float]:
+    """Microseconds of CPU by process for each of `count` things; holds where others use the machine, too."""
+    return {name: round(share * total["seconds"] / max(1, count) * 1e6, 1) for name, share in total["cores"].items()}
+
+
+def by_process(figures: Mapping[str, float]) -> str:
+    """Figures by process in a line."""
+    return ", ".join(f"{name} {value:g}" for name, value in figures.items())
+
+
 def libpq(url: str) -> str:
     """An SQLAlchemy URL as psycopg reads it."""
     return url.replace("postgresql+psycopg://", "postgresql://")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Spread
-from benchmarks.meters import used
+from benchmarks.meters import by_process, used
 from benchmarks.report import Row, spread_row
 from benchmarks.scenarios.transitions import IN_FLIGHT
 
@@ -43,13 +43,12 @@ def _measured(bench: Bench, count: int) -> Row:
         counts = {
             name: child.tell("counts") for name, child in estate.children.items() if name.startswith("coordinator")
         }
-    cores = ", ".join(f"{name} {share:.2f}" for name, share in total["cores"].items())
     return spread_row(
         "coordinators",
         f"coordinators.{count}.per_s",
         f"transitions of {count} coordinator{'s' * (count > 1)}",
         "/s",
         rates,
-        remark=f"cores: {cores}",
+        remark=f"cores: {by_process(total['cores'])}",
         details={**total, "counts": counts},
     )

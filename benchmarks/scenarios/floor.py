@@ -1,11 +1,11 @@
 """The floor: the rows of a transition (saga update, event, outbox message), raw driver, one connection, batches of 500.
 
-Two of them: on narrow tables of its own, which never change with the product and to which ratios refer; and on the
-product's tables with the product's statement for the update, which tells what the schema itself costs.
+On narrow tables of its own, which do not change with the product: so ratios to it can be compared over time.
 """
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Spread
-from benchmarks.meters import libpq
+from benchmarks.meters import Meter, by_process, cpu_us, libpq, used
 from benchmarks.report import Row, spread_row
 
 BATCH = 500
@@ -90,18 +90,18 @@ def run(bench: Bench) -> list[Row]:
             if statement.strip():
                 connection.execute(text(statement))
     engine.dispose()
-    with psycopg.connect(libpq(url)) as driver:
+    pids = {"client": os.getpid(), "postgres": bench.postgres.pid}
+    with psycopg.connect(libpq(url)) as driver, Meter(url, pids, families=frozenset(("postgres",))) as meter:
         batches = _batches(SAGAS)
         one = lambda: _batch(driver, *next(batches))  # noqa: E731 - a name for the thing that is repeated
         rate(one, bench.pick(3, 1))
-        before = _lsn(driver)
-        rates = []
-        written = 0.0
+        first, rates, written = meter.read(), list[float](), 0.0
         for _ in range(int(bench.pick(5, 3))):
             seconds = bench.pick(4, 2)
             rates.append(rate(one, seconds))
             written += rates[-1] * seconds
-        wal = (_lsn(driver) - before) / written
+        total = used(first, meter.read())
+    wal, micros = total["wal_bytes"] / written, cpu_us(total, int(written))
     bench.postgres.drop_database("floor")
     return [
         spread_row(
@@ -110,14 +110,7 @@ def run(bench: Bench) -> list[Row]:
             "floor: transitions, one connection, batch 500, COPY, raw driver",
             "/s",
             Spread.of(rates),
-            remark=f"{wal:,.0f} B WAL each",
-            details={"wal_bytes": round(wal)},
+            remark=f"{wal:,.0f} B WAL each; CPU µs: {by_process(micros)}",
+            details={**total, "cpu_us": micros},
         )
     ]
-
-
-def _lsn(connection: psycopg.Connection[Any]) -> float:
-    row = connection.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
-    connection.commit()
-    assert row is not None
-    return float(row[0])

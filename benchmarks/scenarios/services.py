@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmarks.bench import Bench, Estate
 from benchmarks.contracts import UNLUCKY
 from benchmarks.figures import Spread
-from benchmarks.meters import Reading, used
+from benchmarks.meters import Reading, by_process, cpu_us, used
 from benchmarks.report import Row, spread_row
 
 #: Sagas under way; the best of several counts is taken, as it is for the peers.
@@ -46,9 +46,10 @@ def measured(bench: Bench, scenario: str, what: str, in_flight: int, *, unlucky:
 
 def _row(estate: Estate, readings: list[Reading], scenario: str, what: str, counts: dict[str, int]) -> Row:
     pairs = list(zip(readings, readings[1:], strict=False))
-    rates = Spread.of(estate.ended(a, b) / (b.at - a.at) for a, b in pairs)
+    ended = [estate.ended(a, b) for a, b in pairs]
+    rates = Spread.of(n / (b.at - a.at) for n, (a, b) in zip(ended, pairs, strict=True))
     total = used(readings[0], readings[-1])
-    cores = ", ".join(f"{name} {share:.2f}" for name, share in total["cores"].items())
+    micros = cpu_us(total, sum(ended))
     return spread_row(
         scenario,
         f"{scenario}.sagas_per_s",
@@ -56,6 +57,6 @@ def _row(estate: Estate, readings: list[Reading], scenario: str, what: str, coun
         "/s",
         rates,
         target="≥ 5 × DBOS, ≥ 2 × Restate",
-        remark=f"cores: {cores}",
-        details={**total, "counts": counts},
+        remark=f"CPU µs of a saga: {by_process(micros)}",
+        details={**total, "counts": counts, "cpu_us": micros},
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from benchmarks.bench import Bench, Estate
 from benchmarks.contracts import UNLUCKY
 from benchmarks.figures import Spread, ratio
-from benchmarks.meters import Reading, used
+from benchmarks.meters import Reading, by_process, cpu_us, used
 from benchmarks.report import Row, spread_row
 
 #: Sagas that are under way at any moment; less than a coordinator caches.
@@ -50,7 +50,8 @@ def _rows(
     scenario, what = ("undo", " with an undo of 3") if unlucky else ("transitions", "")
     floor = ratio(per_s.median, bench.value("floor.per_s"))
     remark = "" if floor is None else f"{floor:.0%} of the floor"
-    details = {**total, "counts": counts}
+    micros = cpu_us(total, sum(moved))
+    details = {**total, "counts": counts, "cpu_us": micros}
     # Sagas move in waves, so their number in a window is a poor divisor: per transition, times transitions of a saga.
     length = float(estate.ask("SELECT avg(revision) FROM saga WHERE ended_at IS NOT NULL") or 0)
     wal = total["wal_bytes"] / max(1, sum(moved)) * length
@@ -68,6 +69,14 @@ def _rows(
             details=details,
         ),
         spread_row(scenario, f"{scenario}.sagas_per_s", f"4-step sagas{what}, fast responder", "/s", sagas),
+        Row(
+            scenario=scenario,
+            key=f"{scenario}.cpu_us",
+            what=f"CPU of the coordinator for one transition{what}",
+            unit="µs",
+            value=micros["coordinator"],
+            remark=f"µs of a transition by process: {by_process(micros)}",
+        ),
         Row(
             scenario=scenario,
             key=f"{scenario}.wal_per_saga",
