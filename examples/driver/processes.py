@@ -56,7 +56,7 @@ class Processes:
         with part.log.open("ab") as log:
             part.process = subprocess.Popen(
                 [sys.executable, "-m", "examples.driver.leash", str(os.getpid()), *part.command],
-                env={**os.environ, "PYTHONPATH": str(CHECKOUT), **part.environment},
+                env={**os.environ, "PYTHONPATH": _path(), **part.environment},
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -121,3 +121,8 @@ class Processes:
         """The last lines of a process's log."""
         log = self.directory / f"{name}.log"
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+
+
+def _path() -> str:
+    """Where the processes find `examples`, wherever they run."""
+    return os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))

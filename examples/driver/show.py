@@ -27,6 +27,8 @@ from segue.coordinator.view import SagaView, view_saga
 
 #: Violations that are printed; all of them are counted.
 SHOWN = 20
+#: Lines of each process's log that are shown where something went wrong.
+LOG_LINES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,8 @@ def show(cast: Cast, options: Options, prove: Prove) -> int:
                 verified=_verify(place),
                 undone=_undone(place),
             )
+            if not report.well:
+                _tell_logs(place, console)
         tell(report, console, as_json=options.json)
         if options.keep is not None:
             console.print(f"logs and databases are in {options.keep}")
@@ -165,6 +169,14 @@ def _tell_proof(report: Report, console: Console) -> None:
         console.print("Proved from the services' own databases:")
         for sentence in report.proof.proved:
             console.print(f"[green]✓[/] {sentence}", soft_wrap=True)
+
+
+def _tell_logs(place: Estate, console: Console) -> None:
+    """The ends of the logs, which are about to be removed."""
+    for log in sorted(place.directory.glob("*.log")):
+        console.print(f"[bold]{log.name}[/]", soft_wrap=True)
+        for line in log.read_text(errors="replace").splitlines()[-LOG_LINES:]:
+            console.print(f"  {escape(line)}", soft_wrap=True)
 
 
 def _plain_timeline(undone: SagaView) -> dict[str, Any]:

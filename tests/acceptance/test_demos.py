@@ -16,7 +16,7 @@ from examples.transfer.workload import transfers
 from tests.acceptance.demo import Demo, start
 
 #: Enough for every kind of trouble to be among them (a test below holds it to that), few enough for a test.
-ORDERS = 120
+ORDERS = 150
 TRANSFERS = 80
 
 

@@ -22,7 +22,7 @@ from segue.cli.stopping import stopping
 from segue.cli.topics import names_of
 from segue.coordinator.service import Coordinator, Options
 from segue.errors import ConfigError
-from segue.observe import Logging, Observer
+from segue.observe import SILENT, Logging, Observer
 from segue.outbox import Relay, RelayOptions
 from segue.topics.kafka import KafkaAdmin, KafkaConsumer, KafkaProducer
 from segue.topics.settings import KafkaSettings
@@ -112,9 +112,11 @@ def run_worker(
     stop_at_eof: StopAtEof = False,
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C; then it finishes what it has begun."""
-    log(log_level)
+    observer = log(log_level)
     settings = run.loaded.settings
     found = load_worker(worker)
+    if found.observer is SILENT:
+        found.observer = observer
     found.options = _options(found.options, settings.worker)
     names = names_of(settings)
     client = kafka(run)
