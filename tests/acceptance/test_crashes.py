@@ -11,6 +11,7 @@ from tests.acceptance.crashes import Bank, bank
 
 COORDINATOR_LIVES = (
     "batch.begun=kill@5",
+    "batch.moved=kill@5",
     "batch.before_commit=kill@5",
     # What this one did not send is there for the relay of the next ones, which die of it.
     "batch.after_commit=kill@5",
@@ -60,7 +61,7 @@ def test_a_coordinator_frozen_in_its_transaction_neither_blocks_nor_corrupts_wha
     tmp_path: Path, kafka_bootstrap: str, postgres_admin_url: str
 ) -> None:
     with bank(tmp_path, kafka_bootstrap, postgres_admin_url, seed=12) as estate:
-        estate.live("coordinator", ["batch.before_commit=stop@8"])
+        estate.live("coordinator", ["batch.moved=stop@8"])
         for name in BANKS:
             estate.live(name, [])
         estate.until(lambda: estate.is_frozen("coordinator"), seconds=60, what="the coordinator freezes itself")

@@ -19,6 +19,7 @@ VARIABLE: Final = "SEGUE_FAILPOINTS"
 #: Every place there is, and what has happened by then.
 POINTS: Final[Mapping[str, str]] = {
     "batch.begun": "the coordinator's transaction is open, nothing is written",
+    "batch.moved": "the sagas of a batch of records are locked and have moved, nothing is written",
     "batch.before_commit": "the coordinator has written everything and not committed",
     "batch.after_commit": "committed; nothing published, no instance cached",
     "publish.after_send": "the messages of a batch are with the producer, not yet acknowledged",

@@ -258,6 +258,7 @@ class Coordinator:
                 work.prepare(sorted(ids), messages=messages)
             for item in items:
                 work.item(item)
+            hit("batch.moved")
 
         self._transact(work_on)
         self._positions.update(ends)
@@ -278,7 +279,7 @@ class Coordinator:
                 if work.knows(item.saga_id):
                     work.keep(item.record, item.saga_id, reason, problem)
                     return
-            work.letter(item.record, reason, problem, saga_id=None)
+            work.letter(item.record, reason, problem, saga_id=item.saga_id)
 
         def bury(work: Work, batch: Batch) -> None:
             batch.fence(self.name, [move])
