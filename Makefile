@@ -61,8 +61,8 @@ format: $(DEV) ## lay out the source, sort the imports
 api: $(DEV) ## record the public API, after a change of it that is wanted
 	$(PYTHON) -m tests.unit.public_api
 
-bench: $(DEV) ## measure; figures and how they were taken are in docs/performance.md
-	$(PYTHON) -m benchmarks $(ARGS)
+bench: $(DEV) ## measure; QUICK=1 within 3 minutes; figures and how they were taken are in docs/performance.md
+	$(PYTHON) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 kafka: $(DEV) ## start Apache Kafka without docker (Java 17 and Maven), print its address
 	$(PYTHON) -m tests.real.kafka start
