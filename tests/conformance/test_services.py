@@ -113,7 +113,7 @@ def test_messages_survive_the_database_unchanged(engine: Engine) -> None:
         session.commit()
     store = SqlOutboxStore(engine)
     store.lease("one", timedelta(seconds=10))
-    [row] = store.load("one", 10, memory_first_before=None, excluded=Exclusion())
+    [row] = store.load("one", 10, memory_first_for=None, excluded=Exclusion())
     assert row.message is not None
     assert (row.message.id, row.message.payload, row.message.aggregateid) == (id, b"\x00\xff", "ü")
     assert row.message.headers == {"h": "ä"}
@@ -125,7 +125,7 @@ def test_only_the_holder_of_a_lane_loads_it_and_excluded_keys_stay(engine: Engin
     add(engine, "a", "b", "c")
     assert len(store.lease("one", timedelta(seconds=30))) == 64
     assert store.lease("two", timedelta(seconds=30)) == {}
-    none: Any = {"memory_first_before": None}
+    none: Any = {"memory_first_for": None}
     assert store.load("two", 10, excluded=Exclusion(), **none) == []
     keys = [row.key for row in store.load("one", 10, excluded=Exclusion(lines=[("events", "b")]), **none)]
     assert keys == ["a", "c"]

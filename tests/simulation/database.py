@@ -200,8 +200,9 @@ class Outbox:
             owners[lane] = (owner, until, token)
         return held
 
-    def load(self, owner: str, limit: int, before: datetime | None, excluded: Exclusion) -> Sequence[PendingRow]:
+    def load(self, owner: str, limit: int, younger: timedelta | None, excluded: Exclusion) -> Sequence[PendingRow]:
         now = self.world.now
+        before = None if younger is None else self.world.db_now() - younger
         found: list[PendingRow] = []
         for message in self.rows.values():
             lane = lane_of(message.aggregateid)
@@ -244,10 +245,10 @@ class SimOutboxStore:
         return self._outbox.lease(owner, ttl)
 
     def load(
-        self, owner: str, limit: int, *, memory_first_before: datetime | None, excluded: Exclusion
+        self, owner: str, limit: int, *, memory_first_for: timedelta | None, excluded: Exclusion
     ) -> Sequence[PendingRow]:
         read(self._process)
-        return self._outbox.load(owner, limit, memory_first_before, excluded)
+        return self._outbox.load(owner, limit, memory_first_for, excluded)
 
     def delete(self, seqs: Sequence[int]) -> None:
         wanted = set(seqs)

@@ -189,12 +189,11 @@ class Relay:
         held = sum(map(len, self._lines.values())) + len(self._acked) + len(self._refused)
         if now < self._paused_until or held > (self._options.batch // 2 if self._full else 0) or not self._lanes:
             return False
-        older_than = self._options.older_than
         limit = self._options.batch + held
         rows = self._store.load(
             self._owner,
             limit,
-            memory_first_before=None if older_than is None else self._clock.now() - older_than,
+            memory_first_for=self._options.older_than,
             excluded=self._exclusion(now),
         )
         if rows:

@@ -177,26 +177,23 @@ class SqlOutboxStore:
         return self._run(lambda connection: _lease(connection, owner, ttl))
 
     def load(
-        self, owner: str, limit: int, *, memory_first_before: datetime | None, excluded: Exclusion
+        self, owner: str, limit: int, *, memory_first_for: timedelta | None, excluded: Exclusion
     ) -> Sequence[PendingRow]:
         lane, outbox = outbox_lane_table.c, outbox_table.c
         conditions: list[ColumnElement[bool]] = [lane.owner == owner, lane.leased_until > DatabaseTime()]
-        if memory_first_before is not None:
-            at_once = or_(outbox.saga_action.is_(None), outbox.saga_action.not_in(("invoke", "compensate")))
-            conditions.append(or_(at_once, outbox.created_at < memory_first_before))
         if excluded.topics:
             conditions.append(outbox.aggregatetype.not_in(list(excluded.topics)))
         if excluded.lines:
             conditions.append(tuple_(outbox.aggregatetype, outbox.aggregateid).not_in(list(excluded.lines)))
-        query = (
-            select(*_PENDING)
-            .join(outbox_lane_table, lane.lane == outbox.lane)
-            .where(*conditions)
-            .order_by(outbox.seq)
-            .limit(limit)
-        )
-        rows = self._run(lambda connection: connection.execute(query).mappings().all())
-        return [_pending_row(row) for row in rows]
+
+        def work(connection: Connection) -> Sequence[RowMapping]:
+            if memory_first_for is not None:
+                at_once = or_(outbox.saga_action.is_(None), outbox.saga_action.not_in(("invoke", "compensate")))
+                conditions.append(or_(at_once, outbox.created_at < database_now(connection) - memory_first_for))
+            query = select(*_PENDING).join(outbox_lane_table, lane.lane == outbox.lane).where(*conditions)
+            return connection.execute(query.order_by(outbox.seq).limit(limit)).mappings().all()
+
+        return [_pending_row(row) for row in self._run(work)]
 
     def delete(self, seqs: Sequence[int]) -> None:
         self._run(lambda connection: _delete_seqs(connection, seqs))

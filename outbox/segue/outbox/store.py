@@ -45,12 +45,12 @@ class OutboxStore(Protocol):
         ...
 
     def load(
-        self, owner: str, limit: int, *, memory_first_before: datetime | None, excluded: Exclusion
+        self, owner: str, limit: int, *, memory_first_for: timedelta | None, excluded: Exclusion
     ) -> Sequence[PendingRow]:
         """The oldest rows of the lanes which `owner` holds at this moment, by `seq`; never "after the last one seen".
 
-        With `memory_first_before`, commands and replies (`saga_action` invoke or compensate) written at or after that
-        moment are left out: whoever wrote them is publishing them from memory.
+        With `memory_first_for`, commands and replies (`saga_action` invoke or compensate) younger than that by the
+        database's clock are left out: whoever wrote them is publishing them from memory.
         """
         ...
 

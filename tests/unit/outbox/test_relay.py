@@ -184,6 +184,25 @@ def test_young_commands_and_replies_are_left_to_whoever_publishes_them_from_memo
     assert producer.values == ["event", "request", "reply"]
 
 
+class SlowClock(FakeClock):
+    """Its wall clock is an hour behind."""
+
+    def now(self) -> datetime:
+        return super().now() - timedelta(hours=1)
+
+
+def test_the_age_of_a_row_is_told_by_the_databases_clock_not_by_the_relays(engine: Engine) -> None:
+    clock, producer = SlowClock(), Fussy()
+    options = RelayOptions(older_than=timedelta(seconds=10))
+    relay = Relay(outbox.SqlOutboxStore(engine), producer, clock=clock, options=options)
+    add(engine, "command")
+    with engine.begin() as connection:
+        past = datetime.now(UTC) - timedelta(seconds=11)
+        connection.execute(update(outbox_table).values(saga_action="invoke", created_at=past))
+    drive(relay, clock)
+    assert producer.values == ["command"]
+
+
 def test_two_relays_share_the_lanes_and_a_dead_ones_are_taken_over(engine: Engine) -> None:
     clock, producer = FakeClock(), Fussy()
     store = outbox.SqlOutboxStore(engine)
