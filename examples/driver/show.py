@@ -85,6 +85,8 @@ def show(cast: Cast, options: Options, prove: Prove) -> int:
             if not report.well:
                 _tell_logs(place, console)
         tell(report, console, as_json=options.json)
+        if options.bootstrap is not None:
+            console.print(f"its topics, {place.names.coordinator}.*, are left in Kafka", soft_wrap=True)
         if options.keep is not None:
             console.print(f"logs and databases are in {options.keep}")
         return 0 if report.well else 1
