@@ -1,4 +1,4 @@
-"""What all scenarios share: a PostgreSQL and a Kafka of their own, databases, topics, processes, windows of measuring."""
+"""What all scenarios share: their own PostgreSQL and Kafka, databases, topics, processes, windows of measuring."""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ class Meter:
     def read(self) -> Reading:
         """Read all of them now. The database's own counters lag by up to a second."""
         counters = ", ".join(_COUNTERS)
-        query = f"SELECT pg_current_wal_lsn() - '0/0'::pg_lsn, {counters} FROM pg_stat_database WHERE datname = current_database()"
+        wal = "pg_current_wal_lsn() - '0/0'::pg_lsn"
+        query = f"SELECT {wal}, {counters} FROM pg_stat_database WHERE datname = current_database()"
         row = self._connection.execute(query).fetchone()
         assert row is not None
         return Reading(

@@ -36,7 +36,8 @@ def restate_server() -> Path:
         if shutil.which("npm") is None:
             raise BenchError("no npm on this machine")
         RESTATE.mkdir(parents=True, exist_ok=True)
-        _run(["npm", "install", "--no-fund", "--no-audit", "--prefix", str(RESTATE), "@restatedev/restate-server"], "npm")
+        install = ["npm", "install", "--no-fund", "--no-audit", "--prefix", str(RESTATE)]
+        _run([*install, "@restatedev/restate-server@1.7.12"], "Restate's server")
         found = _restate_binary()
     if found is None:
         raise BenchError("the npm package of Restate has no server for this platform")

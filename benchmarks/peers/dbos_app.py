@@ -4,6 +4,8 @@ Runs in the peers' environment. Arguments: database, threads, warm_up and second
 it begins, so that several processes begin together; `latency` runs one workflow at a time instead.
 """
 
+# Its packages are in an environment of its own, which type checkers do not see.
+# mypy: disable-error-code="import-not-found, untyped-decorator"
 from __future__ import annotations
 
 import json

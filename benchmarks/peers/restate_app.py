@@ -3,6 +3,8 @@
 Runs in the peers' environment. Arguments: port.
 """
 
+# Its packages are in an environment of its own, which type checkers do not see.
+# mypy: disable-error-code="import-not-found, untyped-decorator"
 from __future__ import annotations
 
 import asyncio

@@ -35,9 +35,7 @@ def main() -> None:
         options=Options(**leash.arguments.get("options", {})),
         broker_id=leash.arguments["bootstrap"],
     )
-    relay = Relay(
-        engine, relays_producer, options=RelayOptions(older_than=timedelta(seconds=10)), observer=observer
-    )
+    relay = Relay(engine, relays_producer, options=RelayOptions(older_than=timedelta(seconds=10)), observer=observer)
     leash.ready(
         {
             "counts": lambda: dict(observer.counts),

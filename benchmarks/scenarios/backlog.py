@@ -1,4 +1,4 @@
-"""An outage: the coordinator is killed, participants answer, deadlines pass, a coordinator comes back to the replies."""
+"""An outage: the coordinator is killed, participants answer, deadlines pass, a coordinator comes back to replies."""
 
 from __future__ import annotations
 

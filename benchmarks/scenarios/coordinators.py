@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from benchmarks.bench import Bench
 from benchmarks.figures import Spread
 from benchmarks.meters import by_process, used
@@ -12,7 +14,8 @@ from benchmarks.scenarios.transitions import IN_FLIGHT
 def run(bench: Bench) -> list[Row]:
     """Both rates, and their ratio."""
     one, two = _measured(bench, 1), _measured(bench, 2)
-    assert one.value is not None and two.value is not None
+    assert one.value is not None
+    assert two.value is not None
     gain = two.value / one.value
     return [
         one,
@@ -37,7 +40,7 @@ def _measured(bench: Bench, count: int) -> Row:
         driver.tell("go")
         readings = estate.windows(bench.pick(10, 8), 5, int(bench.pick(4, 2)))
         driver.tell("pause")
-        pairs = list(zip(readings, readings[1:], strict=False))
+        pairs = list(pairwise(readings))
         rates = Spread.of(estate.transitions(a, b) / (b.at - a.at) for a, b in pairs)
         total = used(readings[0], readings[-1])
         counts = {

@@ -30,7 +30,8 @@ CREATE TABLE saga_event (saga_id text, seq bigint, type text NOT NULL, at timest
   PRIMARY KEY (saga_id, seq));
 CREATE TABLE outbox (id uuid PRIMARY KEY, topic text NOT NULL, key text NOT NULL, payload bytea NOT NULL,
   created_at timestamptz NOT NULL);
-INSERT INTO saga SELECT 's-' || n, 'four', 'running', 'payments.charge', 0, now(), now() FROM generate_series(0, {sagas} - 1) n;
+INSERT INTO saga SELECT 's-' || n, 'four', 'running', 'payments.charge', 0, now(), now()
+  FROM generate_series(0, {sagas} - 1) n;
 """
 _UPDATE = """
 UPDATE saga SET revision = v.revision, step = v.step, status = v.status, updated_at = v.at, wake_at = v.at

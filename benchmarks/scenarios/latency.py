@@ -18,7 +18,9 @@ from benchmarks.report import Row
 from segue.topics.envelope import Request
 
 #: The end of a saga: the commit time of its row's last version.
-ENDED = "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM saga WHERE id = %s AND ended_at IS NOT NULL"
+ENDED = """
+SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM saga WHERE id = %s AND ended_at IS NOT NULL
+"""
 
 
 def run(bench: Bench) -> list[Row]:

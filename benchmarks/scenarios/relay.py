@@ -23,7 +23,8 @@ _TOPIC = "bench.events"
 _FILL = """
 INSERT INTO outbox (id, lane, aggregatetype, aggregateid, type, payload, content_type, created_at)
 SELECT gen_random_uuid(), %s, '{topic}', %s, 'bench.filled',
-  convert_to('{{"n": ' || n || ', "note": "' || repeat('n', 280) || '"}}', 'UTF8'), 'application/json', clock_timestamp()
+  convert_to('{{"n": ' || n || ', "note": "' || repeat('n', 280) || '"}}', 'UTF8'),
+  'application/json', clock_timestamp()
 FROM generate_series(1, %s) n
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from benchmarks.bench import Bench, Estate
 from benchmarks.contracts import UNLUCKY
@@ -45,7 +46,7 @@ def measured(bench: Bench, scenario: str, what: str, in_flight: int, *, unlucky:
 
 
 def _row(estate: Estate, readings: list[Reading], scenario: str, what: str, counts: dict[str, int]) -> Row:
-    pairs = list(zip(readings, readings[1:], strict=False))
+    pairs = list(pairwise(readings))
     ended = [estate.ended(a, b) for a, b in pairs]
     rates = Spread.of(n / (b.at - a.at) for n, (a, b) in zip(ended, pairs, strict=True))
     total = used(readings[0], readings[-1])

@@ -17,13 +17,14 @@ from benchmarks.contracts import Nap, nap
 from benchmarks.figures import percentile
 from benchmarks.meters import libpq, used
 from benchmarks.report import Row
+from benchmarks.scenarios.latency import ENDED
+from segue.clock import from_micros
 from segue.coordinator import schema
 from segue.coordinator.projection import row_of
 from segue.coordinator.queries import SagaFilter
 from segue.coordinator.reads import Reads
 from segue.coordinator.sql import SqlStore
 from segue.coordinator.store import Changes, EventRow
-from segue.clock import from_micros
 from segue.saga.events import encode_events
 from segue.saga.transition import start
 from segue.topics import Converter
@@ -32,8 +33,8 @@ from segue.topics import Converter
 STEPS = 100
 _DAY = 86_400.0
 _LATENESS = """
-SELECT (extract(epoch FROM pg_xact_commit_timestamp(xmin)) - %s - (substr(definition_no.no, 1)::int) * %s)::float8 * 1000
-FROM saga, LATERAL (SELECT split_part(id, '-', 2) AS no) definition_no WHERE id LIKE 'due-%%' AND ended_at IS NOT NULL
+SELECT (extract(epoch FROM pg_xact_commit_timestamp(xmin)) - %s - split_part(id, '-', 2)::int * %s)::float8 * 1000
+FROM saga WHERE id LIKE 'due-%%' AND ended_at IS NOT NULL
 """
 
 
@@ -106,9 +107,8 @@ def _start(estate: Estate, count: int) -> list[Row]:
     _fill(estate, "first", 0.001, 1, time.time())
     began = time.time()
     estate.coordinator()
-    ended = "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM saga WHERE id = 'first-template' AND ended_at IS NOT NULL"
-    estate.wait(lambda: estate.ask(ended) is not None, 120, "the first transition")
-    seconds = float(estate.ask(ended)) - began
+    estate.wait(lambda: estate.ask(ENDED, "first-template") is not None, 120, "the first transition")
+    seconds = float(estate.ask(ENDED, "first-template")) - began
     what = f"start of a coordinator with {count:,} live sagas, to its first transition"
     return [
         Row(

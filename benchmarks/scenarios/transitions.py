@@ -5,6 +5,8 @@ Durable transitions a second, WAL of a saga, commits of a transition.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from benchmarks.bench import Bench, Estate
 from benchmarks.contracts import UNLUCKY
 from benchmarks.figures import Spread, ratio
@@ -38,10 +40,8 @@ def measured(bench: Bench, *, unlucky: bool) -> list[Row]:
         return _rows(bench, estate, readings, counts, unlucky=unlucky)
 
 
-def _rows(
-    bench: Bench, estate: Estate, readings: list[Reading], counts: dict[str, int], *, unlucky: bool
-) -> list[Row]:
-    pairs = list(zip(readings, readings[1:], strict=False))
+def _rows(bench: Bench, estate: Estate, readings: list[Reading], counts: dict[str, int], *, unlucky: bool) -> list[Row]:
+    pairs = list(pairwise(readings))
     moved = [estate.transitions(a, b) for a, b in pairs]
     ended = [estate.ended(a, b) for a, b in pairs]
     total = used(readings[0], readings[-1])
