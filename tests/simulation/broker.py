@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -132,6 +132,11 @@ class SimConsumer(MemoryConsumer):
         for member in self._sim.members:
             if member.group == self.group:
                 self.process.world.wake(member.process, self.process.world.now + 1_000)
+
+    @property
+    def positions(self) -> Iterable[tuple[Partition, int]]:
+        """What it owns, and how far it has read."""
+        return self._positions.items()
 
     @property
     def behind(self) -> bool:

@@ -400,6 +400,17 @@ class BookSession:
     def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
         self.rows[saga_key] = None
 
+    def lock_inbox_rows(
+        self, consumer: str, saga_keys: Sequence[str]
+    ) -> dict[str, tuple[Mapping[str, Any], bool, datetime]]:
+        return {key: self.lock_inbox_row(consumer, key) for key in sorted(set(saga_keys))}
+
+    def update_inbox_rows(
+        self, consumer: str, changes: Mapping[str, Mapping[str, Any]], inserted: Collection[str]
+    ) -> None:
+        for key, values in changes.items():
+            self.update_inbox_row(consumer, key, values)
+
     def insert_messages(self, messages: Sequence[Message]) -> None:
         self.books.outbox.number(messages)
         self.messages.extend(messages)
@@ -429,6 +440,28 @@ class BookSessions:
     @property
     def rows(self) -> Any:
         return self.session
+
+    def shared(self) -> BookShared:
+        return BookShared(self.session)
+
+
+class BookShared:
+    """The session while the handlers of a group have it; whatever one of them books has reached the database."""
+
+    def __init__(self, session: BookSession) -> None:
+        self._session = session
+        self._mark = 0
+
+    @contextmanager
+    def lent(self, activity: str) -> Iterator[None]:
+        self._mark = len(self._session.staged)
+        yield
+
+    def untouched(self) -> bool:
+        return len(self._session.staged) == self._mark
+
+    def forget(self) -> None:
+        pass
 
 
 class BookDesk:

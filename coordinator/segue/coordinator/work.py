@@ -110,9 +110,12 @@ class Work:
     def _rebuilt(self, row: SagaRow, *, fresh: bool) -> Instance:
         if row.id not in self._histories:
             self._histories.update(self.batch.history([row.id]))
-        transitions = [(to_micros(event.at), event.payload) for event in self._histories.get(row.id, [])]
+        history = [*self._histories.get(row.id, []), *(x for x in self.changes.events if x.saga_id == row.id)]
+        transitions = [(to_micros(event.at), event.payload) for event in history]
         definition = self.tools.registry.get(row.definition, row.version)
-        if row.attention == "blocked" and not fresh:
+        # Code that has nothing more to say in this saga can't block it, however it has changed since.
+        silent = row.status != "running" or row.result is not None
+        if silent or (row.attention == "blocked" and not fresh):
             definition = None
         try:
             return rebuild(row.id, transitions, definition, self.tools.converter)

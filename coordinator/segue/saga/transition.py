@@ -384,7 +384,7 @@ class _Turn:
     def undo(self) -> None:
         """Issue every compensation whose turn has come: not before all that was issued after its step is undone."""
         state = self.state
-        if state.ended or (state.pivot and not state.undoing) or (not state.undoing and not state.abandoned):
+        if state.ended or (not state.undoing and not state.abandoned):
             return
         active = [step for step in steps_to_undo(state) if step.undo.status != "deferred"]
         if not state.undoing:
@@ -508,7 +508,7 @@ class _Turn:
     def retry_by_person(self, retry: RetryStep) -> Ignored | None:
         state = self.state
         if state.blocked is not None and retry.step is None:
-            if self.instance.program is None:
+            if self.instance.program is None and not (state.undoing or state.returned):
                 return Ignored("not_allowed", "no code for this saga's version is here")
             self.redrive()
             return None

@@ -11,6 +11,7 @@ import pytest
 from segue.contract import hours, minutes
 from segue.errors import StoreUnavailable
 from segue.saga import Saga, SagaFailed, saga
+from segue.topics.envelope import Reply
 from tests.unit.coordinator.kit import NAMES, Estate
 from tests.unit.saga.kit import (
     Order,
@@ -455,3 +456,40 @@ def test_a_saga_of_a_version_that_is_not_here_waits_for_a_coordinator_that_has_i
     e.coordinators.append(e.coordinator([order_saga]))
     e.run()
     assert e.saga("o-1").status == "completed"
+
+
+def test_an_undecodable_answer_during_the_undo_holds_its_saga_only_until_a_person_discards_it(estate: Make) -> None:
+    e = estate(order_saga)
+    e.silent.update(("payments.charge", "payments.refund"))
+    e.start(order_saga, ORDER, "o-1")
+    e.run()
+    e.request("cancel", "o-1", "all")
+    e.run()
+    charge_command = e.commands[0]
+    e.send(NAMES.replies, "o-1", b"{broken", Reply(id="r-1", command_id=charge_command.id, saga_id="o-1").headers())
+    e.run()
+    assert (e.saga("o-1").status, e.saga("o-1").attention) == ("compensating", "blocked")
+    e.silent.clear()
+    e.ask("discard", letter=1)
+    e.run()
+    e.pass_time(minutes(1))
+    assert e.saga("o-1").status == "cancelled"
+
+
+def test_code_that_changed_after_the_end_of_a_saga_leaves_it_alone(estate: Make) -> None:
+    @saga("changing")
+    async def before(s: Saga, order: Order) -> None:
+        await s.call(charge, order)
+
+    @saga("changing")
+    async def after(s: Saga, order: Order) -> None:
+        await s.call(reserve, order)
+
+    e = estate(before)
+    e.start(before, ORDER, "o-1")
+    e.run()
+    ended = e.saga("o-1")
+    e.coordinators = [e.coordinator([after])]
+    e.request("signal", "o-1", "decision", True)
+    e.run()
+    assert e.saga("o-1") == ended

@@ -241,3 +241,22 @@ def test_a_compensation_that_is_sent_again_has_the_same_bytes_even_if_the_output
     run.wake()
     first, again = [command for command in run.sent if command.action == "compensate"]
     assert (first.id, first.body) == (again.id, again.body)
+
+
+def test_a_call_abandoned_before_the_pivot_is_undone_although_the_saga_is_past_it(begin: Any) -> None:
+    @saga("late")
+    async def late(s: Saga, order: Order) -> None:
+        try:
+            async with asyncio.timeout(5):
+                await s.call(charge, order, compensate=refund)
+        except TimeoutError:
+            pass
+        s.pivot()
+        await s.call(reserve, order)
+
+    run = begin(late)
+    run.wake_until(lambda: run.state.pivot)
+    assert run.undos == ["payments.charge"]
+    run.reply("stock.reserve")
+    run.undone("payments.charge")
+    assert run.status == "completed"
