@@ -36,6 +36,13 @@ class Duplicator:
         self._thread.join()
 
     def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._copy()
+            except BrokerUnavailable:
+                self._stop.wait(0.5)  # a topic whose leader is being elected, a broker that comes back
+
+    def _copy(self) -> None:
         consumer = KafkaConsumer(self._settings, group=None)
         producer = KafkaProducer(self._settings)
         try:
@@ -46,8 +53,6 @@ class Duplicator:
                         producer.send(_again(record), lambda _error: None)
                         self.count += 1
                 producer.poll(0.0)
-        except BrokerUnavailable:
-            pass  # the demo is being ended; it needs no further duplicates
         finally:
             consumer.close()
             producer.flush(2.0)

@@ -196,6 +196,7 @@ class _Run:
 
     def _feed(self, room: int) -> None:
         for _ in range(min(room, len(self._waiting))):
+            self._processes.signals.check()
             name, value = self._waiting.popleft()
             self._client.start(self._cast.definition, value, id=name)
             if name in self._twice:

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+
+from examples.driver.signals import Signals
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: Seconds that a process gets to finish what it has begun, before it is killed.
@@ -36,6 +39,7 @@ class Processes:
     """
 
     directory: Path
+    signals: Signals
     _parts: dict[str, _Part] = field(default_factory=dict)
 
     def __enter__(self) -> Processes:
@@ -72,7 +76,10 @@ class Processes:
         for name in commands:
             process = self._parts[name].process
             assert process is not None
-            if process.wait(60) != 0:
+            while process.poll() is None:
+                self.signals.check()
+                time.sleep(0.05)
+            if process.returncode != 0:
                 raise DemoFailed(f"{name} failed with code {process.returncode}:\n{self.tail(name)}")
             del self._parts[name]
 
@@ -96,7 +103,8 @@ class Processes:
         return process.pid
 
     def check(self, absent: str | None = None) -> None:
-        """Raises DemoFailed if a process has ended that nobody killed; `absent` may be down."""
+        """Raises DemoFailed if a process has ended unkilled (`absent` may be down), Interrupted after a signal."""
+        self.signals.check()
         for name, part in self._parts.items():
             if name != absent and part.process is not None and part.process.poll() is not None:
                 raise DemoFailed(f"{name} ended with code {part.process.returncode}:\n{self.tail(name)}")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +18,7 @@ from examples.driver.options import Options
 from examples.driver.play import SEGUE, Cast, Played, play
 from examples.driver.processes import CHECKOUT, DemoFailed, Processes
 from examples.driver.progress import Progress
+from examples.driver.signals import Interrupted, Signals
 from examples.driver.violations import Violation
 from segue.coordinator.reads import Reads
 from segue.coordinator.view import SagaView, view_saga
@@ -65,13 +63,12 @@ Prove = Callable[[Mapping[str, str], Mapping[str, str]], Proof]
 def show(cast: Cast, options: Options, prove: Prove) -> int:
     """Run it all; the exit code: 0 well, 1 a promise is broken or the demo could not run, 130 and 143 interrupted."""
     console = Console(stderr=options.json, highlight=False)
-    before = signal.signal(signal.SIGTERM, _leave)
     try:
-        with ExitStack() as stack:
+        with Signals() as signals, ExitStack() as stack:
             place = stack.enter_context(
                 estate(options, coordinator=cast.coordinator, sagas=cast.sagas, services=_names(cast))
             )
-            processes = stack.enter_context(Processes(place.directory))
+            processes = stack.enter_context(Processes(place.directory, signals))
             with Progress(cast.title, len(cast.inputs), console) as progress:
                 played = play(cast, place, processes, options, progress)
             report = Report(
@@ -93,11 +90,9 @@ def show(cast: Cast, options: Options, prove: Prove) -> int:
     except DemoFailed as error:
         console.print(f"[red]the demo failed: {escape(str(error))}", soft_wrap=True)
         return 1
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing is left running")
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except Interrupted as interrupted:
+        console.print(f"ended by {interrupted}; nothing is left running")
+        return interrupted.code
 
 
 def tell(report: Report, console: Console, *, as_json: bool) -> None:
@@ -221,7 +216,3 @@ def _verify(place: Estate) -> str:
 
 def _names(cast: Cast) -> list[str]:
     return [service.name for service in cast.services]
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)

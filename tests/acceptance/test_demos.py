@@ -79,8 +79,8 @@ def test_a_demo_that_is_ended_midway_leaves_nothing_running(number: signal.Signa
     first_line_of(demo)
     assert len(demo.left_running()) == 6, "the demo, a coordinator and four services"
     demo.process.send_signal(number)
-    demo.process.communicate(timeout=60)
-    assert demo.process.returncode == code
+    _, err = demo.process.communicate(timeout=60)
+    assert demo.process.returncode == code, err
     assert demo.leaves_nothing(), demo.left_running()
 
 
