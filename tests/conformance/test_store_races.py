@@ -26,6 +26,7 @@ from tests.conformance.store_kit import (
     event,
     letter,
     locked,
+    message,
     move,
     offset,
     request,
@@ -169,6 +170,24 @@ def test_a_frozen_coordinator_loses_its_locks_and_can_not_commit_when_it_wakes(p
             # Waits until the server has ended the idle transaction of the frozen one.
             write(other, updated=[saga(revision=2, step="other")])
             batch.write(Changes(updated=[replace(row, revision=2, step="frozen")]))
+
+    with pytest.raises(StoreUnavailable):
+        freeze()
+    assert locked(frozen, "o-1")["o-1"].step == "other"
+
+
+def test_a_coordinator_frozen_after_it_has_written_loses_its_locks_too(postgres_bench: Bench) -> None:
+    frozen = postgres_bench.store(call_timeout=timedelta(seconds=1))
+    other = postgres_bench.store(lock_timeout=PATIENT)
+    write(frozen, started=[saga()])
+
+    def freeze() -> None:
+        with frozen.batch() as batch:
+            row = batch.lock(["o-1"])["o-1"]
+            update = replace(row, revision=2, step="frozen")
+            batch.write(Changes(updated=[update], events=[event(seq=2)], messages=[message("m-2")]))
+            # Waits until the server has ended the transaction of the frozen one, which only has to commit.
+            write(other, updated=[saga(revision=2, step="other")])
 
     with pytest.raises(StoreUnavailable):
         freeze()

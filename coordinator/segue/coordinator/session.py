@@ -89,13 +89,16 @@ class Session:
             self._raise(error)
 
     def drive_all(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[int]:
-        """Run statements through psycopg in one round trip; how many rows each wrote."""
+        """Run statements through psycopg in two round trips; how many rows each wrote."""
         self._alive()
         try:
             with self._guard:
                 driver = self.driver
                 with driver.pipeline():
-                    cursors = [driver.execute(text, parameters) for text, parameters in calls]
+                    cursors = [driver.execute(text, parameters) for text, parameters in calls[:-1]]
+                # PostgreSQL does not time an idle transaction whose last statements came in a pipeline: a coordinator
+                # frozen here would hold its locks for ever. So the last one comes by itself.
+                cursors += [driver.execute(text, parameters) for text, parameters in calls[-1:]]
                 return [cursor.rowcount for cursor in cursors]
         except Exception as error:  # noqa: BLE001 - raised again as what it means
             self._raise(error)
