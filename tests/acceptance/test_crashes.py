@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from examples.transfer.check import check, check_outcomes
 from examples.transfer.contracts import BANKS
 from segue.failpoints import POINTS
@@ -57,11 +59,12 @@ def test_coordinator_and_services_killed_between_every_pair_of_commit_points_los
         prove(estate)
 
 
-def test_a_coordinator_frozen_in_its_transaction_neither_blocks_nor_corrupts_what_a_second_one_does(
-    tmp_path: Path, kafka_bootstrap: str, postgres_admin_url: str
+@pytest.mark.parametrize("place", ["batch.moved=stop@8", "publish.after_send=stop@8"])
+def test_a_coordinator_frozen_in_its_turn_neither_blocks_nor_corrupts_what_a_second_one_does(
+    tmp_path: Path, kafka_bootstrap: str, postgres_admin_url: str, place: str
 ) -> None:
     with bank(tmp_path, kafka_bootstrap, postgres_admin_url, seed=12) as estate:
-        estate.live("coordinator", ["batch.moved=stop@8"])
+        estate.live("coordinator", [place])
         for name in BANKS:
             estate.live(name, [])
         estate.until(lambda: estate.is_frozen("coordinator"), seconds=60, what="the coordinator freezes itself")
