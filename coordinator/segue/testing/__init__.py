@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segue.testing.answers import SILENCE
     from segue.testing.conversation import Given, given
+    from segue.testing.explorer import explore
     from segue.testing.failures import NeverEnds, NondeterministicSaga, NotMocked, SagaBlocked, SagaTestError
     from segue.testing.outcome import HistoryEvent, Outcome
     from segue.testing.recorded import export, replay
+    from segue.testing.report import Case, Report, Violation
     from segue.testing.saga_test import SagaTest
 
 __all__ = [
     "SILENCE",
+    "Case",
     "Given",
     "HistoryEvent",
     "NeverEnds",
     "NondeterministicSaga",
     "NotMocked",
     "Outcome",
+    "Report",
     "SagaBlocked",
     "SagaTest",
     "SagaTestError",
+    "Violation",
+    "explore",
     "export",
     "given",
     "replay",
@@ -36,6 +42,7 @@ _MODULES = {
     "SILENCE": "answers",
     "Given": "conversation",
     "given": "conversation",
+    "explore": "explorer",
     "NeverEnds": "failures",
     "NondeterministicSaga": "failures",
     "NotMocked": "failures",
@@ -45,6 +52,9 @@ _MODULES = {
     "Outcome": "outcome",
     "export": "recorded",
     "replay": "recorded",
+    "Case": "report",
+    "Report": "report",
+    "Violation": "report",
     "SagaTest": "saga_test",
 }
 

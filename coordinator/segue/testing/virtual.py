@@ -94,8 +94,9 @@ class VirtualSaga:
 
     def happen_again(self, happened: Input) -> list[SendCommand]:
         """The coordinator dies before it has stored what it decided, and another one is told the same."""
+        blocked = self.state.blocked is not None
         first = advance(self.instance, happened, self.now)
-        self.replay()
+        self.replay(blocked=blocked)
         before = len(self.rows)
         commands = self.happen(happened)
         second = self.rows[-1][1] if len(self.rows) > before else None
@@ -103,11 +104,14 @@ class VirtualSaga:
             raise NondeterministicSaga("told the same again after a crash, the saga went on differently" + self.story())
         return commands
 
-    def replay(self) -> None:
-        """Throw the instance away and bring it back from the history. Raises NondeterministicSaga."""
+    def replay(self, *, blocked: bool) -> None:
+        """Throw the instance away and bring it back from the history. Raises NondeterministicSaga.
+
+        `blocked`: the history ends with a block, and code that fails is not asked again.
+        """
         if self.instance.program is not None:
             self.instance.program.close()
-        definition = None if self.state.blocked is not None else self.definition
+        definition = None if blocked else self.definition
         try:
             self.instance = rebuild(self.saga_id, self.rows, definition, self.converter, exact=True)
         except Nondeterminism as difference:
@@ -131,7 +135,7 @@ class VirtualSaga:
         count = self.state.count
         if self.evict and self._replayed + count <= _REPLAYED + _REPLAYED_PER_EVENT * count:
             self._replayed += count
-            self.replay()
+            self.replay(blocked=self.state.blocked is not None)
         return commands_of(moved.effects)
 
     # --- what can be seen

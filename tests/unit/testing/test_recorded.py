@@ -61,7 +61,9 @@ def test_each_line_is_one_transition() -> None:
 def test_times_may_be_texts() -> None:
     lines = [json.loads(line) for line in played(order_saga).run(ORDER).export().splitlines()]
     moved = [line | {"at": from_micros(line["at"]).isoformat()} for line in lines]
-    assert replay("\n".join(json.dumps(line, separators=(",", ":")) for line in moved), order_saga, exact=True) == {"saga-1": "completed"}
+    assert replay("\n".join(json.dumps(line, separators=(",", ":")) for line in moved), order_saga, exact=True) == {
+        "saga-1": "completed"
+    }
 
 
 def test_the_first_difference_is_shown_for_code_that_does_not_fit() -> None:
