@@ -10,8 +10,9 @@ import time
 import traceback
 from pathlib import Path
 
-from benchmarks.bench import PLACE, Bench
+from benchmarks.bench import Bench
 from benchmarks.machine import machine
+from benchmarks.place import PLACE
 from benchmarks.report import Report, Row
 
 #: In the order in which they run. Those of a quick run come first.
@@ -43,7 +44,11 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("scenarios", nargs="*", choices=[[], *ALL], metavar="SCENARIO", help=", ".join(ALL))
     parser.add_argument("--quick", action="store_true", help="shorter, fewer; ends within 3 minutes")
-    parser.add_argument("--profile", action="store_true", help="profile coordinator and one service; slows them down")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="sample coordinator and one service with py-spy; see `python -m benchmarks.budget`",
+    )
     parser.add_argument("--output", type=Path, default=PLACE / "results", help="directory of the JSON and the Markdown")
     return parser.parse_args()
 

@@ -22,15 +22,15 @@ from sqlalchemy import create_engine
 
 from benchmarks.contracts import SERVICES
 from benchmarks.meters import Meter, Reading, libpq
+from benchmarks.peer import python
+from benchmarks.place import PLACE, BenchError
 from benchmarks.report import Row
 from segue.migrations import upgrade
 from segue.outbox import metadata as service_tables
 from segue.topics import TopicNames
 from tests.real.kafka import Kafka
 from tests.real.postgres import Postgres
-from tests.real.process import real_directory
 
-PLACE = real_directory() / "bench"
 #: Seconds within which a process must be ready, or answer.
 PATIENCE = 60.0
 PARTITIONS = 4
@@ -44,10 +44,6 @@ POSTGRES = (
     "synchronous_commit=on",
     "track_commit_timestamp=on",
 )
-
-
-class BenchError(Exception):
-    """A scenario could not be measured; the report's row says why."""
 
 
 class Child:
@@ -190,6 +186,7 @@ class Estate:
         self.names = TopicNames(coordinator=f"coordinator-{tag}", commands="{service}.commands-" + tag)
         self.bootstrap = bench.kafka.address
         self._databases: list[str] = []
+        self._spies: list[subprocess.Popen[bytes]] = []
         self.database = self.side_database("coordinator")
         upgrade(self.database)
         self.commands = {service: self.names.commands_of(service) for service in services}
@@ -207,10 +204,9 @@ class Estate:
 
     def coordinator(self, name: str = "coordinator", **arguments: Any) -> Child:
         """A coordinator process on this estate's database, ready."""
-        if self.bench.profiles is not None:
-            arguments.setdefault("profile", str(self.bench.profiles / f"{name}-{self.tag}.prof"))
         child = self.start(name, "coordinator", database=self.database, **arguments)
         child.ready()
+        self._spy_on(name)
         return child
 
     def driver(self, **arguments: Any) -> Child:
@@ -227,12 +223,24 @@ class Estate:
             engine = create_engine(url)
             service_tables.create_all(engine)
             engine.dispose()
-            more = dict(arguments)
-            if self.bench.profiles is not None and service == "stock":
-                more["profile"] = str(self.bench.profiles / f"{service}-{self.tag}.prof")
-            self.start(service, "service", service=service, database=url, **more)
+            self.start(service, "service", service=service, database=url, **arguments)
         for service in self.commands:
             self.children[service].ready()
+        # One of them: sampling costs, and they all do the same.
+        self._spy_on(next(iter(self.commands)))
+
+    def _spy_on(self, name: str) -> None:
+        """Sample who holds the interpreter of a process, until that ends; read with `python -m benchmarks.budget`."""
+        if self.bench.profiles is None:
+            return
+        output = self.bench.profiles / f"{name}-{self.tag}.txt"
+        record = [str(python().with_name("py-spy")), "record", "--gil", "--nonblocking", "--rate", "200"]
+        where = ["--format", "raw", "--output", str(output), "--pid", str(self.children[name].pid)]
+        spy = subprocess.Popen(
+            [*record, *where], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._spies.append(spy)
+        self.bench.say(f"  profile: {output}")
 
     def side_database(self, name: str) -> str:
         """A further, empty database that goes with the estate; returns its URL."""
@@ -244,6 +252,8 @@ class Estate:
         for child in reversed(self.children.values()):
             child.stop()
         self.children.clear()
+        for spy in self._spies:
+            spy.wait(PATIENCE)
         for database in self._databases:
             self.bench.postgres.drop_database(database)
         self._databases.clear()
@@ -255,6 +265,10 @@ class Estate:
         pids = {name: child.pid for name, child in self.children.items()}
         servers = {"postgres": self.bench.postgres.pid, "kafka": self.bench.kafka.pid}
         return Meter(self.database, pids | servers, families=frozenset(("postgres",)))
+
+    def once_round(self, driver: Child, in_flight: int) -> None:
+        """Wait until as many sagas have ended as are under way: they began at once, which is no steady load."""
+        self.wait(lambda: driver.tell("counts")["ended"] >= in_flight, 120, "the end of the sagas that came first")
 
     def windows(self, warm_up: float, seconds: float, count: int) -> list[Reading]:
         """Let it run, and read all counters at the `count + 1` edges of `count` windows."""

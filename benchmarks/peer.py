@@ -1,4 +1,4 @@
-"""Peers in environments of their own under `.real/bench`, made on first use; never a dependency of the product."""
+"""Peers and the profiler, in environments of their own under `.real/bench`, made on first use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import PLACE, BenchError
+from benchmarks.place import PLACE, BenchError
 
 HERE = Path(__file__).resolve().parent / "peers"
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements-peers.txt"

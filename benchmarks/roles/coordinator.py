@@ -42,7 +42,7 @@ def main() -> None:
             "peak_rss": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
     )
-    with relay, leash.profiled():
+    with relay:
         coordinator.run(leash.stopped.is_set)
     producer.close()
     relays_producer.close()

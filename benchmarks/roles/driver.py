@@ -159,8 +159,7 @@ def main() -> None:
     leash = Leash()
     driver = Driver(leash)
     leash.ready(driver.words())
-    with leash.profiled():
-        driver.run()
+    driver.run()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import cProfile
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from segue.topics import TopicNames
@@ -32,21 +30,6 @@ class Leash:
         self._words = words or {}
         self._say("ready")
         threading.Thread(target=self._listen, name="leash", daemon=True).start()
-
-    @contextmanager
-    def profiled(self) -> Iterator[None]:
-        """Profile the block into the file `profile`, if that is among the arguments."""
-        file = self.arguments.get("profile")
-        if not file:
-            yield
-            return
-        profile = cProfile.Profile()
-        profile.enable()
-        try:
-            yield
-        finally:
-            profile.disable()
-            profile.dump_stats(file)
 
     def _listen(self) -> None:
         for line in sys.stdin:

@@ -38,8 +38,7 @@ def main() -> None:
 
     relay = Relay(engine, producer)
     leash.ready({"trickle": trickle})
-    with leash.profiled():
-        relay.run(leash.stopped)
+    relay.run(leash.stopped)
     producer.close()
     engine.dispose()
 

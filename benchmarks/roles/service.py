@@ -45,8 +45,7 @@ def main() -> None:
         leash.ready()
 
     threading.Thread(target=say, name="ready", daemon=True).start()
-    with leash.profiled():
-        worker.run(leash.arguments["bootstrap"], topics=leash.names, stop=leash.stopped, ready=ready)
+    worker.run(leash.arguments["bootstrap"], topics=leash.names, stop=leash.stopped, ready=ready)
     engine.dispose()
 
 

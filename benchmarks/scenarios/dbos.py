@@ -7,9 +7,10 @@ import subprocess
 from typing import Any
 
 from benchmarks import peer
-from benchmarks.bench import Bench, BenchError
+from benchmarks.bench import Bench
 from benchmarks.figures import Spread, percentile
 from benchmarks.meters import libpq
+from benchmarks.place import BenchError
 from benchmarks.report import Row, spread_row
 
 #: Processes × threads.

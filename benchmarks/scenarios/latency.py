@@ -10,10 +10,11 @@ from typing import Any
 import psycopg
 from confluent_kafka import Producer
 
-from benchmarks.bench import Bench, BenchError, Estate
+from benchmarks.bench import Bench, Estate
 from benchmarks.contracts import order
 from benchmarks.figures import percentile
 from benchmarks.meters import libpq
+from benchmarks.place import BenchError
 from benchmarks.report import Row
 from segue.topics.envelope import Request
 

@@ -10,9 +10,10 @@ import time
 
 import psycopg
 
-from benchmarks.bench import Bench, BenchError
+from benchmarks.bench import Bench
 from benchmarks.figures import percentile
 from benchmarks.meters import libpq
+from benchmarks.place import BenchError
 from benchmarks.report import Row
 
 _LATENCIES = """

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from benchmarks import peer
-from benchmarks.bench import PLACE, Bench, BenchError
+from benchmarks.bench import Bench
 from benchmarks.figures import Spread, percentile
+from benchmarks.place import PLACE, BenchError
 from benchmarks.report import Row, spread_row
 from tests.real.process import free_port
 

@@ -39,7 +39,8 @@ def measured(bench: Bench, scenario: str, what: str, in_flight: int, *, unlucky:
             last="payments.refund" if unlucky else "mail.confirm",
         )
         driver.tell("go")
-        readings = estate.windows(bench.pick(8, 5), bench.pick(6, 5), int(bench.pick(4, 3)))
+        estate.once_round(driver, in_flight)
+        readings = estate.windows(bench.pick(3, 1), bench.pick(6, 5), int(bench.pick(4, 3)))
         driver.tell("pause")
         counts = estate.children["coordinator"].tell("counts")
         return _row(estate, readings, scenario, f"{what}, {in_flight} under way", counts)

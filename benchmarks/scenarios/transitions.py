@@ -34,7 +34,8 @@ def measured(bench: Bench, *, unlucky: bool) -> list[Row]:
             last="payments.refund" if unlucky else "mail.confirm",
         )
         driver.tell("go")
-        readings = estate.windows(bench.pick(8, 5), bench.pick(5, 4), int(bench.pick(5, 3)))
+        estate.once_round(driver, IN_FLIGHT)
+        readings = estate.windows(bench.pick(3, 1), bench.pick(5, 4), int(bench.pick(5, 3)))
         driver.tell("pause")
         counts = estate.children["coordinator"].tell("counts")
         return _rows(bench, estate, readings, counts, unlucky=unlucky)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import ALL, QUICK
+from benchmarks.budget import budget, table
 from benchmarks.contracts import order, registry
 from benchmarks.figures import Spread, median, percentile, ratio, shown
 from benchmarks.meters import Reading, cpu_us, used
@@ -117,3 +118,11 @@ def test_a_quick_run_is_a_part_of_the_whole() -> None:
 def test_an_order_has_about_the_size_it_is_measured_with() -> None:
     assert 280 <= len(Converter().to_bytes(order(4711))) <= 320
     assert len(registry()) == 6
+
+
+def test_a_budget_counts_a_function_once_for_each_stack_it_is_in() -> None:
+    found = budget(["main (a.py:1);step (a.py:7);send (b.py:3) 6", "main (a.py:1);step (a.py:9);step (a.py:7) 2"])
+    assert found.samples == 8
+    assert found.own == {"send (b.py)": 6, "step (a.py)": 2}
+    assert found.total == {"main (a.py)": 8, "step (a.py)": 8, "send (b.py)": 6}
+    assert "| `send (b.py)` | 75.0% | 150.0 |" in table(found, us=200, top=1)
