@@ -27,9 +27,10 @@ from segue.cli.asking import (
 )
 from segue.cli.connections import reads
 from segue.cli.invocation import Invocation, command
-from segue.coordinator.preview import input_of, preview
+from segue.coordinator.preview import preview
 from segue.coordinator.queries import SagaFilter
 from segue.coordinator.reads import Reads, database_now, read_history, read_saga
+from segue.coordinator.requests import arguments_of, input_of
 from segue.errors import UsageError
 
 Kind = Literal["retry", "skip", "resolve", "cancel"]
@@ -177,7 +178,8 @@ def _previewed(found: Reads, kind: Kind, saga_id: str, arguments: Mapping[str, A
         row = read_saga(connection, saga_id)
         history = read_history(connection, saga_id)
         now = database_now(connection)
-    request = input_of(kind, arguments, how.actor, how.reason)
+    encoded = msgspec.json.encode(arguments)
+    request = input_of(kind, arguments_of(encoded), actor=how.actor, reason=how.reason)
     accepted, effects = preview(row.id, history, request, now)
     return Wish(saga_id=row.id, arguments=arguments, accepted=accepted, effects=effects)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, cast
-
-import msgspec
 
 from segue.clock import to_micros
 from segue.coordinator.sentences import sentence
 from segue.coordinator.store import EventRow
-from segue.errors import DecodeError, InputError
+from segue.errors import DecodeError
 from segue.saga import events as e
 from segue.saga.effects import Ignored
-from segue.saga.inputs import Cancel, Input, ResolveStep, RetryStep, SkipStep
+from segue.saga.inputs import Input, RetryStep
 from segue.saga.state import fold
 from segue.saga.transition import Instance, advance
 
@@ -34,31 +31,3 @@ def preview(saga_id: str, history: Sequence[EventRow], request: Input, now: date
     if isinstance(moved, Ignored):
         return False, [f"{moved.reason}: {moved.detail}" if moved.detail else moved.reason]
     return True, [sentence(event) for event in moved.events if not isinstance(event, e.Undriven)]
-
-
-def input_of(
-    kind: Literal["retry", "skip", "resolve", "cancel"], arguments: Mapping[str, Any], actor: str, reason: str
-) -> Input:
-    """The engine's input for an operator request with these arguments. Raises InputError."""
-    try:
-        if kind == "retry":
-            edited = _raw(arguments["input"]) if "input" in arguments else e.NOTHING
-            return RetryStep(step=arguments.get("step"), edited=edited, actor=actor)
-        if kind == "skip":
-            return SkipStep(step=arguments["step"], reason=reason, actor=actor)
-        if kind == "resolve":
-            return ResolveStep(
-                step=arguments["step"],
-                outcome=cast("Literal['success', 'failure']", arguments["outcome"]),
-                output=_raw(arguments.get("output")),
-                code=arguments.get("code") or "resolved",
-                reason=reason,
-                actor=actor,
-            )
-        return Cancel(compensate=arguments.get("compensate", "all"), reason=reason, actor=actor)
-    except KeyError as error:
-        raise InputError(f"a {kind} request needs the argument {error.args[0]!r}") from None
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))

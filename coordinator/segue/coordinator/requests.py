@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from base64 import b64decode
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal
 
 import msgspec
 
 from segue.clock import from_micros
 from segue.coordinator.intake import Intake
-from segue.coordinator.store import AuditEntry, Batch, DeadLetterRow, OperatorRequest
+from segue.coordinator.store import AuditEntry, Batch, DeadLetterRow, OperatorRequest, RequestKind
 from segue.coordinator.work import Work
 from segue.errors import DecodeError, SegueError
 from segue.saga import inputs
@@ -34,9 +34,9 @@ def apply_request(request: OperatorRequest, batch: Batch, work: Work, intake: In
     """Apply one request; what can't be done is said in the audit, too. Its row is done either way."""
     before = _summary(work, request.saga_id)
     try:
-        arguments = msgspec.json.decode(request.arguments, type=Arguments)
+        arguments = arguments_of(request.arguments)
         outcome = _carry_out(request, arguments, batch, work, intake)
-    except (SegueError, msgspec.MsgspecError) as error:
+    except SegueError as error:
         outcome = f"refused: {error}"
     work.changes.audits.append(
         AuditEntry(
@@ -62,7 +62,9 @@ def _carry_out(request: OperatorRequest, arguments: Arguments, batch: Batch, wor
         return f"refused: there is no saga {request.saga_id!r}"
     blocked = work.instance(request.saga_id).state.blocked is not None
     fresh = request.kind == "retry" and arguments.step is None and blocked
-    result = work.happen(request.saga_id, _input_of(request, arguments), fresh=fresh)
+    result = work.happen(
+        request.saga_id, input_of(request.kind, arguments, actor=request.actor, reason=request.reason), fresh=fresh
+    )
     if isinstance(result, Ignored):
         return f"refused: {result.detail or result.reason}"
     still = work.instance(request.saga_id).state.blocked
@@ -71,29 +73,37 @@ def _carry_out(request: OperatorRequest, arguments: Arguments, batch: Batch, wor
     return "done"
 
 
-def _input_of(request: OperatorRequest, arguments: Arguments) -> inputs.Input:
-    match request.kind:
+def arguments_of(data: bytes) -> Arguments:
+    """Arguments from their JSON. Raises DecodeError naming what is wrong."""
+    try:
+        return msgspec.json.decode(data, type=Arguments)
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"arguments: {error}") from None
+
+
+def input_of(kind: RequestKind, arguments: Arguments, *, actor: str, reason: str) -> inputs.Input:
+    """The engine's input for a request of this kind. Raises DecodeError where an argument is missing or wrong."""
+    if kind in ("skip", "resolve") and not arguments.step:
+        raise DecodeError(f"a {kind} needs the argument 'step'")
+    step = arguments.step or ""
+    match kind:
         case "retry":
-            return inputs.RetryStep(step=arguments.step, edited=arguments.input, actor=request.actor)
+            return inputs.RetryStep(step=arguments.step, edited=arguments.input, actor=actor)
         case "skip":
-            return inputs.SkipStep(step=arguments.step or "", reason=request.reason, actor=request.actor)
+            return inputs.SkipStep(step=step, reason=reason, actor=actor)
         case "resolve":
             if arguments.outcome not in ("success", "failure"):
                 raise DecodeError(f"outcome={arguments.outcome!r}, allowed are success and failure")
+            outcome: Literal["success", "failure"] = "success" if arguments.outcome == "success" else "failure"
             return inputs.ResolveStep(
-                step=arguments.step or "",
-                outcome=cast("Any", arguments.outcome),
-                output=arguments.output,
-                code=arguments.code,
-                reason=request.reason,
-                actor=request.actor,
+                step=step, outcome=outcome, output=arguments.output, code=arguments.code, reason=reason, actor=actor
             )
         case "cancel":
-            return inputs.Cancel(compensate=arguments.compensate, reason=request.reason, actor=request.actor)
+            return inputs.Cancel(compensate=arguments.compensate, reason=reason, actor=actor)
         case "wake":
             return inputs.Wake(gate=0)
         case _:
-            raise DecodeError(f"kind={request.kind!r} is not known to this version")
+            raise DecodeError(f"kind={kind!r} is not known to this version")
 
 
 def _dead_letter(request: OperatorRequest, arguments: Arguments, batch: Batch, work: Work, intake: Intake) -> str:

@@ -151,7 +151,7 @@ class Coordinator:
             return
         listed = ", ".join(f"{name} version {version}" for name, version in missing)
         if self.options.require_all_versions:
-            raise ConfigError(f"live sagas need {listed}; deploy this code here, too, or start without require_all_versions")
+            raise ConfigError(f"live sagas need {listed}: deploy this code, too, or start without require_all_versions")
         self._observer.event("versions.alert", missing=listed, hint="their sagas wait for a coordinator that has them")
 
     def step(self, wait: float = 0.0) -> bool:

@@ -133,7 +133,7 @@ class OffsetMove:
 class Changes:
     """Everything that one batch writes.
 
-    `updated` rows carry the new revision; the one that must stand in the database is in `expected`, else it is one less.
+    `updated` rows carry the new revision; the one that must stand in the database is in `expected`, or one less.
     """
 
     started: list[SagaRow] = field(default_factory=list)
@@ -183,7 +183,9 @@ class Batch(Protocol):
         ...
 
     def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
-        """Lock up to `limit` sagas of these (definition, version) with `wake_at <= until`, oldest first, skipping locked ones.
+        """Lock up to `limit` sagas of these (definition, version) with `wake_at <= until`, oldest first.
+
+        Locked ones are skipped.
 
         A saga with a row in the outbox is left out: no deadline fires while its command is unpublished.
         """
