@@ -1,4 +1,4 @@
-"""One suite for every adapter of the broker port: the fake in memory, the embedded broker, real Kafka (both protocols)."""
+"""One suite for every adapter of the broker port: in memory, the embedded broker, real Kafka (both protocols)."""
 
 from __future__ import annotations
 
@@ -348,7 +348,7 @@ def test_a_failure_of_starts_is_raised_by_poll_and_nothing_is_read_before_it_suc
     def starts(assigned: Sequence[Partition]) -> Mapping[Partition, int]:
         if failures:
             raise failures.pop()
-        return {partition: 1 for partition in assigned}
+        return dict.fromkeys(assigned, 1)
 
     consumer = bench.consumer(bench.name("group"))
     consumer.subscribe([topic], starts=starts, revoked=_ignore)

@@ -1,7 +1,8 @@
 """Named places at which a fault test makes this process die, freeze or fail. Free when off.
 
-`SEGUE_FAILPOINTS="batch.after_commit=kill@3;relay.after_send=stop@1"` kills the process with SIGKILL at the third hit of
-the one and freezes it with SIGSTOP at the first hit of the other; `raise` raises Unavailable. The names are a tested list.
+`SEGUE_FAILPOINTS="batch.after_commit=kill@3;relay.after_send=stop@1"` kills the process with SIGKILL at the third hit
+of the one and freezes it with SIGSTOP at the first hit of the other; `raise` raises Unavailable. The names are a tested
+list.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ _plans = parse(os.environ.get(VARIABLE, ""))
 
 
 def hit(name: str) -> None:
-    """This place was reached. Does nothing unless a plan names it."""
+    """Tell that a place is reached. Does nothing unless a plan names it."""
     if _plans and name in _plans:
         _act(_plans[name], name)
 

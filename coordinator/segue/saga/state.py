@@ -194,6 +194,7 @@ class SagaState:
             heappush(self.alarms, (at, _ALARM_ORDER[what], self.count, what, name))
 
     def _alarm_at(self, what: Alarm, name: str) -> int:
+        """When this alarm is due by now; NEVER if it is not needed any more."""
         if what == "deadline":
             return self.deadline if self.stop is None and not self.deadline_missed and not self.ended else NEVER
         if what == "held":
@@ -201,19 +202,15 @@ class SagaState:
         if what == "timer":
             return self.timers.get(int(name), NEVER)
         step = self.steps[name]
-        match what:
-            case "due":
-                return step.due
-            case "resend":
-                return step.resend
-            case "retry":
-                return step.retry_at
-            case "undo_due":
-                return step.undo.due
-            case "undo_resend":
-                return step.undo.resend
-            case "undo_retry":
-                return step.undo.retry_at
+        times: dict[str, int] = {
+            "due": step.due,
+            "resend": step.resend,
+            "retry": step.retry_at,
+            "undo_due": step.undo.due,
+            "undo_resend": step.undo.resend,
+            "undo_retry": step.undo.retry_at,
+        }
+        return times[what]
 
 
 def fold(saga_id: str, transitions: Iterable[tuple[int, bytes]]) -> SagaState:
