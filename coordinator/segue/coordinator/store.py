@@ -185,7 +185,8 @@ class Batch(Protocol):
     def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
         """Lock up to `limit` sagas of these (definition, version) with `wake_at <= until`, oldest first.
 
-        Locked ones are skipped. A saga with a row in the outbox is left out: no deadline fires while its command is unpublished.
+        Locked ones are skipped. A saga with a row in the outbox is left out: no deadline fires while its command is
+        unpublished.
         """
         ...
 
