@@ -59,6 +59,7 @@ class SimStore(MemoryStore):
             raise StoreUnavailable("rolled back")
         batch.commit()
         if fault == "commit.ambiguous":
+            self._process.world.points["ambiguous_commit"] += 1
             raise StoreUnavailable("committed, but nobody knows")
         if fault == "kill.after_commit":
             self._process.die()
@@ -77,7 +78,10 @@ class SimStore(MemoryStore):
 
     def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
         read(self._process)
-        return super().note_drained(coordinator, noted_at, ends)
+        drained = super().note_drained(coordinator, noted_at, ends)
+        if drained is None or drained < noted_at:
+            self._process.world.points["gate_shut"] += 1
+        return drained
 
     def forget_published(self, message_ids: Sequence[str]) -> None:
         fault = self._process.io(COMMIT)
@@ -114,6 +118,7 @@ class SimBatch(MemoryBatch):
 
     def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:
         read(self._process)
+        self._process.world.points["replayed"] += len(saga_ids)
         return super().history(saga_ids)
 
     def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
@@ -332,6 +337,8 @@ class BookSession:
         self.process = process
         self.staged: list[Effect] = []
         self.rows: dict[str, dict[str, Any] | None] = {}
+        #: The committed rows of the same keys, as they were before the commit.
+        self.before: dict[str, dict[str, Any] | None] = {}
         self.read: dict[str, int] = {}
         self.messages: list[Message] = []
         self.savepoint: Savepoint | None = None
@@ -363,7 +370,7 @@ class BookSession:
         for key, version in self.read.items():
             if books.versions.get(key, 0) != version:
                 raise StoreUnavailable("could not serialize access due to concurrent update")
-        books.oracles.before_books(books, self)
+        self.before = {key: books.inbox.get(key) for key in self.rows}
         for key, row in self.rows.items():
             books.versions[key] = books.versions.get(key, 0) + 1
             if row is None:

@@ -6,7 +6,7 @@ mask broken mechanisms from anything that only looks at how sagas end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from segue.clock import to_micros
@@ -143,10 +143,18 @@ class Oracles:
                         self._judge(saga, event, at, commit)
                     self.shadow.fold(saga, event)
                 system.world.note(at, row.saga_id, row.type)
+            for entry in change.audits:
+                if entry.action == "replay":
+                    system.world.points["redriven_letter"] += 1
         for oracle in self._commit:
             oracle.commit(commit)
 
     def _judge(self, saga: SagaSeen, event: e.AnyEvent, at: int, commit: Commit) -> None:
+        point = _POINTS.get(type(event))
+        if point is not None:
+            self.system.world.points[point] += 1
+        elif isinstance(event, e.StepSucceeded) and event.late:
+            self.system.world.points["late_success"] += 1
         for oracle in self._event:
             oracle.event(saga, event, at)
         GATE.judge(self, saga, event, commit)
@@ -172,16 +180,17 @@ class Oracles:
         self.kept.append(record)
         self.appended_at[id(record)] = self.system.world.db_micros()
         message_id = header(record.headers, "ce_id")
+        if record.topic.endswith(".commands") and message_id in self.published:
+            self.system.world.points["resent"] += 1
         for oracle in self._append:
             oracle.append(record, message_id)
         if message_id is not None and message_id not in self.published:
             self.published[message_id] = record
 
-    def before_books(self, books: Books, session: BookSession) -> None:
-        """A service is about to commit."""
-
     def booked(self, books: Books, session: BookSession) -> None:
         self.promise(session.messages)
+        if any(row is not None and row["tombstone"] and not row["attempt"] for row in session.rows.values()):
+            self.system.world.points["undo_before_do"] += 1
         for oracle in self._booked:
             oracle.booked(books, session)
 
@@ -276,6 +285,8 @@ class S6SameBytes(Oracle):
         first = self.first.setdefault((message_id, record.topic), record)
         if first is not record:
             if (first.value, first.headers, first.key) != (record.value, record.headers, record.key):
+                if b"superseded" in (record.value or b""):
+                    return  # refused again, not answered again: nothing of it is stored
                 different = [pair for pair in zip(first.headers, record.headers, strict=False) if pair[0] != pair[1]]
                 self.fail(f"{message_id} on {record.topic} differs from its first copy: {different} {first.value!r} {record.value!r}")
 
@@ -496,10 +507,15 @@ class S12UndoBeforeDo(Oracle):
     """Once a step is compensated, it is never done."""
 
     def booked(self, books: Books, session: BookSession) -> None:
+        undone: set[str] = set()
         for effect in session.staged:
-            row = books.inbox.get(effect.key)
-            if effect.action == "invoke" and row is not None and (row["tombstone"] or row["compensate_attempt"]):
+            before, row = session.before.get(effect.key), books.inbox.get(effect.key)
+            undone_before = before is not None and (before["tombstone"] or before["compensate_attempt"])
+            # Do and undo may share a transaction, in this order; what has a tombstone was never done.
+            if effect.action == "invoke" and (undone_before or effect.key in undone or (row and row["tombstone"])):
                 self.fail(f"{effect.key} is done after it was undone")
+            if effect.action == "compensate":
+                undone.add(effect.key)
             if effect.action == "compensate" and not books.effects.get((effect.key, "invoke")):
                 self.fail(f"{effect.key} is undone by its handler, and was never done")
 
@@ -696,6 +712,13 @@ ORACLES: Sequence[type[Oracle]] = (
     S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag,
 )  # fmt: skip
 
+_POINTS: Mapping[type, str] = {
+    e.StepInDoubt: "in_doubt",
+    e.UndoDeferred: "deferred",
+    e.StepUnknown: "unknown",
+    e.StepParked: "parked",
+    e.Undriven: "blocked",
+}
 #: Events at which some oracle looks; S3 wants all of them only after the end, which S4 sees as well.
 _JUDGED: frozenset[type] = frozenset(
     (

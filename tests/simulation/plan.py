@@ -42,7 +42,7 @@ def draw(s: Stream) -> Plan:
     return Plan(
         instances=(1, 1, 2, 3)[s.pick(4)],
         workers=(1, 1, 2)[s.pick(3)],
-        sagas=(1, 1, 2, 2, 3, 3, 4, 5, 6, 8)[s.pick(10)],
+        sagas=(1, 1, 1, 1, 2, 2, 2, 3, 4, 8)[s.pick(10)],
         partitions=(1, 1, 2, 3)[s.pick(4)],
         rate=(0.0, 0.01, 0.03, 0.1)[s.pick(4)],
         enabled=frozenset(kind for kind in FAULTS if s.pick(2)),

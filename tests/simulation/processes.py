@@ -184,7 +184,7 @@ class WorkerProcess(SimProcess):
         when = self.latest_rejoin()
         if self.books.outbox.rows:
             when = min(when, self.backoff(100_000))
-        if self.consumer is not None and self.consumer.lagging:
+        if self.consumer is not None and self.consumer.lagging and self.idle < 6:
             when = min(when, self.backoff(200_000))
         return when
 
@@ -265,7 +265,7 @@ def misbehave(process: Process, system: System, ctx: Any, *, after: bool = False
             raise RetryLater(timedelta(milliseconds=200))
         case 3 if undo:
             system.world.faults["service.refuse_undo"] += 1
-            raise Rejected("cannot undo")
+            raise Rejected("cannot_undo")
         case _:
             system.world.faults["service.broken"] += 1
             raise RuntimeError("broken")

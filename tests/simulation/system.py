@@ -121,8 +121,8 @@ class System:
     def rest(self) -> None:
         """Run to rest; where only people can help, they do."""
         world = self.world
-        until = world.now + PATIENCE
         for n in range(16):
+            until = world.now + PATIENCE
             while (at := world.next_at) is not None and at <= until:
                 world.run(at)
             if not people.help(self, n):
@@ -270,7 +270,7 @@ def draw_input(system: System, n: int) -> tuple[str, bytes]:
     return name, CONVERTER.to_bytes(node, Node)
 
 
-def run(tape: Tape) -> Outcome:
+def run(tape: Tape, tier: str = "memory") -> Outcome:
     """Run the schedule of a tape."""
     random.seed(tape.seed)  # what the product spreads in time, it spreads by this
     system = System(tape)
@@ -299,7 +299,7 @@ def run(tape: Tape) -> Outcome:
 
 
 
-def settle() -> None:
+def settle(tier: str = "memory") -> None:
     """Prepare a process that runs thousands of schedules: ids that repeat are derived once, garbage is collected rarely."""
     ids.derive = lru_cache(1 << 16)(ids.derive)
     gc.collect()

@@ -1,0 +1,46 @@
+"""What a run must have come to: a simulation in which nothing went wrong has shown nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from tests.simulation.world import FAULTS
+
+#: Faults besides those at boundaries.
+EVENTS = (
+    "process.kill", "group.zombie", "group.rebalance", "topic.truncated", "topic.recreated", "record.redriven", "poison",
+    "clock.jump", "clock.database", "person.acts", "client.duplicate", "service.refuse", "service.slow", "service.later",
+    "service.broken", "service.refuse_undo", "service.silent", "deploy.both", "deploy.one", "deploy.broken",
+)  # fmt: skip
+#: Places that every run of some length comes to.
+SOMETIMES = (
+    "late_success", "undo_before_do", "duplicate_reply", "fenced", "ambiguous_commit", "in_doubt", "deferred", "parked",
+    "blocked", "redriven_letter", "unknown", "gate_shut", "relay_published", "resent", "replayed", "late_reply",
+)  # fmt: skip
+ENDINGS = ("completed", "compensated", "failed", "cancelled")
+#: Each ending's least share of all sagas.
+LEAST_SHARE = 0.05
+
+
+def missing(faults: Mapping[str, int], points: Mapping[str, int], endings: Mapping[str, int]) -> list[str]:
+    """What a run has not come to; empty for one that counts."""
+    found = [f"fault {kind} never happened" for kind in (*FAULTS, *EVENTS) if not faults.get(kind)]
+    found += [f"{point} was never reached" for point in SOMETIMES if not points.get(point)]
+    total = sum(endings.values())
+    found += [
+        f"{status} is {100 * endings.get(status, 0) / max(1, total):.1f} % of all endings"
+        for status in ENDINGS
+        if endings.get(status, 0) < LEAST_SHARE * total
+    ]
+    return found
+
+
+def gathered(points: Counter[str]) -> Counter[str]:
+    """The product's own counters under the names of this page."""
+    found = Counter({point: points[point] for point in SOMETIMES if points[point]})
+    found["duplicate_reply"] += points["ignored.duplicate"]
+    found["late_reply"] += points["ignored.late"]
+    found["fenced"] += points["trouble.fenced"]
+    found["relay_published"] += points["relay.published"]
+    return +found

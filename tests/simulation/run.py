@@ -1,0 +1,169 @@
+"""`python -m tests.simulation.run --seconds 60 --jobs 2`: schedules from a fresh seed, till the time is over.
+
+The last line is JSON: schedules, per_second (over all jobs), jobs, violations, seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from tests.simulation import points, tape
+from tests.simulation.shrink import shrink
+from tests.simulation.system import run as run_schedule
+from tests.simulation.system import settle
+from tests.simulation.tape import Tape
+
+TAPES = Path(__file__).parent / "tapes"
+#: Seeds of one job are far from those of the next.
+STRIDE = 1 << 32
+#: Failing tapes that are shrunk in one run; the others are counted.
+MOST_SHRUNK = 5
+
+
+@dataclass
+class Tally:
+    """What a run has seen."""
+
+    schedules: int = 0
+    turns: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    points: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
+    violations: list[tuple[str, int, str]] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        self.schedules += other.schedules
+        self.turns += other.turns
+        self.faults.update(other.faults)
+        self.points.update(other.points)
+        self.endings.update(other.endings)
+        self.violations.extend(other.violations)
+
+
+def work(seed: int, seconds: float, tier: str, out: Any) -> None:
+    """One job: schedules from `seed` upwards; a tally every second."""
+    settle(tier)
+    until = time.monotonic() + seconds
+    tally, told = Tally(), time.monotonic()
+    while (now := time.monotonic()) < until:
+        outcome = run_schedule(Tape(seed), tier)
+        tally.schedules += 1
+        tally.turns += outcome.turns
+        tally.faults.update(outcome.faults)
+        tally.points.update(outcome.points)
+        tally.endings.update(outcome.endings)
+        if outcome.violation is not None:
+            tally.violations.append((outcome.violation.oracle, seed, outcome.violation.message))
+        seed += 1
+        if seed % 128 == 0:
+            gc.collect()
+        if now - told > 1:
+            out.put(tally)
+            tally, told = Tally(), now
+    out.put(tally)
+    out.put(None)
+
+
+def simulate(seconds: float, jobs: int, seed: int, tier: str) -> tuple[Tally, float]:
+    """(what was seen, how long it took)."""
+    context = multiprocessing.get_context("spawn")
+    out: Any = context.Queue()
+    started = time.monotonic()
+    children = [
+        context.Process(target=work, args=(seed + job * STRIDE, seconds, tier, out), daemon=True) for job in range(jobs)
+    ]
+    for child in children:
+        child.start()
+    tally, running, shown = Tally(), jobs, started
+    while running:
+        try:
+            got = out.get(timeout=5)
+        except Empty:
+            if not any(child.is_alive() for child in children):
+                raise SystemExit("a job died without a word") from None
+            continue
+        if got is None:
+            running -= 1
+            continue
+        tally.add(got)
+        now = time.monotonic()
+        if now - shown >= 10:
+            shown = now
+            print(
+                f"{now - started:6.0f} s  {tally.schedules:,} schedules, {sum(tally.faults.values()):,} faults, "
+                f"{len(tally.violations)} violations",
+                flush=True,
+            )
+    for child in children:
+        child.join()
+    return tally, time.monotonic() - started
+
+
+def keep(oracle: str, seed: int, message: str, tier: str) -> Path:
+    """Shrink the tape of a violation and save it."""
+    recorded = run_schedule(Tape(seed), tier).tape.recorded
+
+    def fails(choices: tape.Choices) -> bool:
+        found = run_schedule(Tape(seed, choices), tier).violation
+        return found is not None and found.oracle == oracle
+
+    small = shrink(recorded, fails) if fails(recorded) else recorded
+    path = TAPES / f"{oracle}-{seed}.json"
+    tape.save(path, small, seed=seed, oracle=oracle, tier=tier, message=message[:300])
+    return path
+
+
+def report(tally: Tally) -> None:
+    """For people."""
+    sagas = max(1, sum(tally.endings.values()))
+    print(f"\n{tally.schedules:,} schedules, {tally.turns:,} turns of loops, {sagas:,} sagas")
+    print("endings:  " + ", ".join(f"{name} {100 * n / sagas:.1f} %" for name, n in tally.endings.most_common()))
+    print("faults:   " + ", ".join(f"{name} {n:,}" for name, n in tally.faults.most_common()))
+    reached = points.gathered(tally.points)
+    print("reached:  " + ", ".join(f"{name} {n:,}" for name, n in reached.most_common()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--seed", type=int, default=None, help="start here instead of at a fresh seed")
+    parser.add_argument("--tier", choices=("memory", "sql"), default="memory")
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else time.time_ns() % 1_000_000_000_000
+    print(f"seed {seed}, {options.jobs} jobs, {options.seconds:g} s, tier {options.tier}", flush=True)
+    tally, took = simulate(options.seconds, options.jobs, seed, options.tier)
+    report(tally)
+    settle(options.tier)
+    for oracle, failing, message in tally.violations[:MOST_SHRUNK]:
+        print(f"VIOLATION of {oracle} at seed {failing}: {message}")
+        print(f"  shrunk to {keep(oracle, failing, message, options.tier)}", flush=True)
+    vacuous = points.missing(tally.faults, points.gathered(tally.points), tally.endings) if took > 30 else []
+    for sentence in vacuous:
+        print(f"VACUOUS: {sentence}")
+    figures = {
+        "schedules": tally.schedules,
+        "per_second": round(tally.schedules / took, 1),
+        "jobs": options.jobs,
+        "violations": len(tally.violations),
+        "seed": seed,
+        "tier": options.tier,
+        "faults": sum(tally.faults.values()),
+        "vacuous": len(vacuous),
+    }
+    print(json.dumps(figures))
+    return 1 if tally.violations or vacuous else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
