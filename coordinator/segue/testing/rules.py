@@ -1,12 +1,13 @@
 """What must hold in every run, whatever goes wrong: the promises of the engine, checked against what services did.
 
-ends or waits       the saga has ended, or shows that it waits for a person or a signal
+ends or waits       the saga has ended with nothing left open, or shows that it waits for a person or a signal
 code                the saga's code did not fail with a bug
 completed           what counts as done is done, and nothing is done that counts as refused
-undone              after a full undo nothing stands that has a compensation, but what a person gave up
+undone              after a full undo nothing stands that has a compensation, but what a person gave up; and never
+                    what the saga's code has abandoned
 only what was done  compensations are sent for steps whose outcome is success or unknown, for no others
 reverse order       a step is undone only after everything that was called after it had ended
-pivot               nothing is undone after the pivot, unless a person cancels
+pivot               nothing is undone after the pivot but what the code had given up before, or if a person cancels
 once                nothing is done after it was undone
 duplicates          duplicates and a crash before the commit change nothing
 """
@@ -49,6 +50,8 @@ def _ends(play: Play) -> Iterator[Finding]:
     if state.attention == "blocked":
         failure = state.blocked
         yield "code", f"the saga's code fails: {failure.code}: {failure.message}" if failure else "blocked"
+    elif state.ended and state.open_steps:
+        yield "ends or waits", f"the saga has ended while {', '.join(state.open_steps)} is not settled"
     elif not state.ended and state.attention == "none" and not state.receives:
         yield "ends or waits", f"nothing moves the saga any more: {play.saga.situation()}"
 
@@ -64,7 +67,8 @@ def _effects(play: Play) -> Iterator[Finding]:
             yield "completed", f"{step.name} counts as refused, but its effect stands"
         if step.status == "succeeded" and not stands and step.undo.status != "done" and not step.readonly:
             yield "completed", f"{step.name} counts as done, but it is not"
-        if undone and stands and step.compensate and step.undo.status != "given_up":
+        covered = undone or step.abandoned
+        if covered and stands and step.compensate and step.undo.status != "given_up":
             yield "undone", f"the saga is {state.status}, but the effect of {step.name} stands"
 
 
@@ -112,13 +116,16 @@ def _reverse_order(events: list[e.AnyEvent]) -> Iterator[Finding]:
 
 def _pivot(events: list[e.AnyEvent]) -> Iterator[Finding]:
     passed = False
+    given_up: set[str] = set()
     for event in events:
         match event:
             case e.PivotPassed():
                 passed = True
             case e.StopRequested(cause="cancel"):
                 passed = False
-            case e.CommandSent(action="compensate", attempt=1) if passed:
+            case e.StepUnknown() | e.StepAbandoned() if not passed:
+                given_up.add(event.step)
+            case e.CommandSent(action="compensate", attempt=1) if passed and event.step not in given_up:
                 yield "pivot", f"{event.step} is undone after the pivot"
             case _:
                 pass
