@@ -15,7 +15,7 @@ from segue.topics.codec import Codecs
 from segue.topics.converter import Converter
 from segue.topics.envelope import Command, parse_command
 
-TransactionMode = Literal["joined", "manual"]
+TransactionMode = Literal["joined", "single", "manual"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

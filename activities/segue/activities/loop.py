@@ -15,10 +15,12 @@ from typing import Any
 from segue.activities.handlers import Prepared, Reader
 from segue.activities.heartbeat import Beat, Heartbeats
 from segue.activities.outcome import Answered, reply_to
+from segue.activities.pace import Pace
+from segue.activities.participant import Handled
 from segue.activities.partitions import PartitionWork, Task
 from segue.activities.publish import MemoryPublisher
 from segue.activities.runner import Desk, Done, Runner
-from segue.activities.unit import Handled, UnitOfWork
+from segue.activities.unit import Result, UnitOfWork
 from segue.clock import Clock, to_micros
 from segue.errors import ConfigError, EnvelopeError, Unavailable
 from segue.failpoints import hit
@@ -29,6 +31,8 @@ from segue.outbox.relay import Relay
 from segue.topics.broker import Consumer, Partition
 from segue.topics.deadletter import dead_letter_record
 
+Batch = Sequence[tuple[Task, Prepared]]
+
 #: Seconds for which a broker that could not be read from is left alone.
 READ_PENALTY = 1.0
 
@@ -37,8 +41,12 @@ READ_PENALTY = 1.0
 class LoopOptions:
     """Bounds and intervals of a worker's loop."""
 
-    #: Commands that are handled at the same time.
+    #: Transactions that are run at the same time; of handlers that run alone, so many commands.
     concurrency: int = 16
+    #: Commands that may share a transaction; 1: none do. No command waits for such a group to fill.
+    group: int = 100
+    #: Groups that are handled at the same time: one computes while the other one's database does.
+    groups: int = 2
     #: Open records of one partition from which on it is paused; it is resumed at half of that.
     backlog: int = 1000
     #: Seconds between two commits of offsets.
@@ -65,6 +73,7 @@ class CommandLoop:
         runner: Runner,
         reader: Reader,
         unit: UnitOfWork,
+        pace: Pace,
         heartbeats: Heartbeats,
         relay: Relay,
         clock: Clock,
@@ -79,15 +88,20 @@ class CommandLoop:
         self._runner = runner
         self._reader = reader
         self._unit = unit
+        self._pace = pace
         self._heartbeats = heartbeats
         self._relay = relay
         self._clock = clock
         self._observer = observer
         self._options = options
         self._work: dict[Partition, PartitionWork] = {}
-        self._ended: deque[tuple[Task, Prepared, Done[Handled]]] = deque()
+        self._ended: deque[tuple[Batch, bool, Done[Sequence[Result]]]] = deque()
         self._paused: set[Partition] = set()
-        self._running = 0
+        #: Commands that may share a transaction, taken in their order, for the next group.
+        self._gathered: deque[tuple[Task, Prepared]] = deque()
+        self._turn = 0
+        #: Records that were taken and are not finished; jobs of the runner; those of them that are groups.
+        self._running = self._jobs = self._groups = 0
         self._committed: dict[Partition, int] = {}
         self._commit_at = 0.0
         self._read_at = 0.0
@@ -123,8 +137,7 @@ class CommandLoop:
     def drain(self, timeout: float) -> None:
         """Take nothing new, finish what is being handled, send the replies, commit the offsets."""
         until = self._clock.monotonic() + timeout
-        for work in self._work.values():
-            work.drop_waiting()
+        self._disperse(list(self._work.values()))
         while self._running and self._clock.monotonic() < until:
             self._runner.wait(0.05)
             self._hear()
@@ -166,8 +179,7 @@ class CommandLoop:
 
     def _on_revoked(self, partitions: Sequence[Partition]) -> None:
         leaving = [self._work[partition] for partition in partitions if partition in self._work]
-        for work in leaving:
-            work.drop_waiting()
+        self._disperse(leaving)
         until = self._clock.monotonic() + self._options.revoke_patience
         while any(work.running for work in leaving) and self._clock.monotonic() < until:
             self._runner.wait(0.05)
@@ -181,49 +193,123 @@ class CommandLoop:
     # --- running
 
     def _start_ready(self) -> bool:
+        """Take what may run, partition by partition in turns: what runs alone at once, the rest in groups."""
         moved = False
         now = self._clock.monotonic()
-        for work in list(self._work.values()):
-            while self._running < self._options.concurrency and (task := work.next_ready(now)) is not None:
-                self._running += 1
+        works = list(self._work.values())
+        self._turn += 1
+        for number in range(len(works)):
+            work = works[(self._turn + number) % len(works)]
+            while self._has_room and (task := work.next_ready(now)) is not None:
                 moved = True
-                self._begin(task)
-        return moved
+                shares = self._take(task, first=True)
+                while shares and self._has_room:
+                    following = work.next_after(task, now)
+                    shares = following is not None and self._take(following, first=False)
+        return self._start_groups() or moved
 
-    def _begin(self, task: Task) -> None:
+    @property
+    def _has_room(self) -> bool:
+        return self._jobs < self._options.concurrency and len(self._gathered) < self._options.group
+
+    def _take(self, task: Task, *, first: bool) -> bool:
+        """Begin a task, or gather it for a group; whether the next one of its key may be taken already.
+
+        `first`: no earlier one of its key is under way.
+        """
+        self._running += 1
+        prepared = self._prepared(task)
+        if prepared is None:
+            return False
+        if self._may_share(prepared):
+            self._gathered.append((task, prepared))
+            return True
+        if first:
+            self._submit([(task, prepared)], group=False)
+        else:
+            self._put_back(task)
+        return False
+
+    def _prepared(self, task: Task) -> Prepared | None:
         if task.dead is not None:
             self._send_dead_letter(task)
-            return
+            return None
         try:
-            prepared = self._reader.prepare(task.record)
+            return self._reader.prepare(task.record)
         except EnvelopeError as error:
             self._die(task, error.code, error, None)
-            return
         except Exception as error:  # noqa: BLE001 - a bug in decoding must cost one record, not the process
             self._die(task, "undecodable", error, None)
-            return
+        return None
 
-        def job(desk: Desk) -> Handled:
-            return self._unit.run(desk, [prepared])[0]
+    def _may_share(self, prepared: Prepared) -> bool:
+        registration = prepared.registration
+        joined = registration is None or registration.transaction == "joined"
+        return joined and min(self._options.group, self._pace.length(prepared.command.activity)) > 1
 
-        def done(result: Done[Handled]) -> None:
-            self._ended.append((task, prepared, result))
+    def _start_groups(self) -> bool:
+        moved = False
+        options = self._options
+        while self._gathered and self._groups < options.groups and self._jobs < options.concurrency:
+            batch = [self._gathered.popleft()]
+            room = self._pace.length(batch[0][1].command.activity)
+            while self._gathered and len(batch) < room:
+                room = min(room, self._pace.length(self._gathered[0][1].command.activity))
+                if len(batch) < room:
+                    batch.append(self._gathered.popleft())
+            self._submit(batch, group=True)
+            moved = True
+        return moved
+
+    def _submit(self, batch: Batch, *, group: bool) -> None:
+        self._jobs += 1
+        self._groups += group
+        commands = [prepared for _, prepared in batch]
+
+        def job(desk: Desk) -> Sequence[Result]:
+            return self._unit.run(desk, commands)
+
+        def done(result: Done[Sequence[Result]]) -> None:
+            self._ended.append((batch, group, result))
 
         self._runner.submit(job, done)
+
+    def _disperse(self, works: Sequence[PartitionWork]) -> None:
+        """Begin nothing more of these partitions."""
+        gathered, self._gathered = self._gathered, deque()
+        for task, prepared in gathered:
+            if task.home in works:
+                self._put_back(task)
+            else:
+                self._gathered.append((task, prepared))
+        for work in works:
+            work.drop_waiting()
+
+    def _put_back(self, task: Task) -> None:
+        self._running -= 1
+        task.home.again(task)
 
     def _hear(self) -> bool:
         moved = False
         while self._ended:
-            task, prepared, result = self._ended.popleft()
+            batch, group, done = self._ended.popleft()
             moved = True
-            self._heartbeats.forget(prepared.command.id)
-            if result.value is not None:
-                hit("worker.after_commit")
-                self._settle(task, prepared, result.value)
-            else:
-                assert result.error is not None
-                self._failed(task, prepared, result.error)
+            self._jobs -= 1
+            self._groups -= group
+            results = [done.error, *[None] * (len(batch) - 1)] if done.value is None else done.value
+            for (task, prepared), result in zip(batch, results, strict=True):
+                self._heartbeats.forget(prepared.command.id)
+                self._ended_with(task, prepared, result)
         return moved
+
+    def _ended_with(self, task: Task, prepared: Prepared, result: Result) -> None:
+        if isinstance(result, Handled):
+            hit("worker.after_commit")
+            self._settle(task, prepared, result)
+        elif result is None:
+            self._put_back(task)
+        else:
+            self._failed(task, prepared, result)
 
     def _settle(self, task: Task, prepared: Prepared, handled: Handled) -> None:
         for reply in handled.replies:
@@ -247,8 +333,7 @@ class CommandLoop:
         if transient:
             task.home.stalled_until = self._clock.monotonic() + pause
         self._observer.event("worker.command.failed", id=prepared.command.id, pause=pause, error=f"{error!r:.300}")
-        self._running -= 1
-        task.home.again(task)
+        self._put_back(task)
 
     def _pause(self, task: Task) -> float:
         pause = min(self._options.longest_backoff, 0.1 * 2.0 ** min(task.tries, 20))
@@ -291,7 +376,7 @@ class CommandLoop:
     def _send_beat(self, beat: Beat) -> None:
         command, now = beat.prepared.command, self._clock.now()
         answered = Answered(outcome="pending", body=beat.details)
-        message = reply_to(command, answered, source=self._unit.source, now=now, sequence=to_micros(now))
+        message = reply_to(command, answered, source=f"/{self._name}", now=now, sequence=to_micros(now))
         self._publisher.send(message.outgoing(), _not_needed)
         registration = beat.prepared.registration
         if registration is None or registration.transaction != "manual":

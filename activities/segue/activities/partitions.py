@@ -24,6 +24,8 @@ class Task:
     not_before: float = 0.0
     #: Its dead letter, once there is nothing left to do but to send that.
     dead: Outgoing | None = None
+    #: It was given out, and is not back.
+    taken: bool = False
 
 
 class PartitionWork:
@@ -71,38 +73,54 @@ class PartitionWork:
         for _ in range(len(self._ready)):
             task = self._ready.popleft()
             if task.not_before <= now:
-                self.running += 1
-                return task
+                return self._given(task)
             self._ready.append(task)
         return None
 
+    def next_after(self, task: Task, now: float) -> Task | None:
+        """The task that follows a taken one with the same key, for those who run the two in this order."""
+        for following in self._lines[self._line_key(task.record)]:
+            if not following.taken:
+                return self._given(following) if following.not_before <= now else None
+        return None
+
     def again(self, task: Task) -> None:
-        """It is to run once more, before all others of its key."""
+        """It is to run once more, before all later ones of its key."""
         self.running -= 1
-        self._ready.append(task)
+        task.taken = False
+        if self._lines[self._line_key(task.record)][0] is task:
+            self._ready.append(task)
 
     def finished(self, task: Task) -> None:
         """It is done for good; the next of its key may run."""
         self.running -= 1
         line_key = self._line_key(task.record)
         line = self._lines[line_key]
-        line.popleft()
-        if line:
-            self._ready.append(line[0])
+        if line[0] is not task:
+            line.remove(task)
         else:
-            del self._lines[line_key]
+            line.popleft()
+            if not line:
+                del self._lines[line_key]
+            elif not line[0].taken:
+                self._ready.append(line[0])
         self._done.add(task.record.offset)
         while self._open and self._open[0] in self._done:
             offset = self._open.popleft()
             self._done.discard(offset)
             self._watermark = offset + 1
 
+    def _given(self, task: Task) -> Task:
+        task.taken = True
+        self.running += 1
+        return task
+
     def drop_waiting(self) -> None:
         """Forget what does not run yet; what runs may still finish."""
         self.lost = True
         self._ready.clear()
         for line in self._lines.values():
-            while len(line) > 1:
+            while len(line) > 1 and not line[-1].taken:
                 line.pop()
 
     @staticmethod

@@ -23,9 +23,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.util import await_only, greenlet_spawn
 
+from segue.activities.shared import SharedSession, SqlSharedSession
 from segue.clock import SYSTEM_CLOCK
 from segue.outbox.fences import SqlServiceRows
-from segue.outbox.store import ServiceRows
+from segue.outbox.store import GroupRows
 
 T = TypeVar("T")
 
@@ -38,9 +39,13 @@ class Sessions:
     handed: Any
 
     @property
-    def rows(self) -> ServiceRows:
+    def rows(self) -> GroupRows:
         """The tables of Segue in the session's transaction."""
         return SqlServiceRows(self.session.connection())
+
+    def shared(self) -> SharedSession:
+        """The session for several handlers, one after the other."""
+        return SqlSharedSession(self.session)
 
 
 class Desk(Protocol):

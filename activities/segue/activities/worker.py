@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, get_args, overload
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
@@ -17,6 +17,8 @@ from segue.activities.context import Context
 from segue.activities.handlers import Prepared, Reader, Registration, TransactionMode
 from segue.activities.heartbeat import Heartbeats
 from segue.activities.loop import CommandLoop, LoopOptions
+from segue.activities.pace import Pace
+from segue.activities.participant import Participant
 from segue.activities.publish import MemoryPublisher
 from segue.activities.runner import AsyncRunner, InlineRunner, Runner, ThreadRunner
 from segue.activities.unit import UnitOfWork
@@ -145,7 +147,12 @@ class Worker(Generic[S]):
     def handle(self, activity: Activity[Any, Any], *, transaction: TransactionMode = "joined") -> Any:
         """Register the decorated function as the handler of `activity`; it is returned unchanged.
 
-        `transaction="joined"`: what it writes with `ctx.session` commits together with the reply, exactly once.
+        `transaction="joined"`: what it writes with `ctx.session` commits together with the reply, exactly once. Under
+        load several commands share that transaction, one after the other, each with a session that knows nothing of
+        the others' objects; if one of them raises, all are rolled back and run one by one. How many is learned from
+        the time that the handler takes: one that waits for something else than the database soon runs alone.
+        `transaction="single"`: the same, but never shared; for what locks rows that many others want, or does
+        something beside the database that should rarely be done twice.
         `transaction="manual"`: for long work; it runs in no transaction, may run again after a crash, and continues
         from `ctx.details`. Raises ContractError for a second handler, another service's activity, or a function of the
         other colour (sync or async) than the sessions.
@@ -157,8 +164,9 @@ class Worker(Generic[S]):
         if activity.name in self._registrations:
             handler = self._registrations[activity.name].function
             raise ContractError(f"{activity.name} has a handler already: {handler!r}")
-        if transaction not in ("joined", "manual"):
-            raise ContractError(f'transaction of {activity.name} is {transaction!r}; allowed are "joined" and "manual"')
+        if transaction not in get_args(TransactionMode):
+            allowed = ", ".join(get_args(TransactionMode))
+            raise ContractError(f"transaction of {activity.name} is {transaction!r}; allowed are {allowed}")
 
         def register(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             if inspect.iscoroutinefunction(function) != self.is_async:
@@ -211,7 +219,8 @@ class Worker(Generic[S]):
 
         store = store or SqlOutboxStore(runner.transact)
         relay_options = RelayOptions(older_than=self.options.relay_after, patience=0.0)
-        unit = UnitOfWork(
+        pace = Pace(self._clock, self.options.loop.group)
+        participant = Participant(
             self.name,
             converter=self._converter,
             beat=beat,
@@ -228,7 +237,8 @@ class Worker(Generic[S]):
             reader=Reader(
                 self._registrations, codecs=self._codecs, converter=self._converter, limits=self.options.limits
             ),
-            unit=unit,
+            unit=UnitOfWork(participant, pace),
+            pace=pace,
             heartbeats=heartbeats,
             relay=Relay(store, producer, options=relay_options, clock=self._clock, observer=self.observer),
             clock=self._clock,

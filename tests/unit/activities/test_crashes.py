@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
 
 from segue.activities import Rejected
 from segue.outbox.schema import outbox_lane_table, outbox_relay_table
-from tests.unit.activities.kit import Service, command, memory_engine, past, refund, survives_every_crash
+from tests.unit.activities.kit import Charged, Service, book, command, memory_engine, past, refund, survives_every_crash
 
 
 @pytest.fixture
@@ -125,3 +126,47 @@ def test_a_killed_worker_leaves_at_most_what_the_relay_finishes(make: Callable[[
     _relay_everything(service)
     assert service.outcomes() == ["success"]
     assert service.outbox_rows() == 0
+
+
+def test_a_group_has_one_effect_and_one_reply_for_each_command_wherever_the_worker_is_killed(
+    make: Callable[[], Service],
+) -> None:
+    orders = ["o-1", "o-2", "o-3"]
+
+    def play(service: Service) -> None:
+        service.send(command(), command("o-2"), command("o-3"), command())
+        service.settle(4, pace=0.05)
+
+    for service in survives_every_crash(make, play):
+        _relay_everything(service)
+        assert [service.balance(order) for order in orders] == [1, 1, 1]
+        assert service.bookings() == 3
+        assert set(service.outcomes()) == {"success"}
+        assert len({(record.value, record.headers) for record in service.wire()}) == 3
+        assert service.outbox_rows() == 0
+        assert service.committed() == 4
+
+
+def test_a_group_with_a_rejection_and_an_undo_ends_the_same_wherever_the_worker_is_killed(
+    make: Callable[[], Service],
+) -> None:
+    def behave(ctx: Any, order: Any) -> Charged:
+        charged = book(ctx, order)
+        ctx.session.flush()
+        if order.id == "o-2":
+            raise Rejected("insufficient_funds")
+        return charged
+
+    def play(service: Service) -> None:
+        service.behaviour = behave
+        service.send(command(), command("o-2"), command(activity=refund), command("o-3"))
+        service.settle(4, pace=0.05)
+
+    for service in survives_every_crash(make, play):
+        service.behaviour = behave
+        _relay_everything(service)
+        assert [service.balance(order) for order in ("o-1", "o-2", "o-3")] == [0, 0, 1]
+        assert service.bookings() == 3
+        assert {record.key for record in service.wire()} == {b"o-1", b"o-2", b"o-3"}
+        assert service.outcomes().count("failure:insufficient_funds") >= 1
+        assert service.committed() == 4

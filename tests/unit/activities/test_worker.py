@@ -99,8 +99,9 @@ def test_a_rejection_rolls_the_effect_back_and_answers_failure(service: Service)
         raise Rejected("insufficient_funds", "balance is 0", details={"balance": 0})
 
     service.behaviour = spend_and_reject
-    service.send(command(), command())
-    service.settle()
+    for _ in range(2):
+        service.send(command())
+        service.settle()
     assert set(service.outcomes()) == {"failure:insufficient_funds"}
     assert service.body() == {"code": "insufficient_funds", "message": "balance is 0", "details": {"balance": 0}}
     assert service.bookings() == 0

@@ -1,0 +1,207 @@
+"""A participant's part in one command, in whatever transaction: the fence's decision, the handler, the reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, assert_never
+
+import msgspec
+
+from segue.activities.context import Context
+from segue.activities.handlers import Prepared, Registration
+from segue.activities.outcome import Answered, Rejected, ReplyLater, failure, readdressed, reply_to
+from segue.activities.runner import Desk, Sessions
+from segue.activities.shared import GUARD, transaction_ended
+from segue.errors import InputError
+from segue.limits import DEFAULT_LIMITS, Limits
+from segue.outbox.inbox import (
+    HORIZON,
+    AnswerAgain,
+    AnswerStored,
+    DeadLetter,
+    Fence,
+    Handle,
+    Refuse,
+    Tombstone,
+    decide,
+    forget_fence,
+    lock_fence,
+    may_have_had_an_effect,
+    store_answer,
+)
+from segue.outbox.message import Message
+from segue.outbox.store import ServiceRows
+from segue.topics.converter import Converter
+from segue.topics.envelope import Command
+
+#: What else than `Exception` a handler may raise without taking the worker along.
+HANDLER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handled:
+    """What is left to do after the commit."""
+
+    #: Committed to the outbox; to be published from memory.
+    replies: Sequence[Message] = ()
+    #: (reason, error) if the record is to be dead-lettered.
+    dead: tuple[str, Exception] | None = None
+
+
+class TooOld(InputError):
+    """The command is older than the inbox remembers; nobody can say whether it was handled."""
+
+    code = "beyond_horizon"
+
+
+class Participant:
+    """Answers commands of one consumer. Stateless; used by many threads at once."""
+
+    def __init__(
+        self,
+        consumer: str,
+        *,
+        converter: Converter,
+        beat: Callable[[Prepared, Any], None],
+        horizon: timedelta = HORIZON,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.consumer = consumer
+        self._converter = converter
+        self._beat = beat
+        self._horizon = horizon
+        self._limits = limits
+
+    @property
+    def source(self) -> str:
+        """`ce_source` of the replies."""
+        return f"/{self.consumer}"
+
+    # --- the handler
+
+    def behind_savepoint(self, desk: Desk, sessions: Sessions, prepared: Prepared, fence: Fence) -> Answered:
+        """Run the handler in the worker's transaction; what a rejection leaves behind is rolled back, and nothing else.
+
+        Raises what the handler raises, UsageError where it ended the transaction.
+        """
+        session = sessions.session
+        savepoint = session.begin_nested()
+        session.info[GUARD] = savepoint
+        try:
+            try:
+                answered = self.called(desk, sessions, prepared, fence)
+            except Rejected as rejected:
+                savepoint.rollback()
+                return failure(rejected.code, rejected.message, rejected.details)
+            if not savepoint.is_active or session.get_nested_transaction() is not savepoint:
+                raise transaction_ended(prepared.command.activity)
+            session.flush()
+        finally:
+            session.info.pop(GUARD, None)
+        savepoint.commit()
+        return answered
+
+    def called(self, desk: Desk, sessions: Sessions, prepared: Prepared, fence: Fence) -> Answered:
+        """Run the handler. Raises what it raises, Rejected for an output that its contract does not know."""
+        registration = prepared.registration
+        assert registration is not None
+        try:
+            output = desk.call(registration.function, self._context(sessions.handed, prepared, fence), prepared.value)
+        except ReplyLater:
+            return Answered(outcome="pending")
+        return Answered(outcome="success", body=self._encoded(output, registration))
+
+    def _encoded(self, output: Any, registration: Registration) -> bytes:
+        activity = registration.activity
+        try:
+            body = self._converter.to_bytes(output, activity.output)
+        except Exception as error:
+            raise Rejected("invalid_output", f"{activity.name} returned no {activity.output}: {error}") from error
+        if len(body) > self._limits.payload_bytes:
+            limit = self._limits.payload_bytes
+            raise Rejected("invalid_output", f"{activity.name} returned {len(body)} bytes, allowed are {limit}")
+        return body
+
+    # --- the fence and the reply
+
+    def decided(self, rows: ServiceRows, prepared: Prepared) -> tuple[Fence, datetime, Handled | None]:
+        """Lock the fence row; what it decides, or None where the handler is to run."""
+        command = prepared.command
+        fence, now = lock_fence(rows, self.consumer, command.key)
+        decision = decide(fence, command, now, self._horizon)
+        match decision:
+            case Handle():
+                return fence, now, self._refused(rows, prepared, fence, now)
+            case AnswerStored():
+                message = decision.reply
+            case AnswerAgain():
+                message = readdressed(decision.reply, command, source=self.source, now=now)
+                store_answer(rows, self.consumer, command, "success", message, tombstone=False)
+            case Tombstone():
+                message = self._reply(command, Answered(outcome="success"), now)
+                store_answer(rows, self.consumer, command, "success", message, tombstone=True)
+            case Refuse():
+                answered = self._sticky(fence, command, failure(decision.code, decision.message))
+                message = self._reply(command, answered, now)
+                if decision.stored:
+                    outcome = answered.stored_outcome
+                    store_answer(rows, self.consumer, command, outcome, message, tombstone=False)
+            case DeadLetter():
+                forget_fence(rows, self.consumer, command.key)
+                return fence, now, Handled(dead=("beyond_horizon", TooOld(decision.reason)))
+            case _:
+                assert_never(decision)
+        rows.insert_messages([message])
+        return fence, now, Handled(replies=(message,), dead=_dead(prepared))
+
+    def _refused(self, rows: ServiceRows, prepared: Prepared, fence: Fence, now: datetime) -> Handled | None:
+        fault = prepared.fault
+        if fault is None:
+            return None
+        answered = failure(fault.code, str(fault.error))
+        handled = self.answer(rows, prepared.command, fence, answered, now)
+        return Handled(replies=handled.replies, dead=_dead(prepared))
+
+    def answer(self, rows: ServiceRows, command: Command, fence: Fence, answered: Answered, now: datetime) -> Handled:
+        """Store the reply and put it into the outbox."""
+        answered = self._sticky(fence, command, answered)
+        message = self._reply(command, answered, now)
+        store_answer(rows, self.consumer, command, answered.stored_outcome, message, tombstone=False)
+        rows.insert_messages([message])
+        return Handled(replies=(message,))
+
+    def _sticky(self, fence: Fence, command: Command, answered: Answered) -> Answered:
+        """A negative answer proves nothing while an earlier delivery may have had an effect."""
+        if answered.outcome not in ("failure", "retry") or answered.effect == "unknown":
+            return answered
+        known = fence.answer_to(command)
+        own_beginning = known.command_id == command.id and known.outcome is None
+        if own_beginning or not may_have_had_an_effect(known):
+            return answered
+        return replace(answered, effect="unknown")
+
+    def _reply(self, command: Command, answered: Answered, now: datetime) -> Message:
+        return reply_to(command, answered, source=self.source, now=now)
+
+    def _context(self, handed: Any, prepared: Prepared, fence: Fence) -> Context[Any]:
+        command = prepared.command
+        return Context(
+            session=handed,
+            command=command,
+            details=_details(prepared, fence),
+            token=f"{self.consumer}/{command.action}/{command.key}",
+            beat=lambda details: self._beat(prepared, details),
+        )
+
+
+def _dead(prepared: Prepared) -> tuple[str, Exception] | None:
+    return None if prepared.fault is None else (prepared.fault.code, prepared.fault.error)
+
+
+def _details(prepared: Prepared, fence: Fence) -> Any:
+    # A compensation must not resume where the invoke's heartbeats ended.
+    first_undo = prepared.command.action == "compensate" and fence.compensate.attempt == 0
+    return None if fence.details is None or first_undo else msgspec.json.decode(fence.details)
