@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from segue.errors import BrokerUnavailable
 from segue.topics.broker import Acked, Outgoing, Partition, Polled, Record
@@ -12,6 +13,9 @@ from segue.topics.memory import MemoryBroker, MemoryConsumer
 from segue.topics.partitioner import partition_of
 from tests.simulation.oracles import Oracles
 from tests.simulation.world import ASK, OFFSETS, POLL, SECOND, SEND, Process, World
+
+if TYPE_CHECKING:
+    from tests.simulation.database import Books
 
 #: After this long without a sign of life the broker gives a member's partitions to others.
 SESSION = 6 * SECOND
@@ -27,7 +31,7 @@ class SimBroker(MemoryBroker):
     def __init__(self, world: World, oracles: Oracles, *, partitions: int) -> None:
         super().__init__(partitions=partitions, auto_create=True)
         self._world = world
-        self._oracles = oracles
+        self.oracles = self._oracles = oracles
         self.members: list[SimConsumer] = []
         #: Keys of commands whose answers get lost till the system is healed: a silent service.
         self.muted: set[str] = set()
@@ -59,6 +63,10 @@ class SimBroker(MemoryBroker):
         for member in self.members:
             if topic in member.subscription:
                 self._world.wake(member.process, now + 1_000 + member.process.latency())
+
+    def books_of(self, group: str) -> Books | None:
+        """The database of the service whose workers are this group."""
+        return self.oracles.system.books.get(group)
 
     def cut_tail(self, partition: Partition, count: int) -> int:
         """An unclean election: acknowledged records are gone, their offsets will be given again."""
@@ -116,6 +124,11 @@ class SimConsumer(MemoryConsumer):
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         if not self.process.io(OFFSETS):
+            books = self._sim.books_of(self.group)
+            if books is not None:
+                for partition, offset in offsets.items():
+                    if partition in self._positions:
+                        self._sim.oracles.worker_read(books, partition, offset)
             super().commit(offsets)
 
     def close(self) -> None:

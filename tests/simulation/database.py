@@ -409,6 +409,17 @@ class BookSession:
 
     def lock_inbox_rows(
         self, consumer: str, saga_keys: Sequence[str]
+    ) -> Mapping[str, tuple[Mapping[str, Any], bool, datetime]]:
+        return {key: self.lock_inbox_row(consumer, key) for key in sorted(saga_keys)}
+
+    def update_inbox_rows(
+        self, consumer: str, changes: Mapping[str, Mapping[str, Any]], inserted: Collection[str]
+    ) -> None:
+        for key, values in changes.items():
+            self.update_inbox_row(consumer, key, values)
+
+    def lock_inbox_rows(
+        self, consumer: str, saga_keys: Sequence[str]
     ) -> dict[str, tuple[Mapping[str, Any], bool, datetime]]:
         return {key: self.lock_inbox_row(consumer, key) for key in sorted(set(saga_keys))}
 
@@ -447,6 +458,28 @@ class BookSessions:
     @property
     def rows(self) -> Any:
         return self.session
+
+    def shared(self) -> Any:
+        return SharedBooks(self.session)
+
+
+class SharedBooks:
+    """One session lent to one handler after the other (`segue.activities.shared.SharedSession`)."""
+
+    def __init__(self, session: BookSession) -> None:
+        self._session = session
+        self._mark = (0, 0)
+
+    @contextmanager
+    def lent(self, activity: str) -> Iterator[None]:
+        self._mark = (len(self._session.staged), len(self._session.messages))
+        yield
+
+    def untouched(self) -> bool:
+        return self._mark == (len(self._session.staged), len(self._session.messages))
+
+    def forget(self) -> None:
+        pass
 
     def shared(self) -> BookShared:
         return BookShared(self.session)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from segue.clock import to_micros
 from segue.coordinator.store import Changes, OffsetMove
+from segue.ids import command_id
 from segue.outbox.message import RAW, Message
 from segue.saga import events as e
-from segue.topics.broker import Headers, Record
+from segue.topics.broker import Headers, Partition, Record
 from tests.simulation.shadow import SagaSeen, Shadow, StepSeen
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Oracles:
         self.raw: set[tuple[bytes | None, Headers]] = set()
         #: Records that are applied, by identity; they are kept, so that an identity is never given twice.
         self.applied: set[int] = set()
+        #: Messages of the batch that is being committed.
+        self.writing: set[str] = set()
         self.kept: list[Record] = []
         self.appended_at: dict[int, int] = {}
         self.every = [kind(self) for kind in ORACLES]
@@ -110,7 +113,10 @@ class Oracles:
         log = self.system.broker.log
         commands = self.shadow.commands
         read: list[tuple[Record, Any]] = []
-        for _, move in fences:
+        offsets = self.system.database.tables.offsets
+        for coordinator, move in fences:
+            if offsets[(coordinator, move.partition)].next != move.start or move.end < move.start:
+                raise Violation("S4Serial", f"{move} is applied to {offsets[(coordinator, move.partition)]}")
             for record in log(move.partition).read(move.start, move.end - move.start):
                 known = commands.get(header(record.headers, "ce_causationid") or "")
                 before = None
@@ -131,12 +137,15 @@ class Oracles:
         system = self.system
         for record, _ in commit.read:
             self.applied.add(id(record))
+        self.writing = {message.id for change in changes for message in change.messages}
         for change in changes:
             self.promise(change.messages)
             for row in change.events:
                 saga = self.shadow.of(row.saga_id)
-                at = to_micros(row.at)
+                at = commit.at
                 S4Serial.check(saga, row.seq)
+                if to_micros(row.at) > at:
+                    raise Violation("S9Timers", f"{row.saga_id} writes {row.at}, the database's clock shows {now}")
                 saga.revision = row.seq
                 for event in e.decode_events(row.payload):
                     if type(event) in _JUDGED:
@@ -168,6 +177,14 @@ class Oracles:
                 self.promised.setdefault("raw", message)
             else:
                 self.promised[message.id] = message
+
+    def worker_read(self, books: Books, partition: Partition, offset: int) -> None:
+        """A worker tells the broker that all below `offset` is done."""
+        log = self.system.broker.log(partition)
+        for record in log.read(max(0, log.begin), offset):
+            key = header(record.headers, "ce_sagakey")
+            if key is not None and key not in books.inbox and not self.system.forged(record):
+                raise Violation("S8Replies", f"{partition}@{record.offset} counts as handled, and {key} is unknown")
 
     def forgotten(self, message_ids: Sequence[str]) -> None:
         """Rows of an outbox are deleted."""
@@ -249,7 +266,19 @@ class S4Serial(Oracle):
 
 
 class S5Outbox(Oracle):
-    """Nothing is published that was not committed; nothing committed is lost."""
+    """Nothing is published that was not committed; nothing committed is lost; no command without its row."""
+
+    def event(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
+        if isinstance(event, e.CommandSent | e.CommandResent):
+            assert saga.started is not None
+            step = saga.steps[event.step]
+            if isinstance(event, e.CommandSent):
+                attempt = event.attempt
+            else:
+                attempt = step.attempt if event.action == "invoke" else step.undo_attempt
+            identity = command_id(saga.started.coordinator, saga.id, event.step, event.action, attempt)
+            if identity not in self.all.writing:
+                self.fail(f"{saga.id}: {type(event).__name__} of {event.step}, and nothing is in the outbox")
 
     def append(self, record: Record, message_id: str | None) -> None:
         if record.topic.endswith(".requests") or self.all.system.forged(record):
@@ -560,6 +589,34 @@ class S14Pivot(Oracle):
                 pass
 
 
+class KINDS(Oracle):
+    """What becomes of a spent step is what the step is: optional, parked, in doubt; what stops a saga is no bug."""
+
+    def event(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
+        match event:
+            case e.StepFailed() if not event.by and saga.stop is None and not saga.returned:
+                step = saga.steps[event.step]
+                spent = event.error.kind in ("rejected", "spent") and event.error.code not in ("abandoned", "stopped")
+                if spent and not step.left and step.optional:
+                    self.fail(f"{saga.id}: {step.name} is optional, and failed")
+                if spent and not step.left and step.status != "unknown" and (step.park or saga.pivot):
+                    self.fail(f"{saga.id}: {step.name} waits for a person when it is spent, and failed")
+            case e.StepSkipped() if not event.by and event.error.kind == "timeout":
+                step = saga.steps[event.step]
+                if not step.optional:
+                    self.fail(f"{saga.id}: silence of {step.name} counts as skipped")
+            case e.StopRequested(cause="failure") if event.error.class_name not in _FAILURES:
+                self.fail(f"{saga.id} is undone because of {event.error.class_name}")
+            case e.CommandSent(attempt=1) if not event.by and event.resend >= event.due:
+                self.fail(f"{saga.id}: nothing answers the silence of {event.step} before its time is over")
+            case _:
+                pass
+
+
+#: What may start an undo: Segue's own failures.
+_FAILURES = frozenset(("SagaFailed", "SagaError", "ActivityError", "ActivityRejected", "ActivityTimeout", "TimeoutError"))
+
+
 class S15OneOutcome(Oracle):
     """A saga ends once, and its row says how."""
 
@@ -708,7 +765,7 @@ class L3Lag(Oracle):
 
 ORACLES: Sequence[type[Oracle]] = (
     S1StartOnce, S2Fold, S3Legal, S4Serial, S5Outbox, S6SameBytes, S7EffectOnce, S8Replies, S9Timers, GATE,
-    S10Compensated, S11Order, S12UndoBeforeDo, S13LateSuccess, S14Pivot, S15OneOutcome, S16Conservation, S18Version,
+    S10Compensated, S11Order, S12UndoBeforeDo, S13LateSuccess, S14Pivot, KINDS, S15OneOutcome, S16Conservation, S18Version,
     S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag,
 )  # fmt: skip
 

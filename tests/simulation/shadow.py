@@ -18,6 +18,7 @@ class StepSeen:
     compensate: str
     readonly: bool
     optional: bool
+    park: bool
     issued_at: int
     status: str = "scheduled"
     undo: str = "none"
@@ -32,6 +33,8 @@ class StepSeen:
     undo_retry_at: int = 0
     successes: int = 0
     abandoned: bool = False
+    #: The code does not wait for it any more.
+    left: bool = False
     late: bool = False
     #: A person has decided about it: what the services did is that person's business.
     by_person: bool = False
@@ -86,7 +89,7 @@ class Shadow:
         match event:
             case e.StepScheduled():
                 saga.steps[event.step] = StepSeen(
-                    event.step, event.compensate, event.readonly, event.optional, saga.count
+                    event.step, event.compensate, event.readonly, event.optional, event.park, saga.count
                 )
             case e.CommandSent():
                 self._sent(saga, event)
@@ -143,6 +146,7 @@ def _settled(saga: SagaSeen, event: e.StepSucceeded | e.StepFailed | e.StepUnkno
 
 
 def _abandoned(saga: SagaSeen, step: StepSeen) -> None:
+    step.left = True
     if step.compensate and not saga.pivot and step.status != "failed":
         if step.open:
             step.status = "unknown"

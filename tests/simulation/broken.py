@@ -1,0 +1,567 @@
+"""The mutants: each breaks one rule of the product by replacing a function, in tests only.
+
+R1 to R6 are the rules of docs/reliability.md; numbers in brackets are the semantics of docs/architecture.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import segue.activities.partitions as partitions
+import segue.coordinator.cache as cache
+import segue.coordinator.gate as gate
+import segue.coordinator.memory as memory
+import segue.coordinator.publisher as publisher
+import segue.coordinator.requests as requests
+import segue.coordinator.service as service
+import segue.coordinator.work as work
+import segue.outbox.inbox as inbox
+import segue.outbox.relay as relay
+import segue.saga.state as state
+import segue.saga.transition as transition
+from segue.clock import to_micros
+from segue.coordinator.store import OffsetMove
+from segue.saga import events as e
+from segue.saga.effects import Ignored
+from tests.simulation import database, processes
+
+Turn: Any = transition._Turn
+try:
+    participant: Any = importlib.import_module("segue.activities.participant")
+except ImportError:
+    participant = importlib.import_module("segue.activities.unit")
+
+
+class Patch:
+    """Replaces attributes, and puts them back."""
+
+    def __init__(self) -> None:
+        self._saved: list[tuple[Any, str, Any]] = []
+
+    def __call__(self, owner: Any, name: str, new: Any) -> Any:
+        old = getattr(owner, name)
+        self._saved.append((owner, name, owner.__dict__.get(name, old) if isinstance(owner, type) else old))
+        setattr(owner, name, new)
+        return old
+
+    def undo(self) -> None:
+        while self._saved:
+            owner, name, old = self._saved.pop()
+            setattr(owner, name, old)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A rule, and how to break it."""
+
+    breaks: str
+    apply: Callable[[Patch], None]
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(breaks: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """Register a mutant under the function's name."""
+
+    def register(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        MUTANTS[apply.__name__] = Mutant(breaks, apply)
+        return apply
+
+    return register
+
+
+# --- dedupe
+
+
+@mutant("a second success of a step counts again")
+def reply_dedupe(patch: Patch) -> None:
+    def success(self: Any, step: Any, output: Any) -> None:
+        self.record(e.StepSucceeded(step=step.name, output=output, late=step.delivered))
+
+    patch(Turn, "success", success)
+
+
+@mutant("a second acknowledgement of an undo counts again")
+def undo_dedupe(patch: Patch) -> None:
+    old = Turn.undo_reply
+
+    def undo_reply(self: Any, step: Any, attempt: int, reply: Any) -> Any:
+        if reply.outcome == "success":
+            self.record(e.StepUndone(step=step.name))
+            return None
+        return old(self, step, attempt, reply)
+
+    patch(Turn, "undo_reply", undo_reply)
+
+
+@mutant("a second `retry` of the same attempt counts again")
+def attempt_check(patch: Patch) -> None:
+    old = Turn.reply
+
+    def reply(self: Any, reply: Any) -> Any:
+        known = self.state.commands.get(reply.command_id)
+        if known is not None and known[1] == "invoke" and reply.outcome == "retry":
+            step = self.state.steps[known[0]]
+            if step.status in ("waiting", "issued") and not self.state.undoing and not step.delivered:
+                at = self.now + 300_000
+                self.record(e.RetryPlanned(step=step.name, at=at, error=transition._failure_of(reply)))
+                return None
+        return old(self, reply)
+
+    patch(Turn, "reply", reply)
+
+
+@mutant("a signal or cancel that comes twice is applied twice")
+def request_dedupe(patch: Patch) -> None:
+    patch(work.Work, "_seen_before", lambda self, item: False)
+    patch(memory.MemoryBatch, "_check", _check_revisions_only)
+
+
+def _check_revisions_only(self: Any, changes: Any) -> None:
+    for _, row in memory.net_rows(changes).updates:
+        stored = self._tables.sagas.get(row.id)
+        if stored is None or stored.revision != changes.expected.get(row.id, row.revision - 1):
+            raise memory.Fenced("stale")
+
+
+@mutant("a participant runs its handler for every delivery")
+def participant_fence(patch: Patch) -> None:
+    patch(participant, "decide", lambda fence, command, now, horizon: inbox.Handle())
+
+
+@mutant("a participant does not store its replies")
+def stored_reply(patch: Patch) -> None:
+    patch(participant, "store_answer", lambda *args, **more: None)
+
+
+@mutant("a participant takes a lower attempt after a higher one")
+def lower_attempt(patch: Patch) -> None:
+    old = participant.decide
+
+    def decide(fence: Any, command: Any, now: Any, horizon: Any) -> Any:
+        known = fence.answer_to(command)
+        if command.attempt < known.attempt and known.outcome != "success":
+            return inbox.Handle()
+        return old(fence, command, now, horizon)
+
+    patch(participant, "decide", decide)
+
+
+@mutant("a start with another input is taken for the same start")
+def start_conflict(patch: Patch) -> None:
+    patch(work.Work, "_attach", lambda self, item: None)
+
+
+# --- versions and fences
+
+
+@mutant("[R3] a saga is written without looking at its revision")
+def revision_check(patch: Patch) -> None:
+    patch(memory.MemoryBatch, "_check", lambda self, changes: None)
+
+
+@mutant("[R2] offsets are moved without looking where they stand")
+def offset_fence(patch: Patch) -> None:
+    patch(memory.MemoryBatch, "_check_fence", lambda self, coordinator, move: None)
+
+
+@mutant("[R2] offsets are stored before the work is")
+def offsets_before_work(patch: Patch) -> None:
+    old = service.Coordinator._apply
+
+    def apply(self: Any, items: Any, ends: Any) -> None:
+        with self._store.batch() as batch:
+            moves = [OffsetMove(partition=p, start=self._positions[p], end=end) for p, end in sorted(ends.items())]
+            batch.fence(self.name, moves)
+        self._positions.update(ends)
+        old(self, items, ends)
+
+    patch(service.Coordinator, "_apply", apply)
+
+
+@mutant("an instance of another revision is taken from the cache")
+def cache_revision(patch: Patch) -> None:
+    patch(cache.InstanceCache, "has", lambda self, saga_id, revision: saga_id in self._instances)
+    patch(cache.InstanceCache, "take", lambda self, saga_id, revision: self._instances.pop(saga_id, None))
+
+
+@mutant("a worker tells Kafka that a command is done when it has read it")
+def worker_offset(patch: Patch) -> None:
+    old = partitions.PartitionWork.accept
+
+    def accept(self: Any, record: Any) -> Any:
+        result = old(self, record)
+        self._watermark = record.offset + 1
+        return result
+
+    patch(partitions.PartitionWork, "accept", accept)
+
+
+# --- outbox
+
+
+@mutant("[R1] silence is noted, and nothing is sent again")
+def resend(patch: Patch) -> None:
+    old = Turn.fire
+
+    def fire(self: Any, what: str, name: str) -> None:
+        count = len(self.effects)
+        old(self, what, name)
+        if what == "resend":
+            del self.effects[count:]
+
+    patch(Turn, "fire", fire)
+
+
+@mutant("[R1] a command has no wake-up before its time is over")
+def silence_alarm(patch: Patch) -> None:
+    patch(transition, "resend_delay", lambda policy, resends: 10**12)
+
+
+@mutant("[R4] the relay goes on after the highest number it has seen")
+def relay_cursor(patch: Patch) -> None:
+    old = relay.Relay._take
+
+    def take(self: Any, rows: Any) -> Any:
+        seen = getattr(self, "_cursor", 0)
+        fresh = [row for row in rows if row.seq > seen]
+        self._cursor = max([seen, *(row.seq for row in fresh)])
+        return old(self, fresh)
+
+    patch(relay.Relay, "_take", take)
+
+
+@mutant("a row counts as published when it is handed over")
+def mark_before_publish(patch: Patch) -> None:
+    def publish(self: Any, messages: Any) -> None:
+        for message in messages:
+            self._send(message)
+            self._published.append(message.id)
+        self._since = self._since if self._since is not None else self._clock.monotonic()
+
+    patch(publisher.Publisher, "publish", publish)
+
+
+@mutant("a refused record counts as published")
+def ack_ignored(patch: Patch) -> None:
+    old = publisher.Publisher._acked
+    patch(publisher.Publisher, "_acked", lambda self, message_id, error: old(self, message_id, None))
+
+
+@mutant("messages are published before the COMMIT")
+def publish_before_commit(patch: Patch) -> None:
+    old = database.SimBatch.write
+
+    def write(self: Any, changes: Any) -> None:
+        self._process.coordinator._publisher.publish(changes.messages)
+        self._process.coordinator._publisher.poll()
+        old(self, changes)
+
+    patch(database.SimBatch, "write", write)
+
+
+@mutant("[R6] a start-up pass empties the outbox")
+def recovery_pass(patch: Patch) -> None:
+    old = service.Coordinator.start
+
+    def start(self: Any) -> None:
+        rows = list(self._store.tables.outbox.values())
+        self._publisher.publish(rows)
+        self._store.forget_published([row.id for row in rows])
+        old(self)
+
+    patch(service.Coordinator, "start", start)
+
+
+@mutant("the relay does not keep the order of a key")
+def relay_order(patch: Patch) -> None:
+    old = relay.Relay._take
+    patch(relay.Relay, "_take", lambda self, rows: old(self, sorted(rows, key=lambda row: -row.seq)))
+
+
+# --- time
+
+
+@mutant("[R5] wake-ups below the highest one seen are not looked for")
+def timer_level(patch: Patch) -> None:
+    old = database.SimStore.next_wake
+
+    def next_wake(self: Any, versions: Any) -> Any:
+        wanted = old(self, versions)
+        level = getattr(self, "_level", None)
+        if wanted is not None and level is not None and wanted < level:
+            return None
+        self._level = wanted or level
+        return wanted
+
+    patch(database.SimStore, "next_wake", next_wake)
+
+
+@mutant("[R5] deadlines are judged by the coordinator's clock")
+def process_clock(patch: Patch) -> None:
+    old = work.Work.__init__
+
+    def init(self: Any, tools: Any, batch: Any, cache: Any, *args: Any) -> None:
+        old(self, tools, batch, cache, *args)
+        self.now = to_micros(batch._process.now())
+
+    patch(work.Work, "__init__", init)
+
+
+@mutant("alarms ring two seconds early")
+def early_alarm(patch: Patch) -> None:
+    old = Turn.wake
+
+    def wake(self: Any, gate: int) -> Any:
+        self.now += 2_000_000
+        result = old(self, gate + 2_000_000)
+        self.now -= 2_000_000
+        return result
+
+    patch(Turn, "wake", wake)
+    due = database.SimBatch.due
+    patch(database.SimBatch, "due", lambda self, until, limit, versions: due(self, until + _TWO, limit, versions))
+    following = database.SimStore.next_wake
+
+    def next_wake(self: Any, versions: Any) -> Any:
+        wanted = following(self, versions)
+        return None if wanted is None else wanted - _TWO
+
+    patch(database.SimStore, "next_wake", next_wake)
+
+
+_TWO = processes.RELAY_AFTER
+
+
+@mutant("[10] the drain gate is always open")
+def gate_open(patch: Patch) -> None:
+    patch(gate.DrainGate, "open_to", lambda self, wanted: self._store.now())
+
+
+@mutant("[10] a deadline fires while its command is unpublished")
+def unpublished_deadline(patch: Patch) -> None:
+    def due(self: Any, until: Any, limit: int, versions: Any) -> Any:
+        rows = [r for r in self._tables.sagas.values() if r.wake_at is not None and r.wake_at <= until]
+        return [r for r in sorted(rows, key=lambda r: r.wake_at) if (r.definition, r.version) in versions][:limit]
+
+    patch(database.SimBatch, "due", due)
+
+
+# --- semantics
+
+
+@mutant("[6] a late success is ignored")
+def late_success(patch: Patch) -> None:
+    old = Turn.success
+
+    def success(self: Any, step: Any, output: Any) -> Any:
+        return Ignored("late", "too late") if step.delivered else old(self, step, output)
+
+    patch(Turn, "success", success)
+
+
+@mutant("[4] silence of what can't be undone counts as a failure")
+def pivot_timeout(patch: Patch) -> None:
+    def unknown(self: Any, step: Any, failure: Any) -> None:
+        kind = e.StepUnknown if step.compensate else e.StepFailed
+        self.record(kind(step=step.name, error=failure))
+
+    patch(Turn, "unknown", unknown)
+
+
+@mutant("[4] silence of what can't be undone counts as unknown, as if it could be")
+def doubt_as_unknown(patch: Patch) -> None:
+    patch(Turn, "unknown", lambda self, step, failure: self.record(e.StepUnknown(step=step.name, error=failure)))
+
+
+@mutant("[4] a step in doubt is skipped")
+def doubt_skipped(patch: Patch) -> None:
+    old = Turn.unknown
+
+    def unknown(self: Any, step: Any, failure: Any) -> None:
+        if not step.compensate and not step.readonly and not step.optional:
+            self.record(e.StepSkipped(step=step.name, error=failure))
+        else:
+            old(self, step, failure)
+
+    patch(Turn, "unknown", unknown)
+
+
+@mutant("[4] a spent optional step fails")
+def optional_fails(patch: Patch) -> None:
+    old = Turn.spent
+
+    def spent(self: Any, step: Any, failure: Any, unknown: bool) -> None:
+        if step.optional and not unknown:
+            self.record(e.StepFailed(step=step.name, error=failure))
+        else:
+            old(self, step, failure, unknown)
+
+    patch(Turn, "spent", spent)
+
+
+@mutant("[4] a spent step does not wait for the person that it should wait for")
+def park_ignored(patch: Patch) -> None:
+    old = Turn.spent
+
+    def spent(self: Any, step: Any, failure: Any, unknown: bool) -> None:
+        step.park = False
+        old(self, step, failure, unknown)
+
+    patch(Turn, "spent", spent)
+
+
+@mutant("[4] a bug in saga code starts the undo")
+def bug_compensates(patch: Patch) -> None:
+    def block(self: Any, failure: Any, delivery: Any) -> None:
+        self.stop(e.StopRequested(cause="failure", error=failure))
+
+    patch(Turn, "block", block)
+
+
+@mutant("[5] all is undone at once, in no order")
+def undo_order(patch: Patch) -> None:
+    def undo(self: Any) -> None:
+        for step in list(state.steps_to_undo(self.state)) if not self.state.ended else []:
+            if step.undo.status == "none":
+                self.send_undo(step, 1)
+
+    patch(Turn, "undo", undo)
+
+
+@mutant("[5] what is unknown is not undone")
+def undo_of_unknown(patch: Patch) -> None:
+    old = transition.steps_to_undo
+    patch(transition, "steps_to_undo", lambda s: (step for step in old(s) if step.status == "succeeded"))
+
+
+@mutant("[5] what has failed is undone, too")
+def undo_of_failed(patch: Patch) -> None:
+    old = transition.steps_to_undo
+
+    def steps(s: Any) -> Any:
+        yield from old(s)
+        if s.stop is not None and s.stop.compensate == "all":
+            for step in s.steps.values():
+                if step.compensate and step.status == "failed" and step.undo.status not in ("done", "given_up"):
+                    yield step
+
+    patch(transition, "steps_to_undo", steps)
+
+
+@mutant("[5] a call that the saga abandons is not undone")
+def abandoned(patch: Patch) -> None:
+    patch(state, "_abandon", lambda s, step: None)
+
+
+@mutant("[5] a saga ends over open commands")
+def open_commands(patch: Patch) -> None:
+    old = Turn.finish
+
+    def finish(self: Any) -> None:
+        kept = dict(self.state.open_steps)
+        if self.state.stop is not None or self.state.returned:
+            self.state.open_steps.clear()
+        old(self)
+        self.state.open_steps.update(kept)
+
+    patch(Turn, "finish", finish)
+
+
+@mutant("[5] a deferred compensation is forgotten")
+def deferred(patch: Patch) -> None:
+    old = transition.steps_to_undo
+    patch(transition, "steps_to_undo", lambda s: (step for step in old(s) if step.undo.status != "deferred"))
+
+
+@mutant("[7] the pivot stops nothing")
+def pivot(patch: Patch) -> None:
+    old = Turn.requested
+
+    def requested(self: Any, request: Any) -> None:
+        if isinstance(request, e.StopRequested) and not self.state.undoing and not self.state.returned:
+            self.stop(request)
+        else:
+            old(self, request)
+
+    patch(Turn, "requested", requested)
+
+
+@mutant("[7] the saga's deadline undoes past the pivot")
+def pivot_deadline(patch: Patch) -> None:
+    def deadline(self: Any) -> None:
+        failure = e.Failure(code="deadline", message="late", kind="timeout")
+        self.stop(e.StopRequested(cause="deadline", error=failure))
+
+    patch(Turn, "deadline", deadline)
+
+
+@mutant("[8] undo before do leaves no tombstone")
+def tombstone(patch: Patch) -> None:
+    old = participant.decide
+
+    def decide(fence: Any, command: Any, now: Any, horizon: Any) -> Any:
+        if command.action == "invoke":
+            fence = replace(fence, tombstone=False, compensate=inbox.Answer())
+        return old(fence, command, now, horizon)
+
+    patch(participant, "decide", decide)
+
+
+@mutant("[2] a re-send has other bytes than the first copy")
+def resend_bytes(patch: Patch) -> None:
+    old = Turn.command
+    patch(Turn, "command", lambda self, step, action: replace(old(self, step, action), sent_at=self.now))
+
+
+@mutant("[2] silence makes a new attempt instead of a re-send")
+def silence_new_attempt(patch: Patch) -> None:
+    old = Turn.fire
+
+    def fire(self: Any, what: str, name: str) -> None:
+        if what == "resend":
+            step = self.state.steps[name]
+            self.send(step, step.attempt + 1)
+        else:
+            old(self, what, name)
+
+    patch(Turn, "fire", fire)
+
+
+@mutant("[12] what can't be read is dropped")
+def poison_dropped(patch: Patch) -> None:
+    patch(work.Work, "_dead", lambda self, *args, **more: None)
+
+
+@mutant("what a person did is not audited")
+def audit(patch: Patch) -> None:
+    old = requests.apply_request
+
+    def apply_request(request: Any, batch: Any, work: Any, *args: Any) -> Any:
+        result = old(request, batch, work, *args)
+        work.changes.audits.clear()
+        return result
+
+    patch(service, "apply_request", apply_request)
+
+
+@mutant("more signals wait than are allowed")
+def signal_limit(patch: Patch) -> None:
+    def signal(self: Any, signal: Any) -> Any:
+        if self.state.undoing or self.state.returned:
+            return Ignored("stopping", "")
+        self.record(e.SignalReceived(signal=signal.name, payload=signal.payload))
+        return None
+
+    patch(Turn, "signal", signal)
+
+
+@mutant("[11] a saga whose code is not here gets no wake-up")
+def no_wake(patch: Patch) -> None:
+    old = transition.wake_at
+    patch(transition, "wake_at", lambda s: None if s.status == "compensating" else old(s))
+    patch(work, "wake_at", transition.wake_at)

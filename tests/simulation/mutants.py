@@ -1,0 +1,119 @@
+"""`python -m tests.simulation.mutants`: does the simulation see it when a rule is broken?
+
+Each mutant takes one rule out of the product, in this process only; schedules run till an oracle objects. The table says
+which oracle it was and how many schedules it took. The last line is JSON: mutants, killed, table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.simulation.broken import MUTANTS, Mutant, Patch
+from tests.simulation.system import run, settle
+from tests.simulation.tape import Tape
+
+#: Where the schedules begin, for all mutants the same.
+FIRST_SEED = 1
+#: A set that takes seconds: mutants that die young, of every kind.
+QUICK = (
+    "reply_dedupe", "undo_dedupe", "participant_fence", "stored_reply", "revision_check", "offsets_before_work",
+    "mark_before_publish", "publish_before_commit", "late_success", "undo_order", "undo_of_unknown", "pivot_timeout",
+    "gate_open", "bug_compensates", "audit", "poison_dropped",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a mutant."""
+
+    name: str
+    breaks: str
+    oracle: str | None
+    schedules: int
+    seconds: float
+
+
+@contextmanager
+def applied(mutant: Mutant) -> Iterator[None]:
+    """The product with this rule broken."""
+    patch = Patch()
+    mutant.apply(patch)
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+def hunt(name: str, limit: int, seconds: float, first: int = FIRST_SEED) -> Verdict:
+    """Run schedules on a mutant till one is a violation."""
+    mutant = MUTANTS[name]
+    started = time.monotonic()
+    with applied(mutant):
+        for n in range(limit):
+            oracle: str | None = None
+            try:
+                found = run(Tape(first + n)).violation
+                oracle = None if found is None else found.oracle
+            except Exception as error:  # noqa: BLE001 - a mutant may break the product so much that it falls over
+                oracle = f"crash ({type(error).__name__})"
+            if oracle is not None:
+                return Verdict(name, mutant.breaks, oracle, n + 1, time.monotonic() - started)
+            if n % 64 == 0:
+                gc.collect()
+            if time.monotonic() - started > seconds:
+                break
+    return Verdict(name, mutant.breaks, None, n + 1, time.monotonic() - started)
+
+
+def _job(arguments: tuple[str, int, float, int]) -> Verdict:
+    settle()
+    return hunt(*arguments)
+
+
+def hunt_all(names: Sequence[str], jobs: int, limit: int, seconds: float, shown: Callable[[Verdict], Any]) -> list[Verdict]:
+    """All of them, a fresh process each."""
+    context = multiprocessing.get_context("spawn")
+    verdicts: list[Verdict] = []
+    with context.Pool(jobs, maxtasksperchild=1) as pool:
+        tasks = [(name, limit, seconds, FIRST_SEED) for name in names]
+        for verdict in pool.imap_unordered(_job, tasks):
+            verdicts.append(verdict)
+            shown(verdict)
+    return sorted(verdicts, key=lambda verdict: list(MUTANTS).index(verdict.name))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="these mutants only")
+    parser.add_argument("--quick", action="store_true", help="a set that takes seconds")
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--limit", type=int, default=20_000, help="schedules for each")
+    parser.add_argument("--seconds", type=float, default=300, help="seconds for each")
+    options = parser.parse_args()
+    names = options.names or (QUICK if options.quick else list(MUTANTS))
+
+    def shown(verdict: Verdict) -> None:
+        fate = f"killed by {verdict.oracle}" if verdict.oracle else "SURVIVED"
+        print(f"{verdict.name:24} {fate:32} {verdict.schedules:6,} schedules  {verdict.seconds:6.1f} s", flush=True)
+
+    verdicts = hunt_all(names, options.jobs, options.limit, options.seconds, shown)
+    killed = sum(verdict.oracle is not None for verdict in verdicts)
+    print("\n| mutant | what is broken | oracle | schedules |\n|---|---|---|---|")
+    for verdict in verdicts:
+        print(f"| {verdict.name} | {verdict.breaks} | {verdict.oracle or '**survived**'} | {verdict.schedules:,} |")
+    table = [{"mutant": v.name, "oracle": v.oracle, "schedules": v.schedules} for v in verdicts]
+    print(json.dumps({"mutants": len(verdicts), "killed": killed, "table": table}))
+    return 0 if killed == len(verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
