@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parent
-CHECKED = [FOLDER / name for name in ("sagas.py", "services.py", "clients.py")]
+CHECKED = [FOLDER / name for name in ("sagas.py", "services.py", "clients.py", "sagas_under_test.py")]
 CHECKERS = {"mypy": ["mypy"], "basedpyright": ["basedpyright", "--pythonpath", sys.executable]}
 
 

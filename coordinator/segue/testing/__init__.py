@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from segue.testing.conversation import Given, given
     from segue.testing.explorer import explore
     from segue.testing.failures import NeverEnds, NondeterministicSaga, NotMocked, SagaBlocked, SagaTestError
+    from segue.testing.handlers import Handlers
     from segue.testing.outcome import HistoryEvent, Outcome
     from segue.testing.recorded import export, replay
     from segue.testing.report import Case, Report, Violation
@@ -21,6 +22,7 @@ __all__ = [
     "SILENCE",
     "Case",
     "Given",
+    "Handlers",
     "HistoryEvent",
     "NeverEnds",
     "NondeterministicSaga",
@@ -48,6 +50,7 @@ _MODULES = {
     "NotMocked": "failures",
     "SagaBlocked": "failures",
     "SagaTestError": "failures",
+    "Handlers": "handlers",
     "HistoryEvent": "outcome",
     "Outcome": "outcome",
     "export": "recorded",

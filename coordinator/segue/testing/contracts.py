@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
 
 from segue.contract import Activity
 from segue.saga.context import Saga
 from segue.saga.definition import SagaDefinition
+from segue.saga.retry import Retry
 
 I = TypeVar("I")  # noqa: E741 - the field's own letters: input and output
 O = TypeVar("O")  # noqa: E741
@@ -51,8 +53,19 @@ class _ObservedSaga(Saga):
         super().__init__(saga._program)
         self._contracts = contracts
 
-    async def _call(self, activity: AnyActivity, input: Any, compensate: AnyActivity | None, *rest: Any) -> Any:
+    async def _call(
+        self,
+        activity: AnyActivity,
+        input: Any,
+        compensate: AnyActivity | None,
+        retry: Retry | None,
+        timeout: timedelta,
+        optional: bool,
+        on_failure: Literal["raise", "park"],
+        step: str | None,
+        index: str,
+    ) -> Any:
         self._contracts.add(activity)
         if compensate is not None:
             self._contracts.add(compensate)
-        return await super()._call(activity, input, compensate, *rest)
+        return await super()._call(activity, input, compensate, retry, timeout, optional, on_failure, step, index)

@@ -253,8 +253,7 @@ class Play:
         fault = self._mischief.of(command)
         behaviour = _BEHAVIOUR.get(fault, "normal") if fault is not None else "normal"
         reply = self.participants.receive(command, self.saga.now, behaviour)
-        if fault in (Fault.RETRIED, Fault.PENDING):
-            self._mischief.take(command, fault)
+        self._mischief.take(command, Fault.RETRIED, Fault.PENDING)
         if fault is Fault.PENDING:
             self._later(_PENDING, "later", command)
         self._reply(command, reply)
