@@ -296,6 +296,10 @@ class Estate:
         query = 'SELECT count(*) FROM saga_event WHERE "at" >= to_timestamp(%s) AND "at" < to_timestamp(%s)'
         return int(self.ask(query, first.at, last.at))
 
+    def length(self) -> float:
+        """Transitions of a saga that has ended, on average; 0 if none has."""
+        return float(self.ask("SELECT avg(revision) FROM saga WHERE ended_at IS NOT NULL") or 0)
+
     def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         """Look every 50 ms until it holds. Raises BenchError after `seconds`."""
         until = time.monotonic() + seconds

@@ -44,17 +44,16 @@ def measured(bench: Bench, *, unlucky: bool) -> list[Row]:
 def _rows(bench: Bench, estate: Estate, readings: list[Reading], counts: dict[str, int], *, unlucky: bool) -> list[Row]:
     pairs = list(pairwise(readings))
     moved = [estate.transitions(a, b) for a, b in pairs]
-    ended = [estate.ended(a, b) for a, b in pairs]
+    # Sagas move in waves: those that began together end together. Their rate is that of transitions, by their length.
+    length = estate.length()
     total = used(readings[0], readings[-1])
     per_s = Spread.of(n / (b.at - a.at) for n, (a, b) in zip(moved, pairs, strict=True))
-    sagas = Spread.of(n / (b.at - a.at) for n, (a, b) in zip(ended, pairs, strict=True))
+    sagas = Spread.of(n / length / (b.at - a.at) for n, (a, b) in zip(moved, pairs, strict=True))
     scenario, what = ("undo", " with an undo of 3") if unlucky else ("transitions", "")
     floor = ratio(per_s.median, bench.value("floor.per_s"))
     remark = "" if floor is None else f"{floor:.0%} of the floor"
     micros = cpu_us(total, sum(moved))
     details = {**total, "counts": counts, "cpu_us": micros}
-    # Sagas move in waves, so their number in a window is a poor divisor: per transition, times transitions of a saga.
-    length = float(estate.ask("SELECT avg(revision) FROM saga WHERE ended_at IS NOT NULL") or 0)
     wal = total["wal_bytes"] / max(1, sum(moved)) * length
     commits = total["database"]["xact_commit"] / max(1, sum(moved))
     return [
