@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, select
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -152,3 +153,50 @@ def test_what_cannot_travel_is_refused_at_the_call(
 def test_something_that_is_no_session_is_refused_with_a_sentence() -> None:
     with pytest.raises(UsageError, match="Session"):
         add("session")
+
+
+def test_messages_of_a_hundred_adds_keep_their_order_across_flushes(engine: Engine) -> None:
+    with Session(engine) as session:
+        for number in range(100):
+            add(session, f"o-{number:03}")
+            if number % 30 == 0:
+                session.flush()
+        session.commit()
+    assert keys(engine) == [f"o-{number:03}" for number in range(100)]
+
+
+def test_after_messages_could_not_be_written_a_commit_is_refused_until_the_rollback(engine: Engine) -> None:
+    with Session(engine) as session:
+        session.connection().exec_driver_sql("INSERT INTO outbox_relay VALUES ('x', '2026-01-01')")  # begins
+        session.connection().exec_driver_sql("ALTER TABLE outbox RENAME TO elsewhere")
+        add(session, "lost")
+        with pytest.raises(OperationalError):
+            session.flush()
+        with pytest.raises(PendingRollbackError, match="roll back first"):
+            session.commit()
+        session.rollback()
+        add(session, "kept")
+        session.commit()
+    assert keys(engine) == ["kept"]
+
+
+def test_a_savepoint_heals_a_write_that_failed_behind_it(engine: Engine) -> None:
+    with Session(engine) as session:
+        add(session, "before")
+        savepoint = session.begin_nested()
+        session.connection().exec_driver_sql("ALTER TABLE outbox RENAME TO elsewhere")
+        add(session, "behind")
+        with pytest.raises(OperationalError):
+            session.flush()
+        savepoint.rollback()
+        session.commit()
+    assert keys(engine) == ["before"]
+
+
+def test_an_object_that_was_expunged_with_the_session_sends_nothing(engine: Engine) -> None:
+    with Session(engine) as session:
+        add(session, "dropped")
+        session.expunge_all()
+        add(session, "kept")
+        session.commit()
+    assert keys(engine) == ["kept"]
