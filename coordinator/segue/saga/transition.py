@@ -523,9 +523,18 @@ class _Turn:
         for step in found:
             if step.undo.status == "deferred":
                 self.send_undo(step, step.undo.attempt + 1, person=retry)
-            else:  # in doubt: the same command, the participant knows its answer; parked: a new try
-                self.send(step, step.attempt + (step.status == "parked"), person=retry)
+            else:
+                self.send(step, step.attempt + self.needs_new_try(step), person=retry)
         return None
+
+    def needs_new_try(self, step: Step) -> bool:
+        """Whether a person's retry is the next attempt, and not the same command again.
+
+        After silence the participant is asked for the answer that it may have. One that has answered would only say the
+        same again; but nothing new is tried for a saga that is being undone.
+        """
+        answered = step.error is not None and step.error.kind in ("spent", "rejected")
+        return step.status == "parked" or (answered and not self.state.undoing)
 
     def skip(self, skip: SkipStep) -> Ignored | None:
         step = self.state.steps.get(skip.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from segue.contract import hours, minutes
@@ -267,6 +268,39 @@ def test_a_person_resolves_a_step_in_doubt(begin: Any) -> None:
     assert run.undos == ["payments.charge"]
     run.undone("payments.charge")
     assert run.status == "compensated"
+
+
+def test_a_persons_retry_in_doubt_asks_a_silent_participant_again_and_has_one_that_answered_try_again(
+    begin: Any,
+) -> None:
+    @saga("paying")
+    async def paying(s: Saga, order: Order) -> None:
+        await s.call(payout, order)
+
+    run = begin(paying)
+    run.wake_until(lambda: run.state.attention == "in_doubt")
+    run.happen(RetryStep())
+    assert run.sent[-1] == replace(run.sent[0], sent_at=run.sent[-1].sent_at, deadline=run.sent[-1].deadline)
+    # It has answered, and keeps the answer: the same command would bring the same one for ever.
+    run.reply("bank.payout", "failure", error="crashed", effect_unknown=True)
+    assert run.state.attention == "in_doubt"
+    run.happen(RetryStep())
+    assert run.sent[-1].attempt == 2
+    run.reply("bank.payout")
+    assert run.status == "completed"
+
+
+def test_a_persons_retry_in_doubt_does_nothing_anew_for_a_saga_that_is_being_undone(begin: Any) -> None:
+    @saga("paying")
+    async def paying(s: Saga, order: Order) -> None:
+        await s.call(payout, order)
+
+    run = begin(paying)
+    run.reply("bank.payout", "failure", error="crashed", effect_unknown=True)
+    run.cancel()
+    assert run.state.attention == "in_doubt"
+    run.happen(RetryStep())
+    assert run.sent[-1].attempt == 1
 
 
 def test_the_unknown_outcome_of_a_readonly_step_is_a_failure(begin: Any) -> None:
