@@ -74,6 +74,8 @@ class Participants:
         self._functions = functions
         self._converter = converter
         self._fences: dict[str, Fence] = {}
+        #: Answers to come to commands that were answered `pending`, by command id.
+        self._kept: dict[str, answers.Answer] = {}
         self.truth = Truth()
 
     def receive(self, command: SendCommand, now: int, behaviour: Behaviour = "normal") -> Reply | None:
@@ -110,7 +112,7 @@ class Participants:
             return None
         if command.action == "invoke" and fence.compensate.attempt > 0:
             return None
-        return self._handle(command, fence, self._envelope(command), "normal")
+        return self._answered(command, fence, self._envelope(command), self._kept.pop(command.id))
 
     def _handle(self, command: SendCommand, fence: Fence, envelope: Command, behaviour: Behaviour) -> Reply | None:
         match behaviour:
@@ -121,12 +123,17 @@ class Participants:
             case "retry":
                 answer = answers.negative("retry", _EXPLORED, "busy, says explore")
             case "pending":
+                # What it does is done and committed; only the answer takes its time.
+                self._kept[command.id] = self._call(command, fence)
                 answer = answers.Answer(outcome="pending")
             case "effect_unknown":
                 answer = replace(self._call(command, fence), outcome="retry", code=_EXPLORED, effect_unknown=True)
                 answer = replace(answer, body=msgspec.Raw(b'{"message":"done, but explore does not admit it"}'))
             case _:
                 assert_never(behaviour)
+        return self._answered(command, fence, envelope, answer)
+
+    def _answered(self, command: SendCommand, fence: Fence, envelope: Command, answer: answers.Answer) -> Reply | None:
         if answer.outcome == "silence":
             return None
         answer = _sticky(fence, envelope, answer)
