@@ -12,7 +12,7 @@ from segue.topics.broker import Acked, Outgoing, Partition, Polled, Record
 from segue.topics.memory import MemoryBroker, MemoryConsumer
 from segue.topics.partitioner import partition_of
 from tests.simulation.oracles import Oracles
-from tests.simulation.world import ASK, OFFSETS, POLL, SECOND, SEND, Process, World
+from tests.simulation.world import ASK, OFFSETS, POLL, SECOND, SEND, WIRE, Process, World
 
 if TYPE_CHECKING:
     from tests.simulation.database import Books
@@ -206,6 +206,10 @@ class SimProducer:
     def _transmit(self, record: Outgoing) -> Exception | None:
         process, broker = self._process, self._broker
         fault = process.io(SEND)
+        rate = process.world.wire_rate
+        if fault is None and rate and process.stream.chance(rate):
+            fault = WIRE[process.stream.pick(len(WIRE))]
+            process.world.faults[fault] += 1
         if fault is None or fault == "kill.after_send":
             if not self._muted(record):
                 broker.append(record)

@@ -54,6 +54,7 @@ class SimStore(MemoryStore):
         read(self._process)
         batch = SimBatch(self._database, self._clock(), self._process)
         yield batch
+        self._process.give_way()
         fault = self._process.io(COMMIT)
         if fault == "commit.failed":
             raise StoreUnavailable("rolled back")
@@ -363,6 +364,7 @@ class BookSession:
 
     def commit(self) -> None:
         """The COMMIT, in one of its three outcomes."""
+        self.process.give_way()
         fault = self.process.io(COMMIT)
         if fault == "commit.failed":
             raise StoreUnavailable("rolled back")

@@ -45,7 +45,8 @@ def client(system: System) -> None:
             for k in range(stream.pick(plan.signals + 1)):
                 nudge = system.send("signal", saga_id, "nudge", b"%d" % k, derive("nudge", saga_id, str(k)))
                 when = stream.pick(6 * SECOND)
-                world.at(when, lambda nudge=nudge: system.broker.append(nudge))  # type: ignore[misc]
+                for copy in range(1 + stream.pick(2)):
+                    world.at(when + copy * 700_000, lambda nudge=nudge: system.broker.append(nudge))  # type: ignore[misc]
 
 
 # --- trouble
@@ -236,6 +237,7 @@ def heal(system: System) -> None:
     world = system.world
     world.healed = True
     world.enabled = frozenset()
+    world.interleave = world.wire_rate = 0.0
     system.broker.muted.clear()
     for process in system.processes:
         process.stream.disarm()

@@ -35,6 +35,8 @@ class Plan:
     spread_us: int
     horizon_us: int
     skewed: bool
+    interleave: float
+    wire_rate: float
 
 
 def draw(s: Stream) -> Plan:
@@ -62,4 +64,6 @@ def draw(s: Stream) -> Plan:
         spread_us=(0, 500_000, 5_000_000)[s.pick(3)],
         horizon_us=(8 * SECOND, 20 * SECOND)[s.pick(2)],
         skewed=bool(s.pick(2)),
+        interleave=(0.0, 0.1, 0.5)[s.pick(3)],
+        wire_rate=(0.0, 0.0, 0.1, 0.3)[s.pick(4)],
     )

@@ -103,6 +103,8 @@ class System:
         """Faults, then heal, then rest, then judgement. Raises Violation."""
         world, plan = self.world, self.plan
         world.enabled = plan.enabled
+        world.interleave = plan.interleave
+        world.wire_rate = plan.wire_rate
         for process in self.processes:
             process.stream.arm(plan.rate)
             process.start()

@@ -47,6 +47,10 @@ class World:
         self.points: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.enabled: frozenset[str] = frozenset()
+        #: How often somebody else gets a turn between a transaction's last statement and its COMMIT.
+        self.interleave = 0.0
+        #: How often a record does not simply arrive.
+        self.wire_rate = 0.0
         #: The database's clock, ahead of the world's.
         self.db_skew = 0
         self.healed = False
@@ -267,6 +271,12 @@ class Process:
             self.hurt = True
         return kind
 
+    def give_way(self) -> None:
+        """Let others in between a transaction's last statement and its COMMIT."""
+        rate = self.world.interleave
+        if rate and self.stream.chance(rate):
+            self.sleep(PAUSES[self.stream.pick(4)])
+
     def sleep(self, micros: int) -> None:
         """Freeze in the middle of what it does; the others go on."""
         if getcurrent() is not self._greenlet:
@@ -301,5 +311,6 @@ SEND: Sequence[str] = (
     "send.lost",
     "send.delayed",
 )
+WIRE: Sequence[str] = ("send.appended_error", "send.duplicate", "send.lost", "send.delayed")
 OFFSETS: Sequence[str] = ("pause", "kill", "offsets.lost")
 FAULTS: Sequence[str] = tuple(dict.fromkeys((*READ, *COMMIT, *POLL, *SEND, *OFFSETS)))
