@@ -18,6 +18,7 @@ from examples.driver.estate import Estate, estate
 from examples.driver.options import Options
 from examples.driver.play import Cast, Service, prepare
 from examples.driver.processes import Processes
+from examples.driver.signals import Signals
 from examples.transfer.contracts import BANKS, Transfer
 from examples.transfer.sagas import transfer_saga
 from examples.transfer.workload import transfers
@@ -76,6 +77,7 @@ class Bank:
                 raise AssertionError(
                     f"not within {seconds:g} s: {what}; dead so far: {self.deaths}\n{self.stuck()}\n{tails}"
                 )
+            self.processes.signals.check()
             time.sleep(0.1)
 
     def finish(self, seconds: float = 120) -> None:
@@ -85,7 +87,7 @@ class Bank:
 
     def ended(self) -> int:
         with self.engine.connect() as connection:
-            return connection.execute(text("SELECT count(*) FROM saga WHERE ended_at IS NOT NULL")).scalar_one()
+            return int(connection.execute(text("SELECT count(*) FROM saga WHERE ended_at IS NOT NULL")).scalar_one())
 
     def stuck(self) -> str:
         with self.engine.connect() as connection:
@@ -147,7 +149,8 @@ def bank(directory: Path, bootstrap: str, server: str, *, seed: int) -> Iterator
     )
     with (
         estate(options, coordinator="transfer", sagas=cast.sagas, services=BANKS) as place,
-        Processes(directory) as processes,
+        Signals() as signals,
+        Processes(directory, signals) as processes,
     ):
         prepare(cast, place, processes)
         engine = create_engine(place.databases["coordinator"])

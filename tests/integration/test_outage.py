@@ -90,11 +90,12 @@ class Pair:
         body = b'{"id":"o","account":"ann","total":"1"}'
         self.send(self.names.requests, f"h-{n}", body, request.headers())
 
-    def receive(self) -> None:
+    def receive(self) -> bool:
         for record in self.participant.poll(500, 0.02).records:
             self.unanswered.append(parse_command(record))
+        return bool(self.unanswered)
 
-    def answer(self) -> None:
+    def answer(self) -> bool:
         """Answer every command received since the last time, and wait until Kafka has the replies."""
         while self.unanswered:
             command = self.unanswered.pop()
@@ -102,7 +103,7 @@ class Pair:
             reply = Reply(id=reply_id(command.id, "success"), command_id=command.id, saga_id=command.saga_id)
             body = msgspec.json.encode(OUTPUTS.get(command.activity))
             self.send(command.reply_to, command.saga_id, body, reply.headers())
-        assert self.producer.flush(20) == 0
+        return self.producer.flush(20) == 0
 
     def statuses(self) -> dict[str, str]:
         with self.engine.connect() as connection:
@@ -143,7 +144,7 @@ def test_after_an_outage_longer_than_every_deadline_nobody_is_compensated_for_la
             lambda: (coordinator.step(0.02), pair.receive()),
             "every saga has sent its first command",
         )
-    pair.answer()
+    assert pair.answer()
     away_until = pair.store.now() + 4 * SECOND
     until(lambda: pair.store.now() > away_until, pair.receive, "the deadlines are long over")
     with pair.coordinator() as coordinator:

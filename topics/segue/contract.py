@@ -87,7 +87,8 @@ class Activity(Generic[I, O]):
         """
         if self.undoes is not None:
             raise ContractError(f"{self.name} is itself a compensation; it can't be undone")
-        input_type = cast("type[Undo[I, O]]", Undo[self.input, self.output or type(None)])  # type: ignore[name-defined]
+        generic: Any = Undo
+        input_type = cast("type[Undo[I, O]]", generic[self.input, self.output or type(None)])
         undo: Activity[Undo[I, O], None] = Activity(name, input_type)
         if undo.service != self.service:
             raise ContractError(f"{name} must be an activity of {self.service!r}, as {self.name} which it undoes is")

@@ -41,14 +41,14 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-def check_id(what: str, value: str) -> str:
+def check_id(what: str, value: object) -> str:
     """Return `value` if it can be an id (1 to 255 of `A-Za-z0-9._:-`), else raise InvalidId."""
     if not isinstance(value, str) or _ID.fullmatch(value) is None:
         raise InvalidId(f"{what} {value!r:.80} is not an id: use 1 to {MAX_ID_LENGTH} of A-Z a-z 0-9 . _ : -")
     return value
 
 
-def check_name(what: str, value: str) -> str:
+def check_name(what: str, value: object) -> str:
     """Return `value` if it can name an activity, a signal or an attribute, else raise ContractError."""
     if not isinstance(value, str) or len(value) > 120 or _NAME.fullmatch(value) is None:
         raise ContractError(f"{what} name {value!r:.80} must be words of A-Z a-z 0-9 _ - joined by dots")

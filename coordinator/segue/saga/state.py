@@ -52,6 +52,7 @@ class Undo:
     reason: str = ""
     edited: bytes = b""
     sent_at: int = 0
+    command: CommandId | None = None
     #: What the newest command carries: a re-send has the same bytes, even if the step's output is known by then.
     body: bytes = b""
 
@@ -93,6 +94,7 @@ class Step:
     #: Time and deadline of the newest command: a re-send has the same bytes.
     sent_at: int = 0
     sent_due: int = 0
+    command: CommandId | None = None
     ended_at: int | None = None
     progress: msgspec.Raw = field(default_factory=lambda: e.NULL)
     undo: Undo = field(default_factory=Undo)
@@ -176,8 +178,9 @@ class SagaState:
 
     def command_id(self, step: Step, action: e.Action) -> CommandId:
         """The id of the command that is (or was last) out for this step."""
+        known = step.command if action == "invoke" else step.undo.command
         attempt = step.attempt if action == "invoke" else step.undo.attempt
-        return command_id(self.coordinator, self.id, step.name, action, attempt)
+        return known or command_id(self.coordinator, self.id, step.name, action, attempt)
 
     def alarm(self) -> tuple[int, Alarm, str] | None:
         """The next alarm: when (microseconds), what, and for which step or timer. Outdated entries are dropped."""
@@ -397,7 +400,7 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
         undo = step.undo
         undo.status, undo.attempt, undo.resends = "issued", event.attempt, 0
         undo.first_sent = undo.first_sent or at
-        undo.sent_at = at
+        undo.sent_at, undo.command = at, identity
         undo.due, undo.resend, undo.retry_at = event.due, event.resend, NEVER
         undo.edited = bytes(event.edited) or undo.edited
         undo.body = undo.edited or undo_body(step)
@@ -407,7 +410,7 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
         return
     step.status, step.attempt, step.resends = "issued", event.attempt, 0
     step.first_sent = step.first_sent or at
-    step.sent_at, step.sent_due = at, event.due
+    step.sent_at, step.sent_due, step.command = at, event.due, identity
     step.due, step.resend, step.retry_at = event.due, event.resend, NEVER
     step.input = event.edited if bytes(event.edited) else step.input
     step.error = None

@@ -11,12 +11,13 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from zlib import crc32
 
 import msgspec
 
 from segue.topics.broker import Headers, Outgoing
-from segue.topics.envelope import JSON, encode_headers, rfc3339
+from segue.topics.envelope import JSON, rfc3339
 
 #: Number of lanes; a power of two that no estate outgrows in relays. Stored in rows: it must never change.
 LANES = 64
@@ -44,7 +45,9 @@ COLUMN_HEADERS: Mapping[str, str] = {
 }
 #: Marks a row whose record is kept whole in its `headers`.
 RAW = "segue.raw"
-_MOMENTS = frozenset(("created_at", "deadline"))
+_SPECVERSION = ("ce_specversion", b"1.0")
+_HEADERS = tuple(COLUMN_HEADERS.values())
+_VALUES = attrgetter(*COLUMN_HEADERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +86,19 @@ class Message:
         """The record for Kafka."""
         if RAW in self.headers:
             return _unwrapped(self)
-        pairs = [("ce_specversion", "1.0")]
-        for column, header in COLUMN_HEADERS.items():
-            value = getattr(self, column)
+        headers: list[tuple[str, bytes | None]] = [_SPECVERSION]
+        for header, value in zip(_HEADERS, _VALUES(self), strict=True):
             if value is not None:
-                pairs.append((header, rfc3339(value) if column in _MOMENTS else str(value)))
-        pairs.extend(sorted(self.headers.items()))
+                text = (
+                    value if isinstance(value, str) else rfc3339(value) if isinstance(value, datetime) else str(value)
+                )
+                headers.append((header, text.encode()))
+        headers += [(name, text.encode()) for name, text in sorted(self.headers.items())]
         return Outgoing(
             topic=self.aggregatetype,
             key=self.aggregateid.encode() if self.aggregateid else None,
             value=self.payload,
-            headers=encode_headers(pairs),
+            headers=tuple(headers),
         )
 
 

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 
 from sqlalchemy import Engine, create_engine
@@ -233,7 +234,7 @@ class Relay:
                 continue
             self._flying[row.seq] = row
             try:
-                self._producer.send(row.message.outgoing(), lambda error, row=row: self._landed.append((row, error)))  # type: ignore[misc]
+                self._producer.send(row.record or row.message.outgoing(), partial(self._land, row))
             except Exception as error:  # noqa: BLE001 - a full queue, or a closed producer: heard like any refusal
                 self._landed.append((row, error))
                 break
@@ -241,6 +242,12 @@ class Relay:
         if sent:
             hit("relay.after_send")
         return sent > 0
+
+    def _land(self, row: PendingRow, error: Exception | None) -> None:
+        self._landed.append((row, error))
+
+    def _heard(self, row: PendingRow, error: Exception | None) -> None:
+        self._landed.append((row, error))
 
     def _hear(self, now: float) -> bool:
         if self._flying:

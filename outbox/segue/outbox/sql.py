@@ -12,6 +12,7 @@ from sqlalchemy import (
     Engine,
     FunctionElement,
     Insert,
+    Row,
     RowMapping,
     delete,
     func,
@@ -129,27 +130,31 @@ def delete_messages(connection: Connection, ids: Collection[str]) -> None:
 
 def message_of_row(row: RowMapping | Mapping[str, Any]) -> Message:
     """The inverse of `row_of`."""
-    columns = {name: row[name] for name in _COLUMNS if name != "headers"}
-    headers = row["headers"] or {}
+    columns = {name: row[name] for name in _COLUMNS}
+    headers = columns.pop("headers") or {}
     if not isinstance(headers, Mapping):
         raise ValueError(f"column headers holds {type(headers).__name__}, expected a JSON object")
     return Message(headers={str(name): str(value) for name, value in headers.items()}, **columns)
 
 
-def _pending_row(row: RowMapping) -> PendingRow:
-    message, fault = None, ""
+def _pending_row(row: Row[Any]) -> PendingRow:
+    fields: tuple[Any, ...] = tuple(row)
+    seq, lane, *values = fields
+    columns = dict(zip(_COLUMNS, values, strict=True))
+    message, record, fault = None, None, ""
     try:
-        message = message_of_row(row)
-        message.outgoing()
+        message = message_of_row(columns)
+        record = message.outgoing()
     except Exception as error:  # noqa: BLE001 - whatever another writer has put there must not stop the relay
         message, fault = None, f"{type(error).__name__}: {error}"
     return PendingRow(
-        seq=row["seq"],
-        lane=row["lane"],
-        topic=row["aggregatetype"],
-        key=row["aggregateid"],
+        seq=seq,
+        lane=lane,
+        topic=columns["aggregatetype"],
+        key=columns["aggregateid"],
         message=message,
         fault=fault,
+        record=record,
     )
 
 
@@ -186,12 +191,12 @@ class SqlOutboxStore:
         if excluded.lines:
             conditions.append(tuple_(outbox.aggregatetype, outbox.aggregateid).not_in(list(excluded.lines)))
 
-        def work(connection: Connection) -> Sequence[RowMapping]:
+        def work(connection: Connection) -> Sequence[Row[Any]]:
             if memory_first_for is not None:
                 at_once = or_(outbox.saga_action.is_(None), outbox.saga_action.not_in(("invoke", "compensate")))
                 conditions.append(or_(at_once, outbox.created_at < database_now(connection) - memory_first_for))
             query = select(*_PENDING).join(outbox_lane_table, lane.lane == outbox.lane).where(*conditions)
-            return connection.execute(query.order_by(outbox.seq).limit(limit)).mappings().all()
+            return connection.execute(query.order_by(outbox.seq).limit(limit)).all()
 
         return [_pending_row(row) for row in self._run(work)]
 

@@ -137,7 +137,7 @@ class Estate:
         name = command.activity
         if name in self.silent:
             return
-        answer = self.answers.get(name, lambda c: ("success", OUTPUTS.get(c.activity)))(command)
+        answer: Any = self.answers[name](command) if name in self.answers else ("success", OUTPUTS.get(name))
         if answer is not None:
             outcome, body = answer[:2]
             self.reply(command, outcome, body, **(answer[2] if len(answer) > 2 else {}))

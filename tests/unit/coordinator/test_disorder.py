@@ -35,8 +35,8 @@ def mess_up(e: Estate, seed: int, *, copies: int, window: int) -> None:
         return answer()
 
     answer = e.answer
-    e.send = disorderly  # type: ignore[method-assign]
-    e.answer = release  # type: ignore[method-assign]
+    setattr(e, "send", disorderly)  # noqa: B010 - in place of a method
+    setattr(e, "answer", release)  # noqa: B010 - in place of a method
 
 
 def refuse_some(e: Estate) -> None:

@@ -76,7 +76,7 @@ class Run:
         self.rows: list[tuple[int, bytes]] = []
         self.sent: list[SendCommand] = []
         self.ignored: list[Ignored] = []
-        self.wake_at: int | None = None
+        self.wake_at: Any = None
         data = self.converter.to_bytes(Order() if input is None else input, definition.input_type)
         self.instance, moved = start("s-1", definition, self.converter, coordinator="test", input=data, now=self.now)
         self._stored(moved)
@@ -135,12 +135,13 @@ class Run:
     # --- what can be seen
 
     @property
-    def state(self) -> SagaState:
+    def state(self) -> Any:
+        """The SagaState; untyped, so that tests may ask for the code of an error that must be there."""
         return self.instance.state
 
     @property
     def status(self) -> str:
-        return self.state.status
+        return self.instance.state.status
 
     @property
     def commands(self) -> list[str]:

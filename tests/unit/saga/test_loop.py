@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from segue.errors import UsageError
 from segue.saga import loop as loop_module
-from segue.saga.loop import SagaLoop
+from segue.saga.loop import SagaLoop as _SagaLoop
+
+# asyncio declares more methods abstract than a saga's loop can have.
+SagaLoop: Callable[[], _SagaLoop] = _SagaLoop
 
 
 async def _wait(future: asyncio.Future[None]) -> None:

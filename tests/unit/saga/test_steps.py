@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from segue.contract import hours, minutes
 from segue.saga import ActivityRejected, ActivityTimeout, Retry, Saga, saga
-from segue.saga import events as e
 from segue.saga.effects import Ignored
 from segue.saga.inputs import Reply, ResolveStep, RetryStep, SkipStep
 from tests.unit.saga.kit import (
@@ -76,7 +77,7 @@ def test_a_retry_has_a_new_command_id_and_the_next_attempt_number(begin: Any) ->
 
 def test_the_wait_before_a_retry_grows_by_the_factor(begin: Any) -> None:
     run = to_shipping(begin(order_saga))
-    waits = []
+    waits: list[int] = []
     for _ in range(2):
         run.reply("shipping.ship", "retry", error="busy")
         waits.append(run.wake_at - run.now)
@@ -321,7 +322,8 @@ def test_a_bug_in_saga_code_blocks_the_saga_and_undoes_nothing(begin: Any) -> No
     @saga("buggy")
     async def buggy(s: Saga, order: Order) -> str:
         await s.call(charge, order, compensate=refund)
-        return {}["missing"]  # type: ignore[no-any-return]
+        missing: dict[str, str] = {}
+        return missing["key"]
 
     run = begin(buggy)
     run.reply("payments.charge")
@@ -345,7 +347,7 @@ def test_an_output_that_does_not_fit_the_declared_type_blocks_the_saga_until_a_p
     run.reply("payments.charge", output={"charge": 1})
     assert run.state.attention == "blocked"
     assert "payments.charge" in run.state.blocked.message
-    fixed = ResolveStep(step="payments.charge", outcome="success", output=e.msgspec.Raw(b'{"charge_id":"c"}'))
+    fixed = ResolveStep(step="payments.charge", outcome="success", output=msgspec.Raw(b'{"charge_id":"c"}'))
     run.happen(fixed)
     run.instance = rebuilt(run, order_saga)
     run.happen(RetryStep())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+
 from segue.contract import hours
 from segue.saga import Saga, SagaFailed, saga
 from segue.saga import events as e
@@ -112,7 +114,7 @@ def test_a_deferred_compensation_can_be_edited_and_retried(begin: Any) -> None:
     run = to_shipping(begin(order_saga))
     run.reply("shipping.ship", "failure", error="no_courier")
     run.reply("stock.reserve", "failure", undo=True, error="cant")
-    edited = e.msgspec.Raw(b'{"input":{"id":"o-2"},"output":null}')
+    edited = msgspec.Raw(b'{"input":{"id":"o-2"},"output":null}')
     run.happen(RetryStep(step="stock.reserve", edited=edited, actor="ann"))
     assert run.sent[-1].body == bytes(edited)
 

@@ -285,7 +285,7 @@ def parse_request(record: Record, limits: Limits = DEFAULT_LIMITS) -> Request:
 
 def rfc3339(moment: datetime) -> str:
     """`2026-11-21T11:33:57.123456Z`."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat().replace("+00:00", "Z")
 
 
 def _required(headers: Mapping[str, str], name: str) -> str:
