@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -19,8 +19,8 @@ import msgspec
 from segue.errors import InputError, UsageError
 from segue.ids import reply_id
 from segue.outbox.inbox import StoredOutcome
-from segue.outbox.message import Message, message_of
-from segue.topics.envelope import Command, Effect, Outcome, Reply
+from segue.outbox.message import Message
+from segue.topics.envelope import Command, Effect, Outcome
 
 #: Longest text of an error that travels, in bytes of UTF-8.
 MAX_MESSAGE_BYTES = 1024
@@ -101,27 +101,38 @@ def reply_to(
 ) -> Message:
     """The reply as a row of the outbox: key = saga id, id derived from the command's, its headers echoed.
 
+    What `message_of` makes of `Reply.headers()`, without the way there and back.
+
     Without `memory_first` the advisory echo of the action goes into the extra headers, so that the relay does not
     wait for somebody to publish the row from memory.
     """
-    reply = Reply(
+    extras = {"ce_source": source, **dict(command.passed_on)}
+    if command.subject is not None:
+        extras["ce_subject"] = command.subject
+    if answered.effect == "unknown":
+        extras["ce_sagaeffect"] = "unknown"
+    if answered.retry_after is not None:
+        extras["ce_sagaretryafter"] = f"{answered.retry_after:g}"
+    message = Message(
         id=reply_id(command.id, answered.outcome, sequence),
-        command_id=command.id,
-        outcome=answered.outcome,
-        saga_id=command.saga_id,
-        error=answered.code,
-        effect=answered.effect,
-        retry_after=answered.retry_after,
-        source=source,
+        aggregatetype=command.reply_to,
+        aggregateid=command.saga_id,
         type=f"{command.activity}.reply",
+        payload=answered.body,
+        created_at=now.astimezone(UTC),
+        causation_id=command.id,
+        correlation_id=command.saga_id,
+        saga_id=command.saga_id,
         saga_type=command.saga_type,
-        step=command.step,
-        action=command.action,
-        attempt=str(command.attempt),
-        subject=command.subject,
-        passed_on=command.passed_on,
+        saga_step=command.step,
+        saga_action=command.action,
+        saga_attempt=command.attempt,
+        saga_outcome=answered.outcome,
+        saga_error=answered.code,
+        traceparent=extras.pop("traceparent", None),
+        tracestate=extras.pop("tracestate", None),
+        headers=extras,
     )
-    message = message_of(command.reply_to, command.saga_id, reply.headers(), answered.body, now)
     if memory_first:
         return message
     return replace(message, saga_action=None, headers={**message.headers, "ce_sagaaction": command.action})

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
 from segue.outbox.message import Message
+from segue.topics.broker import Outgoing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class PendingRow:
     key: str
     message: Message | None
     fault: str = ""
+    #: What the message becomes, where the store has found out already.
+    record: Outgoing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
