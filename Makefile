@@ -19,7 +19,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ruff layout layers mypy basedpyright format api bench kafka postgres up down clean
+.PHONY: help demo test lint ruff layout layers mypy basedpyright format api bench simulate mutants kafka postgres up down clean
 
 help: ## show this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,12 @@ api: $(DEV) ## record the public API, after a change of it that is wanted
 
 bench: $(DEV) ## measure; QUICK=1 within 3 minutes; figures and how they were taken are in docs/performance.md
 	$(PYTHON) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+
+simulate: $(DEV) ## the whole system from a fresh seed, with every fault there is: SECONDS=60 JOBS=2
+	$(PYTHON) -m tests.simulation.run --seconds $(or $(SECONDS),60) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+mutants: $(DEV) ## break each rule once, and see that the simulation sees it: JOBS=2
+	$(PYTHON) -m tests.simulation.mutants $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 kafka: $(DEV) ## start Apache Kafka without docker (Java 17 and Maven), print its address
 	$(PYTHON) -m tests.real.kafka start

@@ -279,8 +279,7 @@ def recovery_pass(patch: Patch) -> None:
 
 @mutant("the relay does not keep the order of a key")
 def relay_order(patch: Patch) -> None:
-    old = relay.Relay._take
-    patch(relay.Relay, "_take", lambda self, rows: old(self, sorted(rows, key=lambda row: -row.seq)))
+    patch(relay.Relay, "_line", staticmethod(lambda row: (row.topic, f"{row.key}#{row.seq}")))
 
 
 # --- time
@@ -565,3 +564,62 @@ def no_wake(patch: Patch) -> None:
     old = transition.wake_at
     patch(transition, "wake_at", lambda s: None if s.status == "compensating" else old(s))
     patch(work, "wake_at", transition.wake_at)
+
+
+# --- what the simulation found in the product, put back
+
+
+@mutant("found: a compensation sent again carries an output that was not known at first")
+def found_undo_body(patch: Patch) -> None:
+    old = Turn.command
+
+    def command(self: Any, step: Any, action: str) -> Any:
+        sent = old(self, step, action)
+        return sent if action == "invoke" else replace(sent, body=step.undo.edited or state.undo_body(step))
+
+    patch(Turn, "command", command)
+
+
+@mutant("found: the relay tells the age of a row by its own clock")
+def found_relay_clock(patch: Patch) -> None:
+    old = database.SimOutboxStore.load
+
+    def load(self: Any, owner: str, limit: int, *, memory_first_for: Any, excluded: Any) -> Any:
+        behind = self._process.world.db_now() - self._process.now()
+        age = None if memory_first_for is None else memory_first_for + behind
+        return old(self, owner, limit, memory_first_for=age, excluded=excluded)
+
+    patch(database.SimOutboxStore, "load", load)
+
+
+@mutant("found: a saga whose code has ended is held up by code that has changed since")
+def found_ended_blocked(patch: Patch) -> None:
+    old = work.Work._rebuilt
+
+    def rebuilt(self: Any, row: Any, *, fresh: bool) -> Any:
+        return old(self, replace(row, status="running", result=None), fresh=fresh)
+
+    patch(work.Work, "_rebuilt", rebuilt)
+
+
+@mutant("found: a blocked undo can't be released")
+def found_blocked_undo(patch: Patch) -> None:
+    old = Turn.retry_by_person
+
+    def retry(self: Any, retry: Any) -> Any:
+        if self.state.blocked is not None and retry.step is None and self.instance.program is None:
+            return Ignored("not_allowed", "no code for this saga's version is here")
+        return old(self, retry)
+
+    patch(Turn, "retry_by_person", retry)
+
+
+@mutant("found: a call abandoned just before the pivot is never undone, and its saga never ends")
+def found_abandoned_at_pivot(patch: Patch) -> None:
+    old = Turn.undo
+
+    def undo(self: Any) -> None:
+        if not self.state.pivot or self.state.undoing:
+            old(self)
+
+    patch(Turn, "undo", undo)

@@ -1,0 +1,130 @@
+"""The simulation itself: fixed seeds find nothing, the same seed is the same run, tapes replay, shrink and stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.simulation import points
+from tests.simulation.broken import MUTANTS
+from tests.simulation.mutants import QUICK, applied, hunt
+from tests.simulation.run import TAPES
+from tests.simulation.shrink import shrink
+from tests.simulation.system import run
+from tests.simulation.tape import Choices, Tape, load, save, size
+
+#: Fixed seeds of this suite, in parts that can run side by side.
+PARTS = 10
+PER_PART = 30
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_schedule_of_fixed_seeds_violates_an_invariant(part: int) -> None:
+    for seed in range(part * PER_PART, (part + 1) * PER_PART):
+        outcome = run(Tape(seed))
+        assert outcome.violation is None, f"seed {seed}: {outcome.violation}"
+
+
+def test_the_empty_tape_is_one_saga_without_any_fault() -> None:
+    outcome = run(Tape(0, {}))
+    assert outcome.violation is None
+    assert outcome.endings == {"completed": 1}
+    assert outcome.faults == {}
+
+
+def test_a_seed_gives_the_same_trace_every_time() -> None:
+    for seed in range(20):
+        first, second = run(Tape(seed)), run(Tape(seed))
+        assert (first.digest, first.turns, first.faults) == (second.digest, second.turns, second.faults)
+
+
+def test_a_recorded_tape_replays_to_the_same_trace() -> None:
+    for seed in range(20):
+        first = run(Tape(seed))
+        assert run(Tape(seed, first.tape.recorded)).digest == first.digest
+
+
+def test_the_trace_does_not_depend_on_the_order_of_hashes() -> None:
+    program = (
+        "from tests.simulation.system import run\nfrom tests.simulation.tape import Tape\n"
+        "print([run(Tape(seed)).digest for seed in range(12)])"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+def test_schedules_reach_what_they_are_there_for() -> None:
+    faults: Counter[str] = Counter()
+    reached: Counter[str] = Counter()
+    for seed in range(1000, 1150):
+        outcome = run(Tape(seed))
+        faults.update(outcome.faults)
+        reached.update(outcome.points)
+    seen = points.gathered(reached)
+    for point in ("late_success", "duplicate_reply", "ambiguous_commit", "unknown", "fenced", "resent", "gate_shut"):
+        assert seen[point], f"{point} was never reached"
+    assert len(faults) > 25, faults
+
+
+def tapes() -> list[Path]:
+    return sorted(TAPES.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", tapes(), ids=lambda path: path.stem)
+def test_a_tape_that_once_failed_fails_no_more(path: Path) -> None:
+    _, choices = load(path)
+    outcome = run(Tape(0, choices))
+    assert outcome.violation is None, str(outcome.violation)
+
+
+@pytest.mark.parametrize("path", [p for p in tapes() if p.stem.startswith("found_")], ids=lambda path: path.stem)
+def test_a_tape_fails_again_when_its_bug_is_put_back(path: Path) -> None:
+    notes, choices = load(path)
+    with applied(MUTANTS[str(notes["mutant"])]):
+        violation = run(Tape(0, choices)).violation
+    assert violation is not None
+    assert violation.oracle == notes["oracle"]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_broken_rule_is_seen(name: str) -> None:
+    verdict = hunt(name, limit=400, seconds=120)
+    assert verdict.oracle is not None, f"{verdict.schedules} schedules saw nothing: {verdict.breaks}"
+
+
+def test_shrinking_leaves_what_the_violation_needs() -> None:
+    with applied(MUTANTS["late_success"]):
+        seed = next(seed for seed in range(1, 400) if run(Tape(seed)).violation)
+        recorded = run(Tape(seed)).tape.recorded
+
+        def fails(choices: Choices) -> bool:
+            violation = run(Tape(seed, choices)).violation
+            return violation is not None and violation.oracle == "S8Replies"
+
+        assert fails(recorded)
+        small = shrink(recorded, fails, budget=300)
+        assert fails(small)
+    assert size(small) < size(recorded) / 3
+
+
+def test_a_saved_tape_is_read_back_as_it_was(tmp_path: Path) -> None:
+    choices: Choices = {"plan": {3: 2, -7: 900}, "c0": {}}
+    save(tmp_path / "t.json", choices, seed=4, oracle="S1")
+    assert load(tmp_path / "t.json") == ({"seed": 4, "oracle": "S1"}, {"plan": {3: 2, -7: 900}})
+    assert json.loads((tmp_path / "t.json").read_text())["choices"]["plan"] == {"3": 2, "-7": 900}
