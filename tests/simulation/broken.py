@@ -623,3 +623,13 @@ def found_abandoned_at_pivot(patch: Patch) -> None:
             old(self)
 
     patch(Turn, "undo", undo)
+
+
+@mutant("found: a parked signal that was applied meanwhile is tried again for ever, and fences everybody")
+def found_parked_twice(patch: Patch) -> None:
+    old = work.Work.prepare
+
+    def prepare(self: Any, saga_ids: Any, *, rows: Any = (), messages: Any = ()) -> None:
+        old(self, saga_ids, rows=rows, messages=() if isinstance(messages, tuple) else messages)
+
+    patch(work.Work, "prepare", prepare)

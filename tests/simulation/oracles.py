@@ -766,6 +766,18 @@ class L2Outbox(Oracle):
                 self.fail(f"{len(rows)} rows are left in the outbox of {name}: {next(iter(rows.values())).type}")
 
 
+class L4Overdue(Oracle):
+    """Nothing that is due is left: no parked record whose saga is there, no request, no wake-up."""
+
+    def end(self, system: System) -> None:
+        tables = system.database.tables
+        for letter in tables.letters.values():
+            if letter.state == "parked" and letter.saga_id in tables.sagas:
+                self.fail(f"dead letter {letter.id} is parked, and {letter.saga_id} is there")
+        for request in tables.requests.values():
+            self.fail(f"request {request.id} ({request.kind}) was never dealt with")
+
+
 class L3Lag(Oracle):
     """Everything is read."""
 
@@ -778,7 +790,7 @@ class L3Lag(Oracle):
 ORACLES: Sequence[type[Oracle]] = (
     S1StartOnce, S2Fold, S3Legal, S4Serial, S5Outbox, S6SameBytes, S7EffectOnce, S8Replies, S9Timers, GATE,
     S10Compensated, S11Order, S12UndoBeforeDo, S13LateSuccess, S14Pivot, KINDS, S15OneOutcome, S16Conservation, S18Version,
-    S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag,
+    S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag, L4Overdue,
 )  # fmt: skip
 
 _POINTS: Mapping[type, str] = {

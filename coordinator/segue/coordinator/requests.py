@@ -129,7 +129,8 @@ def replay(letter: DeadLetterRow, record: Any, work: Work, intake: Intake, *, ac
     """Inject a dead letter's record as if it came now; nothing is published to any topic. Says what became of it."""
     item = intake.item(record)
     if item.saga_id is not None:
-        work.prepare([item.saga_id])
+        messages = () if item.request is None else ((item.saga_id, item.request.id),)
+        work.prepare([item.saga_id], messages=messages)
     work.changes.replayed.append(letter.id)
     _unblock(letter, work, actor)
     dead = len(work.changes.dead_letters)
