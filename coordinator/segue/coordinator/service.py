@@ -40,8 +40,10 @@ class Options:
     batch_size: int = 500
     #: Live sagas kept in memory.
     cache_size: int = 10_000
-    #: Seconds between two looks for due sagas and for requests of people.
+    #: Seconds between two looks for due sagas.
     tick: float = 0.1
+    #: Seconds between two looks for requests of people: each is a transaction, also when there are none.
+    requests_every: float = 0.3
     #: Seconds between two looks for parked records whose saga has come.
     fold_every: float = 1.0
     #: Seconds between two commits of Kafka's own offsets, which only lag tools read.
@@ -123,6 +125,7 @@ class Coordinator:
         self._lost_track = False
         self._db_now: tuple[datetime, float] | None = None
         self._tick = _Timer(self.options.tick)
+        self._requests = _Timer(self.options.requests_every)
         self._fold = _Timer(self.options.fold_every)
         self._commit = _Timer(self.options.commit_every)
         self._sweep = _Timer(60.0)
@@ -324,8 +327,9 @@ class Coordinator:
         now = self._clock.monotonic()
         worked = False
         if self._tick.due(now):
-            worked = self._serve_requests() or worked
             worked = self._wake_due() or worked
+        if self._requests.due(now):
+            worked = self._serve_requests() or worked
         if self._fold.due(now):
             worked = self._fold_parked() or worked
         if self._commit.due(now) and self._positions:
