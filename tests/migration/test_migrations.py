@@ -99,6 +99,13 @@ def test_four_upgrades_at_once_all_succeed_and_leave_one_schema(url: str) -> Non
     assert check(url) == []
 
 
+def test_a_coordinator_finds_a_new_sqlite_file_in_the_mode_it_needs(sqlite_url: str) -> None:
+    upgrade(sqlite_url)
+
+    with connected(sqlite_url) as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
+
+
 def test_a_failing_migration_leaves_nothing_behind(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(connection: Connection) -> None:
         connection.execute(text("CREATE TABLE half (id INTEGER)"))

@@ -6,6 +6,7 @@ Errors of the database come as SQLAlchemy's; whoever calls knows how to tell peo
 from __future__ import annotations
 
 import io
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ def upgrade(url: str) -> None:
     """Bring the database to `head()`, in one transaction; nothing happens if it is there. Safe to run twice at once."""
     with _transaction(url) as connection:
         _upgrade(connection)
+    _write_ahead(url)
 
 
 def current(url: str) -> str | None:
@@ -153,6 +155,20 @@ def _engine(url: str) -> Engine:
 
 def _in_memory(database: str | None) -> bool:
     return database in {None, "", ":memory:"}
+
+
+def _write_ahead(url: str) -> None:
+    """Put a SQLite file into WAL mode, while nobody works on it: beside a writer the change fails at once, unwaited."""
+    engine = _engine(url)
+    if engine.dialect.name != "sqlite" or _in_memory(engine.url.database):
+        return
+    driver: Any = engine.raw_connection()
+    try:
+        driver.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError:
+        pass  # another upgrade is writing, and changes the mode when it is done
+    finally:
+        driver.close()
 
 
 def _lock(connection: Connection) -> None:
