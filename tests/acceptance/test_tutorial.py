@@ -1,0 +1,26 @@
+"""The tutorial says what happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance import tutorial
+
+
+def test_whoever_follows_the_tutorial_sees_what_it_shows(tmp_path: Path) -> None:
+    seen = 0
+    for block, content in tutorial.follow(tutorial.PAGE.read_text("utf-8"), tmp_path):
+        if tutorial.bare(block.content) != tutorial.bare(content):
+            pytest.fail(f"the page says\n\n{block.content}\nbut it is\n\n{content}", pytrace=False)
+        seen += 1
+    assert seen > 10
+
+
+def test_two_runs_that_differ_in_times_and_ids_alone_say_the_same() -> None:
+    one = "step took command\n a 33ms 7ed7091a-6cb9-587a-be07-e7d4318b9d54\nended 2026-11-21 13:21:22Z (4s ago)\n"
+    other = "step   took  command\n a 1.2s  00000000-6cb9-587a-be07-e7d4318b9d54\nended 2027-01-01 00:00:00Z (3m6s ago)"
+
+    assert tutorial.bare(one) == tutorial.bare(other)
+    assert tutorial.bare(one) != tutorial.bare(one.replace("ended", "began"))
