@@ -5,11 +5,11 @@ R1 to R6 are the rules of docs/reliability.md; numbers in brackets are the seman
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import segue.activities.participant as participant
 import segue.activities.partitions as partitions
 import segue.coordinator.cache as cache
 import segue.coordinator.gate as gate
@@ -23,16 +23,14 @@ import segue.outbox.relay as relay
 import segue.saga.state as state
 import segue.saga.transition as transition
 from segue.clock import to_micros
+from segue.coordinator.rows import net_rows
 from segue.coordinator.store import OffsetMove
+from segue.errors import Fenced
 from segue.saga import events as e
 from segue.saga.effects import Ignored
 from tests.simulation import database, processes
 
 Turn: Any = transition._Turn
-try:
-    participant: Any = importlib.import_module("segue.activities.participant")
-except ImportError:
-    participant = importlib.import_module("segue.activities.unit")
 
 
 class Patch:
@@ -122,10 +120,10 @@ def request_dedupe(patch: Patch) -> None:
 
 
 def _check_revisions_only(self: Any, changes: Any) -> None:
-    for _, row in memory.net_rows(changes).updates:
+    for _, row in net_rows(changes).updates:
         stored = self._tables.sagas.get(row.id)
         if stored is None or stored.revision != changes.expected.get(row.id, row.revision - 1):
-            raise memory.Fenced("stale")
+            raise Fenced("stale")
 
 
 @mutant("a participant runs its handler for every delivery")
@@ -140,7 +138,7 @@ def stored_reply(patch: Patch) -> None:
 
 @mutant("a participant takes a lower attempt after a higher one")
 def lower_attempt(patch: Patch) -> None:
-    old = participant.decide
+    old = inbox.decide
 
     def decide(fence: Any, command: Any, now: Any, horizon: Any) -> Any:
         known = fence.answer_to(command)
@@ -434,13 +432,13 @@ def undo_order(patch: Patch) -> None:
 
 @mutant("[5] what is unknown is not undone")
 def undo_of_unknown(patch: Patch) -> None:
-    old = transition.steps_to_undo
+    old = state.steps_to_undo
     patch(transition, "steps_to_undo", lambda s: (step for step in old(s) if step.status == "succeeded"))
 
 
 @mutant("[5] what has failed is undone, too")
 def undo_of_failed(patch: Patch) -> None:
-    old = transition.steps_to_undo
+    old = state.steps_to_undo
 
     def steps(s: Any) -> Any:
         yield from old(s)
@@ -473,7 +471,7 @@ def open_commands(patch: Patch) -> None:
 
 @mutant("[5] a deferred compensation is forgotten")
 def deferred(patch: Patch) -> None:
-    old = transition.steps_to_undo
+    old = state.steps_to_undo
     patch(transition, "steps_to_undo", lambda s: (step for step in old(s) if step.undo.status != "deferred"))
 
 
@@ -501,7 +499,7 @@ def pivot_deadline(patch: Patch) -> None:
 
 @mutant("[8] undo before do leaves no tombstone")
 def tombstone(patch: Patch) -> None:
-    old = participant.decide
+    old = inbox.decide
 
     def decide(fence: Any, command: Any, now: Any, horizon: Any) -> Any:
         if command.action == "invoke":

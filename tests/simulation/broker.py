@@ -11,7 +11,7 @@ from segue.errors import BrokerUnavailable
 from segue.topics.broker import Acked, Outgoing, Partition, Polled, Record
 from segue.topics.memory import MemoryBroker, MemoryConsumer
 from segue.topics.partitioner import partition_of
-from tests.simulation.oracles import Oracles
+from tests.simulation.oracles import Oracles, header
 from tests.simulation.world import ASK, OFFSETS, POLL, SECOND, SEND, WIRE, Process, World
 
 if TYPE_CHECKING:
@@ -105,7 +105,11 @@ class SimConsumer(MemoryConsumer):
     def _rebalance(self) -> None:
         if self._positions and self.process.world.now < self.stubborn_until:
             return
+        group = self._sim.group(self.group)
+        before = (len(group.owners), len(group.members), len(self._positions))
         super()._rebalance()
+        if before != (len(group.owners), len(group.members), len(self._positions)):
+            self._tell_others()
 
     def end_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
         if self.process.io(ASK):
@@ -142,8 +146,11 @@ class SimConsumer(MemoryConsumer):
         self._sim.group(self.group).owners = {
             p: owner for p, owner in self._sim.group(self.group).owners.items() if owner is not self
         }
+        self._tell_others()
+
+    def _tell_others(self) -> None:
         for member in self._sim.members:
-            if member.group == self.group:
+            if member.group == self.group and member is not self:
                 self.process.world.wake(member.process, self.process.world.now + 1_000)
 
     @property
@@ -162,12 +169,6 @@ class SimConsumer(MemoryConsumer):
         """It has read further than the group's offsets say."""
         kept = self._sim.group(self.group).committed
         return any(at > kept.get(p, 0) for p, at in self._positions.items())
-
-    @property
-    def unassigned(self) -> bool:
-        """Partitions of its topics belong to nobody."""
-        group = self._sim.group(self.group)
-        return any(p not in group.owners for p in self._sim.partitions(self.subscription))
 
 
 class SimProducer:
@@ -233,14 +234,14 @@ class SimProducer:
         return None
 
     def _muted(self, record: Outgoing) -> bool:
-        if not self._broker.muted:
+        """Whether a silent service's answer gets lost here."""
+        muted = self._broker.muted
+        if not muted or not record.topic.endswith("replies"):
             return False
-        for name, value in record.headers:
-            if name == "ce_sagastep" and value is not None and record.key is not None:
-                if f"{record.key.decode()}/{value.decode()}" in self._broker.muted and record.topic.endswith("replies"):
-                    self._broker.lost(record)
-                    return True
-        return False
+        key = f"{(record.key or b'').decode()}/{header(record.headers, 'ce_sagastep')}"
+        if key in muted:
+            self._broker.lost(record)
+        return key in muted
 
 
 class Client(Process):

@@ -50,7 +50,7 @@ class SimStore(MemoryStore):
         self._database = database
 
     @contextmanager
-    def batch(self) -> Iterator[SimBatch]:  # type: ignore[override]
+    def batch(self) -> Iterator[SimBatch]:
         read(self._process)
         batch = SimBatch(self._database, self._clock(), self._process)
         yield batch
@@ -411,17 +411,6 @@ class BookSession:
 
     def lock_inbox_rows(
         self, consumer: str, saga_keys: Sequence[str]
-    ) -> Mapping[str, tuple[Mapping[str, Any], bool, datetime]]:
-        return {key: self.lock_inbox_row(consumer, key) for key in sorted(saga_keys)}
-
-    def update_inbox_rows(
-        self, consumer: str, changes: Mapping[str, Mapping[str, Any]], inserted: Collection[str]
-    ) -> None:
-        for key, values in changes.items():
-            self.update_inbox_row(consumer, key, values)
-
-    def lock_inbox_rows(
-        self, consumer: str, saga_keys: Sequence[str]
     ) -> dict[str, tuple[Mapping[str, Any], bool, datetime]]:
         return {key: self.lock_inbox_row(consumer, key) for key in sorted(set(saga_keys))}
 
@@ -460,28 +449,6 @@ class BookSessions:
     @property
     def rows(self) -> Any:
         return self.session
-
-    def shared(self) -> Any:
-        return SharedBooks(self.session)
-
-
-class SharedBooks:
-    """One session lent to one handler after the other (`segue.activities.shared.SharedSession`)."""
-
-    def __init__(self, session: BookSession) -> None:
-        self._session = session
-        self._mark = (0, 0)
-
-    @contextmanager
-    def lent(self, activity: str) -> Iterator[None]:
-        self._mark = (len(self._session.staged), len(self._session.messages))
-        yield
-
-    def untouched(self) -> bool:
-        return self._mark == (len(self._session.staged), len(self._session.messages))
-
-    def forget(self) -> None:
-        pass
 
     def shared(self) -> BookShared:
         return BookShared(self.session)

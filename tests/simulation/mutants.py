@@ -1,7 +1,7 @@
 """`python -m tests.simulation.mutants`: does the simulation see it when a rule is broken?
 
-Each mutant takes one rule out of the product, in this process only; schedules run till an oracle objects. The table says
-which oracle it was and how many schedules it took. The last line is JSON: mutants, killed, table.
+Each mutant takes one rule out of the product, in this process only; schedules run till an oracle objects. The table
+says which oracle it was and how many schedules it took. The last line is JSON: mutants, killed, table.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.broken import MUTANTS, Mutant, Patch
+from tests.simulation.run import say
 from tests.simulation.system import run, settle
 from tests.simulation.tape import Tape
 
@@ -79,7 +80,9 @@ def _job(arguments: tuple[str, int, float, int]) -> Verdict:
     return hunt(*arguments)
 
 
-def hunt_all(names: Sequence[str], jobs: int, limit: int, seconds: float, shown: Callable[[Verdict], Any]) -> list[Verdict]:
+def hunt_all(
+    names: Sequence[str], jobs: int, limit: int, seconds: float, shown: Callable[[Verdict], Any]
+) -> list[Verdict]:
     """All of them, a fresh process each."""
     context = multiprocessing.get_context("spawn")
     verdicts: list[Verdict] = []
@@ -103,15 +106,15 @@ def main() -> int:
 
     def shown(verdict: Verdict) -> None:
         fate = f"killed by {verdict.oracle}" if verdict.oracle else "SURVIVED"
-        print(f"{verdict.name:24} {fate:32} {verdict.schedules:6,} schedules  {verdict.seconds:6.1f} s", flush=True)
+        say(f"{verdict.name:24} {fate:32} {verdict.schedules:6,} schedules  {verdict.seconds:6.1f} s")
 
     verdicts = hunt_all(names, options.jobs, options.limit, options.seconds, shown)
     killed = sum(verdict.oracle is not None for verdict in verdicts)
-    print("\n| mutant | what is broken | oracle | schedules |\n|---|---|---|---|")
+    say("\n| mutant | what is broken | oracle | schedules |\n|---|---|---|---|")
     for verdict in verdicts:
-        print(f"| {verdict.name} | {verdict.breaks} | {verdict.oracle or '**survived**'} | {verdict.schedules:,} |")
+        say(f"| {verdict.name} | {verdict.breaks} | {verdict.oracle or '**survived**'} | {verdict.schedules:,} |")
     table = [{"mutant": v.name, "oracle": v.oracle, "schedules": v.schedules} for v in verdicts]
-    print(json.dumps({"mutants": len(verdicts), "killed": killed, "table": table}))
+    say(json.dumps({"mutants": len(verdicts), "killed": killed, "table": table}))
     return 0 if killed == len(verdicts) else 1
 
 

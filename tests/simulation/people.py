@@ -1,4 +1,4 @@
-"""Everybody outside of the processes: clients, operators, whoever deploys, whoever breaks things, whoever mends them."""
+"""Everybody outside of the processes: clients, operators, who deploys, who breaks things, who mends them."""
 
 from __future__ import annotations
 
@@ -289,4 +289,3 @@ def _help_one(system: System, row: SagaRow, n: int) -> None:
 
 def _state(system: System, row: SagaRow) -> SagaState:
     return fold(row.id, ((to_micros(event.at), event.payload) for event in system.database.tables.events[row.id]))
-

@@ -9,9 +9,10 @@ from tests.simulation.world import FAULTS
 
 #: Faults besides those at boundaries.
 EVENTS = (
-    "process.kill", "group.zombie", "group.rebalance", "topic.truncated", "topic.recreated", "record.redriven", "poison",
-    "clock.jump", "clock.database", "person.acts", "client.duplicate", "service.refuse", "service.slow", "service.later",
-    "service.broken", "service.refuse_undo", "service.silent", "deploy.both", "deploy.one", "deploy.broken",
+    "process.kill", "group.zombie", "group.rebalance", "topic.truncated", "topic.recreated", "record.redriven",
+    "poison", "clock.jump", "clock.database", "person.acts", "client.duplicate", "service.refuse", "service.slow",
+    "service.later", "service.broken", "service.refuse_undo", "service.silent", "deploy.both",
+    "deploy.one", "deploy.broken",
 )  # fmt: skip
 #: Places that every run of some length comes to.
 SOMETIMES = (

@@ -16,7 +16,7 @@ from segue.outbox.relay import Relay, RelayOptions
 from segue.topics import Codecs, TopicNames
 from segue.topics import Converter as MsgspecConverter
 from tests.simulation.broker import SESSION, Client, CountingObserver, SimConsumer, SimProducer
-from tests.simulation.database import BookDesk, Books, Effect, SimOutboxStore, SimStore
+from tests.simulation.database import BookDesk, Books, Effect, Outbox, SimOutboxStore, SimStore
 from tests.simulation.sagas import CONTRACTS, RELEASES, Done, Job
 from tests.simulation.world import EPOCH_US, NEVER, SECOND, Process
 
@@ -30,6 +30,7 @@ CONVERTER = MsgspecConverter()
 #: Age at which a relay takes over what was to be published from memory.
 RELAY_AFTER = timedelta(seconds=2)
 LEASE = timedelta(seconds=4)
+_RELAY_AFTER_US = 2 * SECOND + 1_000
 
 
 class SimProcess(Client):
@@ -82,7 +83,17 @@ class SimProcess(Client):
             return NEVER
         if consumer.stubborn_until > self.world.now:
             return consumer.stubborn_until + 1_000
-        return self.backoff() if consumer.behind or consumer.unassigned else NEVER
+        return self.backoff() if consumer.behind else NEVER
+
+    def outbox_time(self, outbox: Outbox, forget_us: int) -> int:
+        """When rows that are published are deleted, or, if they are not, the relay takes them over."""
+        if not outbox.rows:
+            return NEVER
+        now = self.world.now
+        if self.idle <= 1:
+            return now + forget_us
+        oldest = min(message.created_at for message in outbox.rows.values())
+        return max(self.system.world_time(oldest) + _RELAY_AFTER_US, self.backoff(100_000))
 
 
 class CoordinatorProcess(SimProcess):
@@ -136,9 +147,10 @@ class CoordinatorProcess(SimProcess):
         for row in tables.sagas.values():
             if row.wake_at is not None and (row.definition, row.version) in versions:
                 due = self.system.world_time(row.wake_at)
+                if due <= now and tables.unpublished.get(row.id):
+                    continue
                 when = min(when, due + 1 if due > now else self.backoff())
-        if tables.outbox:
-            when = min(when, self.backoff(200_000))
+        when = min(when, self.outbox_time(self.system.database.outbox, 200_000))
         if any(r.state == "parked" and r.saga_id in tables.sagas for r in tables.letters.values()):
             when = min(when, now + SECOND)
         return when
@@ -170,7 +182,7 @@ class WorkerProcess(SimProcess):
         runner: Any = InlineRunner(BookDesk(self.books, self))
         store = SimOutboxStore(self, self.books.outbox, self.books.forget)
         topic = NAMES.commands_of(self.books.name)
-        self.loop = worker.loop(consumer, producer, topic=topic, runner=runner, store=store)  # type: ignore[arg-type]
+        self.loop = worker.loop(consumer, producer, topic=topic, runner=runner, store=store)
         self.loop.start()
 
     def turn(self) -> bool:
@@ -182,9 +194,8 @@ class WorkerProcess(SimProcess):
         if self.hurt or self.loop.busy:
             return self.backoff()
         when = self.latest_rejoin()
-        if self.books.outbox.rows:
-            when = min(when, self.backoff(100_000))
-        if self.consumer is not None and self.consumer.lagging and self.idle < 6:
+        when = min(when, self.outbox_time(self.books.outbox, 100_000))
+        if self.consumer is not None and self.consumer.lagging and self.idle < 4:
             when = min(when, self.backoff(200_000))
         return when
 

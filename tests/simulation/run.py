@@ -30,6 +30,12 @@ STRIDE = 1 << 32
 MOST_SHRUNK = 5
 
 
+def say(text: str) -> None:
+    """A line for whoever runs this, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 @dataclass
 class Tally:
     """What a run has seen."""
@@ -99,10 +105,9 @@ def simulate(seconds: float, jobs: int, seed: int, tier: str) -> tuple[Tally, fl
         now = time.monotonic()
         if now - shown >= 10:
             shown = now
-            print(
+            say(
                 f"{now - started:6.0f} s  {tally.schedules:,} schedules, {sum(tally.faults.values()):,} faults, "
                 f"{len(tally.violations)} violations",
-                flush=True,
             )
     for child in children:
         child.join()
@@ -126,11 +131,11 @@ def keep(oracle: str, seed: int, message: str, tier: str) -> Path:
 def report(tally: Tally) -> None:
     """For people."""
     sagas = max(1, sum(tally.endings.values()))
-    print(f"\n{tally.schedules:,} schedules, {tally.turns:,} turns of loops, {sagas:,} sagas")
-    print("endings:  " + ", ".join(f"{name} {100 * n / sagas:.1f} %" for name, n in tally.endings.most_common()))
-    print("faults:   " + ", ".join(f"{name} {n:,}" for name, n in tally.faults.most_common()))
+    say(f"\n{tally.schedules:,} schedules, {tally.turns:,} turns of loops, {sagas:,} sagas")
+    say("endings:  " + ", ".join(f"{name} {100 * n / sagas:.1f} %" for name, n in tally.endings.most_common()))
+    say("faults:   " + ", ".join(f"{name} {n:,}" for name, n in tally.faults.most_common()))
     reached = points.gathered(tally.points)
-    print("reached:  " + ", ".join(f"{name} {n:,}" for name, n in reached.most_common()))
+    say("reached:  " + ", ".join(f"{name} {n:,}" for name, n in reached.most_common()))
 
 
 def main() -> int:
@@ -141,16 +146,16 @@ def main() -> int:
     parser.add_argument("--tier", choices=("memory", "sql"), default="memory")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else time.time_ns() % 1_000_000_000_000
-    print(f"seed {seed}, {options.jobs} jobs, {options.seconds:g} s, tier {options.tier}", flush=True)
+    say(f"seed {seed}, {options.jobs} jobs, {options.seconds:g} s, tier {options.tier}")
     tally, took = simulate(options.seconds, options.jobs, seed, options.tier)
     report(tally)
     settle(options.tier)
     for oracle, failing, message in tally.violations[:MOST_SHRUNK]:
-        print(f"VIOLATION of {oracle} at seed {failing}: {message}")
-        print(f"  shrunk to {keep(oracle, failing, message, options.tier)}", flush=True)
+        say(f"VIOLATION of {oracle} at seed {failing}: {message}")
+        say(f"  shrunk to {keep(oracle, failing, message, options.tier)}")
     vacuous = points.missing(tally.faults, points.gathered(tally.points), tally.endings) if took > 30 else []
     for sentence in vacuous:
-        print(f"VACUOUS: {sentence}")
+        say(f"VACUOUS: {sentence}")
     figures = {
         "schedules": tally.schedules,
         "per_second": round(tally.schedules / took, 1),
@@ -161,7 +166,7 @@ def main() -> int:
         "faults": sum(tally.faults.values()),
         "vacuous": len(vacuous),
     }
-    print(json.dumps(figures))
+    say(json.dumps(figures))
     return 1 if tally.violations or vacuous else 0
 
 

@@ -226,28 +226,48 @@ def _call(s: Stream, features: frozenset[str]) -> Node:
 
 def _piece(s: Stream, features: frozenset[str], depth: int) -> Node:
     kind = s.pick(14) if depth else 0
-    match kind:
-        case 6 | 7 if "parallel" in features:
-            return Node("par", parts=tuple(_piece(s, features, depth - 1) for _ in range(2 + s.pick(2))))
-        case 8 if "parallel" in features:
-            return Node("group", parts=tuple(_piece(s, features, depth - 1) for _ in range(2)))
-        case 9 if "within" in features:
-            return Node("within", ms=(1_500, 4_000, 8_000)[s.pick(3)], parts=(_piece(s, features, depth - 1),))
-        case 10 if "signal" in features:
+    feature = _PIECES.get(kind)
+    if feature is None or feature not in features:
+        return _call(s, features)
+    if feature in ("parallel", "within", "try"):
+        return _nested(s, features, depth, kind)
+    match feature:
+        case "signal":
             return Node("signal", ms=(2_000, 10_000)[s.pick(2)])
-        case 11 if "map" in features:
+        case "map":
             return Node("map", ("pay.do", "box.do")[s.pick(2)], 9_000, 1 + s.pick(4))
-        case 12 if "try" in features:
-            return Node("try", parts=(_call(s, features), _call(s, features)))
-        case 13 if "sleep" in features:
+        case "sleep":
             return Node("sleep", ms=(700, 3_000)[s.pick(2)])
-        case 5 if "bug" in features:
-            return Node("bug") if s.chance(0.5) else Node("seq", parts=(_call(s, features), Node("bug")))
         case _:
-            return _call(s, features)
+            return Node("bug") if s.chance(0.5) else Node("seq", parts=(_call(s, features), Node("bug")))
 
 
+def _nested(s: Stream, features: frozenset[str], depth: int, kind: int) -> Node:
+    match kind:
+        case 6 | 7:
+            return Node("par", parts=tuple(_piece(s, features, depth - 1) for _ in range(2 + s.pick(2))))
+        case 8:
+            return Node("group", parts=tuple(_piece(s, features, depth - 1) for _ in range(2)))
+        case 9:
+            return Node("within", ms=(1_500, 4_000, 8_000)[s.pick(3)], parts=(_piece(s, features, depth - 1),))
+        case _:
+            return Node("try", parts=(_call(s, features), _call(s, features)))
+
+
+#: What the numbers of pieces stand for; the others are calls.
+_PIECES = {
+    5: "bug",
+    6: "parallel",
+    7: "parallel",
+    8: "parallel",
+    9: "within",
+    10: "signal",
+    11: "map",
+    12: "try",
+    13: "sleep",
+}
 #: What a seed may turn on.
 FEATURES = (
-    "parallel", "within", "signal", "map", "try", "sleep", "readonly", "bare", "manual", "optional", "park", "pivot", "bug",
+    "parallel", "within", "signal", "map", "try", "sleep", "readonly", "bare", "manual", "optional", "park", "pivot",
+    "bug",
 )  # fmt: skip

@@ -105,6 +105,10 @@ class Shadow:
                 _undone(saga.steps[event.step], event)
             case e.RetryPlanned() | e.ProgressReported() | e.CommandResent():
                 _postponed(saga.steps[event.step], event)
+            case e.ReceiveStarted() | e.ReceiveCancelled() | e.SignalReceived():
+                _signal(saga, event)
+            case e.TimerStarted() | e.TimerFired() | e.TimerCancelled():
+                _timer(saga, event)
             case _:
                 _other(saga, event)
 
@@ -194,13 +198,6 @@ def _other(saga: SagaSeen, event: e.AnyEvent) -> None:
         case e.Started():
             saga.started = event
             saga.deadline = NEVER if event.deadline is None else event.deadline
-        case e.TimerStarted():
-            saga.timers[event.n] = event.at
-        case e.TimerFired():
-            saga.timers.pop(event.n, None)
-            saga.fired.add(event.n)
-        case e.TimerCancelled():
-            saga.timers.pop(event.n, None)
         case e.PivotPassed():
             saga.pivot = True
         case e.ProgramReturned():
@@ -216,20 +213,31 @@ def _other(saga: SagaSeen, event: e.AnyEvent) -> None:
         case e.Redriven():
             saga.undriven = False
             _shifted(saga, event.shift)
-        case e.ReceiveStarted():
-            if saga.pending_signals:
-                saga.pending_signals -= 1
-            else:
-                saga.waiting_signals += 1
-        case e.ReceiveCancelled():
-            saga.waiting_signals -= 1
-        case e.SignalReceived():
-            if saga.waiting_signals:
-                saga.waiting_signals -= 1
-            else:
-                saga.pending_signals += 1
         case _:
             pass
+
+
+def _timer(saga: SagaSeen, event: e.TimerStarted | e.TimerFired | e.TimerCancelled) -> None:
+    if isinstance(event, e.TimerStarted):
+        saga.timers[event.n] = event.at
+        return
+    saga.timers.pop(event.n, None)
+    if isinstance(event, e.TimerFired):
+        saga.fired.add(event.n)
+
+
+def _signal(saga: SagaSeen, event: e.ReceiveStarted | e.ReceiveCancelled | e.SignalReceived) -> None:
+    match event:
+        case e.ReceiveStarted() if saga.pending_signals:
+            saga.pending_signals -= 1
+        case e.ReceiveStarted():
+            saga.waiting_signals += 1
+        case e.ReceiveCancelled():
+            saga.waiting_signals -= 1
+        case e.SignalReceived() if saga.waiting_signals:
+            saga.waiting_signals -= 1
+        case e.SignalReceived():
+            saga.pending_signals += 1
 
 
 def _shifted(saga: SagaSeen, shift: int) -> None:

@@ -67,5 +67,3 @@ def _choices(flat: list[Choice]) -> Choices:
     for name, n, value in flat:
         choices.setdefault(name, {})[n] = value
     return choices
-
-

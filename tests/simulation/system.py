@@ -6,10 +6,9 @@ import gc
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
-
 
 from segue import ids
 from segue.activities import Worker
@@ -91,7 +90,9 @@ class System:
         for topic in topics:
             self.broker.create_topic(topic)
         self.coordinators = [CoordinatorProcess(self, f"c{n}") for n in range(self.plan.instances)]
-        self.workers = [WorkerProcess(self, f"{b.name}{n}", b) for b in self.books.values() for n in range(self.plan.workers)]
+        self.workers = [
+            WorkerProcess(self, f"{b.name}{n}", b) for b in self.books.values() for n in range(self.plan.workers)
+        ]
 
     @property
     def processes(self) -> list[SimProcess]:
@@ -143,7 +144,12 @@ class System:
         """A batch was committed: whoever polls the database would find out."""
         now = self.world.now
         when = min(
-            (self.world_time(row.wake_at) for rows in (changes.started, changes.updated) for row in rows if row.wake_at),
+            (
+                self.world_time(row.wake_at)
+                for rows in (changes.started, changes.updated)
+                for row in rows
+                if row.wake_at
+            ),
             default=None,
         )
         for coordinator in self.coordinators:
@@ -160,7 +166,9 @@ class System:
         """Acknowledged, and gone."""
         message_id = header(record.headers, "ce_id")
         if message_id is not None:
-            stored = Record(topic=record.topic, partition=0, offset=-1, key=record.key, value=record.value, headers=record.headers)
+            stored = Record(
+                topic=record.topic, partition=0, offset=-1, key=record.key, value=record.value, headers=record.headers
+            )
             self.oracles.published.setdefault(message_id, stored)
 
     def send(self, action: RequestAction, saga_id: str, name: str, body: bytes, message_id: str) -> Outgoing:
@@ -259,7 +267,9 @@ class System:
             committed = self.broker.committed(name)
             if self.world.faults["offsets.lost"]:
                 continue  # Kafka's own offset is a hint whose loss nobody repairs till the next one
-            read = {p: at for w in self.workers if w.consumer and w.books.name == name for p, at in w.consumer.positions}
+            read = {
+                p: at for w in self.workers if w.consumer and w.books.name == name for p, at in w.consumer.positions
+            }
             for partition in self.broker.partitions((NAMES.commands_of(name),)):
                 known = max(committed.get(partition, 0), read.get(partition, 0))
                 yield partition, known, self.broker.log(partition).end
@@ -300,10 +310,8 @@ def run(tape: Tape, tier: str = "memory") -> Outcome:
     )
 
 
-
-
 def settle(tier: str = "memory") -> None:
-    """Prepare a process that runs thousands of schedules: ids that repeat are derived once, garbage is collected rarely."""
+    """Prepare to run thousands of schedules: ids that repeat are derived once, garbage is collected rarely."""
     ids.derive = lru_cache(1 << 16)(ids.derive)
     gc.collect()
     gc.freeze()

@@ -26,7 +26,7 @@ class Tape:
 
     def __init__(self, seed: int = 0, choices: Mapping[str, Mapping[int, int]] | None = None) -> None:
         self.seed = seed
-        self.random = Random(seed) if choices is None else None  # noqa: S311 - reproducible on purpose
+        self.random = Random(seed) if choices is None else None
         self.choices = choices or {}
         self.recorded: Choices = {}
 
