@@ -1,9 +1,10 @@
-"""Does what `docs/tutorial.md` tells its reader to do, and compares what comes out with what the page says.
+"""Does what a page tells its reader to do, and compares what comes out with what the page says.
 
-    python -m tests.acceptance.tutorial --write      puts the real output into the page
+    python -m tests.acceptance.tutorial docs/tutorial.md --write      puts the real output into the page
 
-A block of `console` holds commands after `$ ` and their output; `segue dev` stays behind in a terminal of its own until
-a block says `^C`. A block with `title="FILE"` is saved as that file; with `shown` the file must hold it already.
+A block of `console` holds commands after `$ ` and their output; `segue dev`, and a program of the page's own in a block
+`console behind`, stay in a terminal of their own until a block says `^C`. A block with `title="FILE"` is saved as that
+file; with `shown` the file must hold it already.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/tutorial.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = ("tutorial.md", "how-to/service-in-another-language.md")
 #: Seconds that one command, and the start of `segue dev`, may take on a busy machine.
 PATIENCE = 120.0
 
-_BLOCK = re.compile(r"^```(console|python|json)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(console|python|toml)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^(\$ .*|\^C)\n((?:(?!\$ |\^C).*\n)*)", re.MULTILINE)
 #: Commands that only look: a reader who is quicker than the coordinator looks again.
 _LOOKS = re.compile(r"segue (saga|dlq) ls")
@@ -79,13 +81,13 @@ class Behind:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def started(self) -> str:
-        """What it says until broker, coordinator and worker are up."""
+    def started(self, lines: int) -> str:
+        """The first lines that it says."""
         said: list[str] = []
-        for _ in range(3):
+        for _ in range(lines):
             line = self._lines.get(timeout=PATIENCE)
             if line is None:
-                raise AssertionError("segue dev ended:\n" + "".join(said))
+                raise AssertionError("it ended:\n" + "".join(said))
             said.append(line)
         return "".join(said)
 
@@ -121,7 +123,7 @@ class Reader:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SEGUE_")}
         scripts = str(Path(sys.executable).parent)
         self._environment = {**kept, "PATH": scripts + os.pathsep + kept["PATH"], "PYTHONUNBUFFERED": "1"}
-        self._behind: Behind | None = None
+        self._behind: list[Behind] = []
 
     def follow(self, block: Block) -> str:
         """Do what the block says; the block as it is after that."""
@@ -130,16 +132,15 @@ class Reader:
         said: list[str] = []
         for line, expected in _COMMAND.findall(block.content):
             if line == "^C":
-                assert self._behind is not None
-                output = self._behind.stopped()
+                output = self._behind.pop().stopped()
             else:
-                output = self._run(line.removeprefix("$ "), expected)
+                output = self._run(line.removeprefix("$ "), expected, behind="behind" in block.info)
             said.append(line + "\n" + re.sub(r"[ \t]+$", "", output, flags=re.MULTILINE))
         return "".join(said)
 
     def close(self) -> None:
-        if self._behind is not None:
-            self._behind.close()
+        for behind in self._behind:
+            behind.close()
 
     def _file(self, block: Block) -> str:
         title = re.search(r'title="([^"]+)"', block.info)
@@ -152,14 +153,13 @@ class Reader:
         path.write_text(block.content, "utf-8")
         return block.content
 
-    def _run(self, command: str, expected: str) -> str:
+    def _run(self, command: str, expected: str, *, behind: bool) -> str:
         if command.startswith("cd "):
             self._folder /= command.removeprefix("cd ")
             return ""
-        if command.startswith("segue dev"):
-            self.close()
-            self._behind = Behind(command, self._folder, self._environment)
-            return self._behind.started()
+        if behind or command.startswith("segue dev"):
+            self._behind.append(Behind(command, self._folder, self._environment))
+            return self._behind[-1].started(max(1, len(expected.splitlines())))
         output = self._output(command)
         for _ in range(10 if _LOOKS.match(command) else 0):
             if bare(output) == bare(expected):
@@ -202,9 +202,10 @@ def rewritten(page: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
+    path = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as temporary:
-        text = rewritten(PAGE.read_text("utf-8"), Path(temporary))
+        text = rewritten(path.read_text("utf-8"), Path(temporary))
     if "--write" in sys.argv:
-        PAGE.write_text(text, "utf-8")
+        path.write_text(text, "utf-8")
     else:
         sys.stdout.write(text)
