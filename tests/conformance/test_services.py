@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -16,7 +17,9 @@ from segue import outbox
 from segue.activities import Context, Undo, Worker
 from segue.activities.runner import ThreadRunner
 from segue.errors import StoreUnavailable
+from segue.outbox.faults import is_transient_database
 from segue.outbox.fences import SqlServiceRows
+from segue.outbox.group import StagedRows
 from segue.outbox.inbox import lock_fence
 from segue.outbox.relay import Relay
 from segue.outbox.schema import inbox_table, outbox_table
@@ -238,3 +241,53 @@ def test_the_same_command_delivered_to_two_workers_at_once_has_one_effect(engine
         never = session.scalars(select(Booking.amount).where(Booking.order.like("p-%"))).all()
     assert (len(charged), sum(charged)) == (30, 0)
     assert never == []
+
+
+def test_a_groups_rows_are_locked_decided_and_written_at_once(engine: Engine) -> None:
+    with engine.begin() as connection:
+        SqlServiceRows(connection).lock_inbox_row("payments", "known")
+    with engine.begin() as connection:
+        staged = StagedRows(SqlServiceRows(connection), "payments", ["new", "known", "unasked", "new", "forgotten"])
+        assert [staged.lock_inbox_row("payments", key)[1] for key in ("new", "new", "known")] == [True, False, False]
+        staged.update_inbox_row("payments", "new", {"attempt": 1, "invoke_outcome": "success", "invoke_reply": b"\\"})
+        staged.update_inbox_row("payments", "new", {"compensate_attempt": 1, "tombstone": True})
+        staged.update_inbox_row("payments", "known", {"attempt": 3, "invoke_id": 'a"b\\c', "details": b"{}"})
+        assert staged.lock_inbox_row("payments", "new")[0]["invoke_outcome"] == "success"
+        staged.lock_inbox_row("payments", "forgotten")
+        staged.delete_inbox_row("payments", "forgotten")
+        staged.write()
+    with engine.connect() as connection:
+        rows = {row.saga_key: row for row in connection.execute(select(inbox_table))}
+    assert sorted(rows) == ["known", "new"], "what was not asked for leaves no row"
+    new, known = rows["new"], rows["known"]
+    assert (new.attempt, new.invoke_outcome, new.invoke_reply) == (1, "success", b"\\")
+    assert (new.compensate_attempt, new.tombstone) == (1, True)
+    assert (known.attempt, known.invoke_id, known.details) == (3, 'a"b\\c', b"{}")
+    assert known.updated_at >= known.created_at
+
+
+def test_a_group_gives_way_where_somebody_holds_one_of_its_rows(postgres_url: str) -> None:
+    engine = create_engine(postgres_url)
+    outbox.create_all(engine)
+    with engine.connect() as holder, engine.connect() as group:
+        SqlServiceRows(holder).lock_inbox_row("payments", "b")
+        with pytest.raises(DBAPIError) as caught:
+            SqlServiceRows(group).lock_inbox_rows("payments", ["a", "b"])
+        assert is_transient_database(caught.value)
+        group.rollback()
+        assert group.exec_driver_sql("SHOW lock_timeout").scalar_one() == "0", "its impatience ends with it"
+        holder.rollback()
+    engine.dispose()
+
+
+def test_hundreds_of_commands_and_their_duplicates_in_groups_have_one_effect_each(engine: Engine) -> None:
+    broker = MemoryBroker()
+    orders = [f"o-{number}" for number in range(300)]
+    for order in orders:
+        for _ in range(2):
+            broker.append(record_of(command(order)))
+        broker.append(record_of(command(order, activity=refund)))
+    outcomes = run(sync_worker(engine), broker, 900)
+    assert (len(outcomes), set(outcomes)) == (900, {"success"})
+    assert count(engine, Booking.__table__) == 600
+    assert count(engine, inbox_table) == 300

@@ -250,13 +250,16 @@ class CommandLoop:
     def _start_groups(self) -> bool:
         moved = False
         options = self._options
-        while self._gathered and self._groups < options.groups and self._jobs < options.concurrency:
+        at_once = self._pace.at_once(options.groups)
+        while self._gathered and self._groups < at_once and self._jobs < options.concurrency:
             batch = [self._gathered.popleft()]
             room = self._pace.length(batch[0][1].command.activity)
             while self._gathered and len(batch) < room:
                 room = min(room, self._pace.length(self._gathered[0][1].command.activity))
                 if len(batch) < room:
                     batch.append(self._gathered.popleft())
+            while self._gathered and self._gathered[0][0].follows(batch[-1][0]):
+                self._put_back(self._gathered.popleft()[0])  # another group might overtake this one
             self._submit(batch, group=True)
             moved = True
         return moved

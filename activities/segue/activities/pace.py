@@ -7,7 +7,7 @@ long: the next one of that activity has a quarter of its length, and each succes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,8 @@ SLOW = 0.02
 FIRST = 4
 #: Commands of an activity that are run behind savepoints, within a group, after one of them rejected what it had begun.
 WARY = 500
+#: Seconds for which groups run one at a time, after two of them stood in each other's way.
+CROWDED = 30.0
 #: Weight of the last duration in the mean.
 _WEIGHT = 0.1
 
@@ -39,6 +41,7 @@ class Pace:
         self._clock = clock
         self._most = most
         self._habits: dict[str, _Habit] = {}
+        self._crowded_until = 0.0
 
     def length(self, activity: str) -> int:
         """How many commands a group with this one in it may have; 1: it runs alone."""
@@ -80,6 +83,18 @@ class Pace:
         """It was the end of a group."""
         habit = self._of(activity)
         habit.limit = max(1, habit.limit // 4)
+
+    def collided(self, activities: Iterable[str]) -> None:
+        """A group of these lost a race for rows: first groups run one at a time, then they get shorter."""
+        now = self._clock.monotonic()
+        if now < self._crowded_until:
+            for activity in activities:
+                self.broke(activity)
+        self._crowded_until = now + CROWDED
+
+    def at_once(self, most: int) -> int:
+        """How many groups may run at the same time."""
+        return 1 if self._clock.monotonic() < self._crowded_until else most
 
     def rejected(self, activity: str) -> None:
         """It rejected a command after it had begun to do it."""

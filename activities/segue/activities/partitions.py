@@ -27,6 +27,10 @@ class Task:
     #: It was given out, and is not back.
     taken: bool = False
 
+    def follows(self, other: Task) -> bool:
+        """Whether it has to wait for `other`, or for what that waits for."""
+        return self.home is other.home and self.record.key is not None and self.record.key == other.record.key
+
 
 class PartitionWork:
     """The open records of one assigned partition."""

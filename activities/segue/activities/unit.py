@@ -2,7 +2,7 @@
 
     together one transaction for a group of joined commands: lock all fence rows, run the handlers one after the other
              without savepoints, store and send all replies. If anything fails all is rolled back, and the commands are
-             run one by one.
+             run one by one; if only a race for rows was lost, they go into later, at last shorter groups.
     joined   one transaction: lock the fence row, decide, run the handler behind a savepoint, store the reply, send it
              through the outbox. If the handler fails all is rolled back, and a second transaction stores the `retry`.
     manual   a transaction that notes the beginning, the handler in none, a transaction that stores the reply.
@@ -31,8 +31,6 @@ from segue.outbox.inbox import Fence, lock_fence, store_begun
 
 #: Tries of one transaction in this process, before a transient database error becomes a `retry` or stops the partition.
 LOCAL_TRIES = 3
-#: Tries of a group that fails for a reason which passes (a deadlock, say), before its commands are run one by one.
-GROUP_TRIES = 2
 
 #: What became of a command: handled, failed, or None: it was not begun.
 Result: TypeAlias = Handled | BaseException | None
@@ -65,13 +63,16 @@ class UnitOfWork:
     def run(self, desk: Desk, batch: Sequence[Prepared]) -> Sequence[Result]:
         """Handle the commands, in this order; what became of each. Once one failed, the rest is not begun."""
         if len(batch) > 1:
-            for _ in range(GROUP_TRIES):
-                try:
-                    return self._together(desk, batch)
-                except HANDLER_ERRORS as error:
-                    self._broken(batch, error)
-                    if not is_transient_database(_cause(error)):
-                        break
+            try:
+                return self._together(desk, batch)
+            except HANDLER_ERRORS as error:
+                activities = {prepared.command.activity for prepared in batch}
+                if is_transient_database(_cause(error)):
+                    # Another group is made of them; where nothing but the database is at fault, a shorter one.
+                    self._pace.collided(activities)
+                    return [None] * len(batch)
+                for activity in {error.activity} if isinstance(error, _GroupBroken) else activities:
+                    self._pace.broke(activity)
         return self._one_by_one(desk, batch)
 
     def _one_by_one(self, desk: Desk, batch: Sequence[Prepared]) -> Sequence[Result]:
@@ -151,11 +152,6 @@ class UnitOfWork:
                 self._pace.rejected(prepared.command.activity)
                 raise
             return failure(rejected.code, rejected.message, rejected.details)
-
-    def _broken(self, batch: Sequence[Prepared], error: BaseException) -> None:
-        culprits = [error.activity] if isinstance(error, _GroupBroken) else {p.command.activity for p in batch}
-        for activity in culprits:
-            self._pace.broke(activity)
 
     # --- joined
 
