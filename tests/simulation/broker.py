@@ -95,12 +95,17 @@ class SimConsumer(MemoryConsumer):
         self._sim = broker
         #: Believes till then (virtual time) that it owns what it was assigned, whatever the group thinks.
         self.stubborn_until = 0
+        #: The last poll did not come to its end: what it owns is not known.
+        self.unsure = True
         broker.members.append(self)
 
     def poll(self, max_records: int, timeout: float) -> Polled:
+        self.unsure = True
         if self.process.io(POLL):
             raise BrokerUnavailable("the broker did not answer")
-        return super().poll(max_records, timeout)
+        polled = super().poll(max_records, timeout)
+        self.unsure = False
+        return polled
 
     def _rebalance(self) -> None:
         if self._positions and self.process.world.now < self.stubborn_until:

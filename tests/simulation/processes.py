@@ -83,7 +83,7 @@ class SimProcess(Client):
             return NEVER
         if consumer.stubborn_until > self.world.now:
             return consumer.stubborn_until + 1_000
-        return self.backoff() if consumer.behind else NEVER
+        return self.backoff() if consumer.behind or consumer.unsure else NEVER
 
     def outbox_time(self, outbox: Outbox, forget_us: int) -> int:
         """When rows that are published are deleted, or, if they are not, the relay takes them over."""

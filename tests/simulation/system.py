@@ -283,7 +283,7 @@ def draw_input(system: System, n: int) -> tuple[str, bytes]:
     return name, CONVERTER.to_bytes(node, Node)
 
 
-def run(tape: Tape, tier: str = "memory") -> Outcome:
+def run(tape: Tape) -> Outcome:
     """Run the schedule of a tape."""
     random.seed(tape.seed)  # what the product spreads in time, it spreads by this
     system = System(tape)
@@ -310,7 +310,7 @@ def run(tape: Tape, tier: str = "memory") -> Outcome:
     )
 
 
-def settle(tier: str = "memory") -> None:
+def settle() -> None:
     """Prepare to run thousands of schedules: ids that repeat are derived once, garbage is collected rarely."""
     ids.derive = lru_cache(1 << 16)(ids.derive)
     gc.collect()

@@ -75,7 +75,10 @@ class World:
 
     def wake(self, process: Process, when: int) -> None:
         """Give a sleeping process a turn at `when`, unless it has an earlier one."""
-        if process.busy or when >= process.due or not process.alive:
+        if process.busy:
+            process.told = True
+            return
+        if when >= process.due or not process.alive:
             return
         self.put(process, when)
 
@@ -147,6 +150,8 @@ class Process:
         self.idle = 0
         #: A port has failed in this turn.
         self.hurt = False
+        #: Something has changed while it was in the middle of a turn.
+        self.told = False
         self._greenlet: greenlet | None = None
         world.processes.append(self)
 
@@ -218,7 +223,7 @@ class Process:
         self.boot()
         world = self.world
         while True:
-            self.hurt = False
+            self.hurt = self.told = False
             worked = self.turn()
             self.busy = False
             if worked:
@@ -227,6 +232,8 @@ class Process:
             else:
                 self.idle += 1
                 when = self.next_time()
+            if self.told:
+                when = min(when, world.now + 1_000)
             if when < NEVER:
                 world.put(self, when)
             self._hub()
