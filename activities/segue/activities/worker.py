@@ -35,7 +35,7 @@ from segue.outbox.store import OutboxStore
 from segue.topics.broker import Consumer, Producer
 from segue.topics.codec import Codecs
 from segue.topics.converter import Converter
-from segue.topics.names import TopicNames, legal
+from segue.topics.names import TopicNames, dead_letters_of, legal
 from segue.topics.settings import KafkaSettings, Property
 
 I = TypeVar("I")  # noqa: E741 - the field's own letters: input and output
@@ -130,7 +130,7 @@ class Worker(Generic[S]):
     @property
     def dead_letters(self) -> str:
         """The topic of this worker's dead letters."""
-        return self.options.dead_letters or f"{self.name}.dlq"
+        return self.options.dead_letters or dead_letters_of(self.name)
 
     # --- handlers
 

@@ -120,7 +120,7 @@ def run_worker(
     found.options = _options(found.options, settings.worker)
     names = names_of(settings)
     client = kafka(run)
-    check_topics(client, [names.commands_of(found.name)])
+    check_topics(client, [names.commands_of(found.name), found.dead_letters])
     run.out.note(f"worker {found.name} answers {', '.join(found.activities)}; Ctrl-C drains and stops it")
     with stopping(at_eof=stop_at_eof) as stop:
         found.run(client.bootstrap, properties=client.properties, topics=names, stop=stop)

@@ -97,7 +97,7 @@ def checked_input(run: Invocation, name: str, body: bytes) -> bytes:
     definition = registry.newest(name)
     if definition is None:
         names = sorted({known.name for known in registry})
-        raise UsageError(f"no saga is called {name!r}{did_you_mean(name, names)} ; known here: {', '.join(names)}")
+        raise UsageError(f"no saga is called {name!r}{did_you_mean(name, names)}; known here: {', '.join(names)}")
     converter = Converter()
     return converter.to_bytes(converter.from_bytes(body, definition.input_type), definition.input_type)
 

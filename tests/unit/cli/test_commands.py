@@ -171,6 +171,8 @@ def test_the_plan_of_topics_knows_the_services_that_the_sagas_call(modules: Path
         "payments.commands",
         "shop.replies",
         "shop.requests",
+        "mail.dlq",
+        "payments.dlq",
         "shop.dlq",
     ]
     assert {topic["partitions"] for topic in ran.json["topics"]} == {3}

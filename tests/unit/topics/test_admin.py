@@ -22,6 +22,8 @@ def test_a_plan_has_every_topic_once_and_outlives_the_longest_deadline() -> None
         "orders.replies",
         "orders.requests",
         "orders.events",
+        "payments.dlq",
+        "stock.dlq",
         "orders.dlq",
     ]
     assert {spec.configs["cleanup.policy"] for spec in specs} == {"delete"}
@@ -32,7 +34,7 @@ def test_a_plan_has_every_topic_once_and_outlives_the_longest_deadline() -> None
 def test_what_was_planned_and_created_has_no_problems() -> None:
     broker = MemoryBroker(auto_create=False)
     specs = plan(NAMES, ["payments"], replication=1, longest_deadline=DAY)
-    assert [problem.severity for problem in verify(broker, specs)] == ["error"] * 4
+    assert [problem.severity for problem in verify(broker, specs)] == ["error"] * 5
     assert create(broker, specs) == [spec.name for spec in specs]
     assert create(broker, specs) == []
     assert verify(broker, specs) == []

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Literal, Protocol
 
 from segue.limits import DEFAULT_LIMITS, Limits
-from segue.topics.names import TopicNames
+from segue.topics.names import TopicNames, dead_letters_of
 
 #: Retention of a topic whose sagas have short deadlines or none: Kafka's own default.
 USUAL_RETENTION = timedelta(days=7)
@@ -80,7 +80,10 @@ def plan(
     events: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> list[TopicSpec]:
-    """The topics of a coordinator and of the services it commands, kept for longer than the longest deadline."""
+    """The topics of a coordinator and of the services it commands, kept for longer than the longest deadline.
+
+    Each service has one for dead letters: a Python worker stops a partition rather than skip what it can't put there.
+    """
     configs = {
         "cleanup.policy": "delete",
         "retention.ms": _ms(max(USUAL_RETENTION, 2 * longest_deadline)),
@@ -95,7 +98,11 @@ def plan(
     def spec(name: str, configs: Mapping[str, str], keep: timedelta) -> TopicSpec:
         return TopicSpec(name=name, partitions=partitions, replication=replication, configs=configs, keep=keep)
 
-    return [*(spec(name, configs, longest_deadline) for name in plain), spec(names.dlq, dead_letters, timedelta())]
+    dead = dict.fromkeys((*(dead_letters_of(service) for service in services), names.dlq))
+    return [
+        *(spec(name, configs, longest_deadline) for name in plain),
+        *(spec(name, dead_letters, timedelta()) for name in dead),
+    ]
 
 
 def verify(admin: Admin, specs: Sequence[TopicSpec]) -> list[Problem]:

@@ -73,6 +73,11 @@ class TopicNames:
                 )
 
 
+def dead_letters_of(worker: str) -> str:
+    """The topic of a worker's own dead letters, where its code names no other."""
+    return f"{worker}.dlq"
+
+
 def legal(what: str, name: str) -> str:
     """Return `name` if Kafka takes it as a topic's name, else raise ConfigError."""
     if name in (".", "..") or _LEGAL.fullmatch(name) is None:
