@@ -99,6 +99,7 @@ class Behind:
         said: list[str] = []
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
             said.append(line)
+        self.close()
         return "".join(said)
 
     def close(self) -> None:
