@@ -111,9 +111,9 @@ class SimConsumer(MemoryConsumer):
         if self._positions and self.process.world.now < self.stubborn_until:
             return
         group = self._sim.group(self.group)
-        before = (len(group.owners), len(group.members), len(self._positions))
+        before = (dict(group.owners), len(group.members))
         super()._rebalance()
-        if before != (len(group.owners), len(group.members), len(self._positions)):
+        if before != (group.owners, len(group.members)):
             self._tell_others()
 
     def end_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:

@@ -318,6 +318,6 @@ SEND: Sequence[str] = (
     "send.lost",
     "send.delayed",
 )
-WIRE: Sequence[str] = ("send.appended_error", "send.duplicate", "send.lost", "send.delayed")
+WIRE: Sequence[str] = ("send.error", "send.appended_error", "send.duplicate", "send.lost", "send.delayed")
 OFFSETS: Sequence[str] = ("pause", "kill", "offsets.lost")
 FAULTS: Sequence[str] = tuple(dict.fromkeys((*READ, *COMMIT, *POLL, *SEND, *OFFSETS)))

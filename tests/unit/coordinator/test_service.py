@@ -497,13 +497,12 @@ def test_code_that_changed_after_the_end_of_a_saga_leaves_it_alone(estate: Make)
 
 def test_a_signal_that_was_parked_and_came_again_after_the_start_counts_once_and_disturbs_nobody(estate: Make) -> None:
     e = estate(deciding)
-    for _ in range(2):
-        e.request("signal", "o-1", "decision", False, message_id="m-1")
-        e.run()
+    e.silent.add("payments.charge")
+    e.request("signal", "o-1", "decision", False, message_id="m-1")
+    e.run()
     e.start(deciding, ORDER, "o-1")
     e.request("signal", "o-1", "decision", False, message_id="m-1")
     e.run()
-    e.pass_time(minutes(1))
-    assert e.saga("o-1").status == "compensated"
+    e.pass_time(timedelta(seconds=3))
     assert {letter.state for letter in letters(e)} == {"replayed"}
     assert "trouble.fenced" not in e.observer.counts
