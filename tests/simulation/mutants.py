@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.broken import MUTANTS, Mutant, Patch
-from tests.simulation.run import say
+from tests.simulation.run import TAPES, say
+from tests.simulation.shrink import shrink
 from tests.simulation.system import run, settle
-from tests.simulation.tape import Tape
+from tests.simulation.tape import Choices, Tape, save
 
 #: Where the schedules begin, for all mutants the same.
 FIRST_SEED = 1
@@ -75,6 +76,20 @@ def hunt(name: str, limit: int, seconds: float, first: int = FIRST_SEED) -> Verd
     return Verdict(name, mutant.breaks, None, n + 1, time.monotonic() - started)
 
 
+def record(name: str, seed: int, oracle: str) -> None:
+    """Shrink the tape on which a mutant died, and keep it."""
+    with applied(MUTANTS[name]):
+
+        def fails(choices: Choices) -> bool:
+            found = run(Tape(seed, choices)).violation
+            return found is not None and found.oracle == oracle
+
+        recorded = run(Tape(seed)).tape.recorded
+        small = shrink(recorded, fails) if fails(recorded) else recorded
+        message = str(run(Tape(seed, small)).violation)[:300]
+    save(TAPES / f"{name}.json", small, mutant=name, oracle=oracle, seed=seed, message=message)
+
+
 def _job(arguments: tuple[str, int, float, int]) -> Verdict:
     settle()
     return hunt(*arguments)
@@ -98,6 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="these mutants only")
     parser.add_argument("--quick", action="store_true", help="a set that takes seconds")
+    parser.add_argument("--record", action="store_true", help="shrink and keep the tape of each")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--limit", type=int, default=20_000, help="schedules for each")
     parser.add_argument("--seconds", type=float, default=300, help="seconds for each")
@@ -106,6 +122,8 @@ def main() -> int:
 
     def shown(verdict: Verdict) -> None:
         fate = f"killed by {verdict.oracle}" if verdict.oracle else "SURVIVED"
+        if options.record and verdict.oracle is not None and not verdict.oracle.startswith("crash"):
+            record(verdict.name, FIRST_SEED + verdict.schedules - 1, verdict.oracle)
         say(f"{verdict.name:24} {fate:32} {verdict.schedules:6,} schedules  {verdict.seconds:6.1f} s")
 
     verdicts = hunt_all(names, options.jobs, options.limit, options.seconds, shown)
