@@ -114,15 +114,13 @@ class S6SameBytes(Oracle):
     def __init__(self, all: Oracles) -> None:
         super().__init__(all)
         self.first: dict[tuple[str, str], Record] = {}
+        #: Commands that a person has asked for again.
+        self.renewed: set[str] = set()
 
     def event(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
         if isinstance(event, e.CommandSent) and event.by and saga.steps[event.step].attempt == event.attempt:
-            for key in [
-                key
-                for key in self.first
-                if self.all.shadow.commands.get(key[0], (None, None))[1] is saga.steps[event.step]
-            ]:
-                del self.first[key]
+            assert saga.started is not None
+            self.renewed.add(command_id(saga.started.coordinator, saga.id, event.step, event.action, event.attempt))
 
     def append(self, record: Record, message_id: str | None) -> None:
         if message_id is None or record.topic.endswith(".dlq") or self.all.system.forged(record):
@@ -131,7 +129,7 @@ class S6SameBytes(Oracle):
         body = record.value or b""
         refused_again = b'"superseded"' in body or b'"compensated"' in body  # nothing of that answer is stored
         same = (first.value, first.headers, first.key) == (record.value, record.headers, record.key)
-        if not same and not refused_again:
+        if not same and not refused_again and message_id not in self.renewed:
             pairs = [pair for pair in zip(first.headers, record.headers, strict=False) if pair[0] != pair[1]]
             bodies = f"{first.value!r} {record.value!r}"
             self.fail(f"{message_id} on {record.topic} differs from its first copy: {pairs} {bodies}")
@@ -426,6 +424,10 @@ class KINDS(Oracle):
                     self.fail(f"{saga.id}: silence of {step.name} counts as skipped")
             case e.StopRequested(cause="failure") if event.error.class_name not in _FAILURES:
                 self.fail(f"{saga.id} is undone because of {event.error.class_name}")
+            case e.CommandSent() if event.attempt > 1 and not event.by:
+                step = saga.steps[event.step]
+                if (step.status if event.action == "invoke" else step.undo) != "waiting":
+                    self.fail(f"{saga.id}: attempt {event.attempt} of {event.step}, and nobody has answered `retry`")
             case e.CommandSent(attempt=1) if not event.by and event.resend >= event.due:
                 self.fail(f"{saga.id}: nothing answers the silence of {event.step} before its time is over")
             case _:
