@@ -112,7 +112,9 @@ class Behind:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                self._lines.put(line)
+                # That a saga's code was edited is logged before or after the lines that the page shows.
+                if "segue definition.alert" not in line:
+                    self._lines.put(line)
         self._lines.put(None)
 
 
