@@ -428,14 +428,19 @@ def test_seeding_inserts_only_what_is_not_there(bench: Bench) -> None:
     assert store.offsets(COORDINATOR) == {P0: offset(5, T0), P1: offset(2, topic_id="")}
 
 
-def test_a_reset_overwrites_an_offset_or_makes_it(bench: Bench) -> None:
+def test_a_reset_overwrites_an_offset_that_stands_where_it_was_known_to_stand(bench: Bench) -> None:
     store = bench.store()
-    store.seed_offsets(COORDINATOR, {P0: offset(5, T0)})
+    store.seed_offsets(COORDINATOR, {P0: offset(5, T0), P1: offset(5)})
+    known = store.offsets(COORDINATOR)
 
-    store.reset_offset(COORDINATOR, P0, offset(1, topic_id="t-2"), audit("reset"))
-    store.reset_offset(COORDINATOR, P1, offset(2), audit("reset"))
+    store.reset_offset(COORDINATOR, P0, known[P0], offset(1, topic_id="t-2"), audit("reset"))
+    for late in (known[P0], offset(1)):
+        with pytest.raises(Fenced):
+            store.reset_offset(COORDINATOR, P0, late, offset(0, topic_id="t-3"), audit("reset"))
+    with pytest.raises(Fenced):
+        store.reset_offset(COORDINATOR, Partition("never-seeded", 0), offset(0), offset(1), audit("reset"))
 
-    assert store.offsets(COORDINATOR) == {P0: offset(1, topic_id="t-2"), P1: offset(2)}
+    assert store.offsets(COORDINATOR) == {P0: offset(1, topic_id="t-2"), P1: offset(5)}
 
 
 def test_a_partition_is_drained_once_its_stored_offset_has_reached_its_end(bench: Bench) -> None:

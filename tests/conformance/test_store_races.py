@@ -227,7 +227,8 @@ def test_audit_entries_of_several_writers_form_one_chain(sql_bench: Bench) -> No
         tasks = [pool.submit(write, store, audits=[audit("a"), audit("b")]) for store in stores for _ in range(4)]
         for task in tasks:
             task.result(30)
-    stores[0].reset_offset(COORDINATOR, P0, offset(1), audit("reset", before="7", after="1", saga_id=None))
+    stores[0].seed_offsets(COORDINATOR, {P0: offset(7)})
+    stores[0].reset_offset(COORDINATOR, P0, offset(7), offset(1), audit("reset", before="7", after="1", saga_id=None))
 
     assert sql_bench.url is not None
     with alone(sql_bench.url) as connection:

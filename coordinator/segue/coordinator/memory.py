@@ -93,7 +93,12 @@ class MemoryStore:
         for partition, offset in offsets.items():
             self.tables.offsets.setdefault((coordinator, partition), offset)
 
-    def reset_offset(self, coordinator: str, partition: Partition, offset: StoredOffset, audit: AuditEntry) -> None:
+    def reset_offset(
+        self, coordinator: str, partition: Partition, known: StoredOffset, offset: StoredOffset, audit: AuditEntry
+    ) -> None:
+        stored = self.tables.offsets.get((coordinator, partition))
+        if stored is None or (stored.next, stored.topic_id) != (known.next, known.topic_id):
+            raise Fenced(f"{partition} does not stand at {known.next} any more")
         self.tables.offsets[(coordinator, partition)] = offset
         self.tables.audits.append(audit)
 

@@ -9,6 +9,7 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -22,12 +23,15 @@ from segue.outbox.message import Message
 from segue.topics.broker import Headers, Record
 
 REQUEST_COLUMNS = tuple(column.name for column in schema.operator_request.columns if column.name != "id")
+_saga_columns = attrgetter(*SAGA_COLUMNS)
+_event_columns = attrgetter(*EVENT_COLUMNS)
+_message_columns = attrgetter(*MESSAGE_COLUMNS)
 
 
 def saga_values(row: SagaRow) -> dict[str, Any]:
     """The columns of `saga`; raises RejectedWrite for attributes that are not JSON."""
-    values = {name: getattr(row, name) for name in SAGA_COLUMNS}
-    values["attributes"] = json.loads(attributes_text(row.attributes))
+    values = dict(zip(SAGA_COLUMNS, _saga_columns(row), strict=True))
+    values["attributes"] = json.loads(attributes_text(row.attributes)) if row.attributes else {}
     return values
 
 
@@ -43,12 +47,12 @@ def attributes_text(attributes: Mapping[str, Any]) -> str:
 
 def event_values(row: EventRow) -> dict[str, Any]:
     """The columns of `saga_event`."""
-    return {name: getattr(row, name) for name in EVENT_COLUMNS}
+    return dict(zip(EVENT_COLUMNS, _event_columns(row), strict=True))
 
 
 def message_values(message: Message) -> dict[str, Any]:
     """The columns of `outbox`, without `seq`."""
-    values = {name: getattr(message, name) for name in MESSAGE_COLUMNS}
+    values = dict(zip(MESSAGE_COLUMNS, _message_columns(message), strict=True))
     values["headers"] = dict(message.headers)
     return values
 

@@ -459,7 +459,7 @@ class Coordinator:
                 fresh[partition] = StoredOffset(next=begin, drained_to=None, topic_id=topic_id)
                 starts[partition] = begin
             elif problem := _problem(known, begin, end, topic_id):
-                self._restart(partition, StoredOffset(next=begin, drained_to=None, topic_id=topic_id), problem)
+                self._restart(partition, known, StoredOffset(next=begin, drained_to=None, topic_id=topic_id), problem)
                 starts[partition] = begin
             else:
                 starts[partition] = known.next
@@ -469,7 +469,7 @@ class Coordinator:
         self._positions.update(starts)
         return starts
 
-    def _restart(self, partition: Partition, offset: StoredOffset, problem: str) -> None:
+    def _restart(self, partition: Partition, known: StoredOffset, offset: StoredOffset, problem: str) -> None:
         entry = AuditEntry(
             at=self._store.now(),
             actor=self.name,
@@ -477,7 +477,7 @@ class Coordinator:
             subject=f"{partition.topic}[{partition.number}]",
             reason=problem,
         )
-        self._store.reset_offset(self.name, partition, offset, entry)
+        self._store.reset_offset(self.name, partition, known, offset, entry)
         self._observer.event("offset.alert", partition=partition, problem=problem, restart=offset.next)
 
     def _revoked(self, partitions: Sequence[Partition]) -> None:

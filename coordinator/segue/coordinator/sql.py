@@ -19,7 +19,7 @@ from segue.coordinator.session import Session
 from segue.coordinator.sql_batch import SqlBatch, append_audits, checked
 from segue.coordinator.store import AuditEntry, Batch, OperatorRequest, StoredOffset
 from segue.coordinator.watchdog import Watchdog
-from segue.errors import StoreUnavailable
+from segue.errors import Fenced, StoreUnavailable
 from segue.observe import SILENT, Observer
 from segue.topics.broker import Partition
 
@@ -116,12 +116,15 @@ class SqlStore:
                 checked(session, schema.consumer_offset, values),
             )
 
-    def reset_offset(self, coordinator: str, partition: Partition, offset: StoredOffset, audit: AuditEntry) -> None:
+    def reset_offset(
+        self, coordinator: str, partition: Partition, known: StoredOffset, offset: StoredOffset, audit: AuditEntry
+    ) -> None:
         values = _offset_values(coordinator, partition, offset)
         with self._session() as session:
             checked(session, schema.consumer_offset, [values])
-            if not session.change(statements.overwrite_offset(coordinator, partition, values)):
-                session.change(schema.consumer_offset.insert(), [values])
+            statement = statements.overwrite_offset(coordinator, partition, known.next, known.topic_id, values)
+            if not session.change(statement):
+                raise Fenced(f"{partition} does not stand at {known.next} any more")
             append_audits(session, [audit])
 
     def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:

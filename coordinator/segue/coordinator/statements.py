@@ -79,9 +79,13 @@ def move_offset(coordinator: str, partition: Partition, start: int, end: int) ->
     return update(consumer_offset).where(here).values(next=end)
 
 
-def overwrite_offset(coordinator: str, partition: Partition, values: dict[str, Any]) -> Update:
-    """Set one stored offset, wherever it stood."""
-    return update(consumer_offset).where(_of_partition(coordinator, partition)).values(values)
+def overwrite_offset(
+    coordinator: str, partition: Partition, standing: int, topic_id: str, values: dict[str, Any]
+) -> Update:
+    """Set one stored offset, if it stands at `standing` of this topic."""
+    columns = consumer_offset.c
+    same = and_(_of_partition(coordinator, partition), columns.next == standing, columns.topic_id == topic_id)
+    return update(consumer_offset).where(same).values(values)
 
 
 def drain_offset(coordinator: str, partition: Partition, end: int, noted_at: Any) -> Update:

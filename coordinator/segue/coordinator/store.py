@@ -233,8 +233,13 @@ class Store(Protocol):
         """Insert those that are not there yet."""
         ...
 
-    def reset_offset(self, coordinator: str, partition: Partition, offset: StoredOffset, audit: AuditEntry) -> None:
-        """Overwrite one, with its audit entry: the topic was created again or truncated."""
+    def reset_offset(
+        self, coordinator: str, partition: Partition, known: StoredOffset, offset: StoredOffset, audit: AuditEntry
+    ) -> None:
+        """Overwrite one, with its audit entry: the topic was created again or truncated.
+
+        Raises Fenced if it does not stand where it was `known` to stand: whoever has moved it knows the new topic.
+        """
         ...
 
     def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:

@@ -8,6 +8,7 @@ import msgspec
 
 from segue.errors import ContractError
 
+_ZERO = timedelta(0)
 _SECOND = timedelta(seconds=1)
 
 
@@ -32,17 +33,19 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     silence: timedelta = timedelta(seconds=10)
 
     def __post_init__(self) -> None:
-        problems = [
-            (not 1 <= self.attempts <= 10_000, f"attempts={self.attempts}, allowed are 1 to 10,000"),
-            (self.initial < timedelta(0), f"initial={self.initial}, it can't be negative"),
-            (self.factor < 1, f"factor={self.factor}, allowed is 1 or more"),
-            (self.maximum < self.initial, f"maximum={self.maximum} is less than initial={self.initial}"),
-            (not 0 <= self.jitter <= 1, f"jitter={self.jitter}, allowed is 0 to 1"),
-            (self.silence <= timedelta(0), f"silence={self.silence}, it must be positive"),
-        ]
-        for wrong, sentence in problems:
-            if wrong:
-                raise ContractError(f"Retry: {sentence}")
+        # No sentence is written for a policy that is right: every replay of a history makes one for each step.
+        if not 1 <= self.attempts <= 10_000:
+            raise ContractError(f"Retry: attempts={self.attempts}, allowed are 1 to 10,000")
+        if self.initial < _ZERO:
+            raise ContractError(f"Retry: initial={self.initial}, it can't be negative")
+        if self.factor < 1:
+            raise ContractError(f"Retry: factor={self.factor}, allowed is 1 or more")
+        if self.maximum < self.initial:
+            raise ContractError(f"Retry: maximum={self.maximum} is less than initial={self.initial}")
+        if not 0 <= self.jitter <= 1:
+            raise ContractError(f"Retry: jitter={self.jitter}, allowed is 0 to 1")
+        if self.silence <= _ZERO:
+            raise ContractError(f"Retry: silence={self.silence}, it must be positive")
 
 
 DEFAULT_RETRY = Retry()

@@ -23,6 +23,8 @@ class Bell:
 
     def wait(self, timeout: float) -> bool:
         """Wait until somebody rings, at most `timeout` seconds; whether somebody rang since the last call."""
+        if timeout <= 0 and not self._rung.is_set():
+            return False  # asked every turn of a loop: no lock for it
         rang = self._rung.wait(timeout)
         self._rung.clear()
         return rang

@@ -43,6 +43,7 @@ class _Topic:
     id: str
     logs: list[_Log]
     configs: Mapping[str, str]
+    partitions: Sequence[Partition]
     next_keyless: int = 0
 
 
@@ -70,6 +71,8 @@ class MemoryBroker:
         self._groups: dict[str, _Group] = {}
         self._created = 0
         self._alone = 0
+        #: Grows with every change of topics, members and owners: while it stands, nobody has to rebalance.
+        self.epoch = 0
         #: While True every request fails with BrokerUnavailable and nothing is transmitted.
         self.down = False
 
@@ -87,12 +90,17 @@ class MemoryBroker:
         """Make an empty topic, unless it is there."""
         if name not in self._topics:
             self._created += 1
+            self.epoch += 1
             logs = [_Log() for _ in range(partitions or self._partitions)]
-            self._topics[name] = _Topic(id=f"topic-{self._created}", logs=logs, configs=configs or {})
+            numbered = [Partition(name, number) for number in range(len(logs))]
+            self._topics[name] = _Topic(
+                id=f"topic-{self._created}", logs=logs, configs=configs or {}, partitions=numbered
+            )
 
     def delete_topic(self, name: str) -> None:
         """Forget the topic and its records; created again it has another id."""
         self._topics.pop(name, None)
+        self.epoch += 1
 
     def truncate(self, partition: Partition, before: int) -> None:
         """Retention: forget the records below the offset `before`."""
@@ -112,6 +120,7 @@ class MemoryBroker:
     def expel(self, consumer: MemoryConsumer) -> None:
         """Session timeout: others may own its partitions, while it believes until its next poll that it does."""
         group = self.group(consumer.group)
+        self.epoch += 1
         if consumer in group.members:
             group.members.remove(consumer)
         for partition in [p for p, owner in group.owners.items() if owner is consumer]:
@@ -158,11 +167,13 @@ class MemoryBroker:
 
     def topic(self, name: str) -> _Topic:
         """The topic, made now if that is allowed. Raises ConfigError."""
-        if name not in self._topics:
+        topic = self._topics.get(name)
+        if topic is None:
             if not self._auto_create:
                 raise ConfigError(f"topic {name!r}: no such topic; create it with `segue topics create`")
             self.create_topic(name)
-        return self._topics[name]
+            topic = self._topics[name]
+        return topic
 
     def log(self, partition: Partition) -> _Log:
         """One partition of a topic. Raises ConfigError where it does not exist."""
@@ -173,11 +184,14 @@ class MemoryBroker:
 
     def partitions(self, topics: Iterable[str]) -> list[Partition]:
         """All partitions of these topics, in order."""
-        return [Partition(topic, n) for topic in sorted(topics) for n in range(len(self.topic(topic).logs))]
+        return [partition for topic in sorted(topics) for partition in self.topic(topic).partitions]
 
     def group(self, name: str) -> _Group:
         """The group of that name."""
-        return self._groups.setdefault(name, _Group())
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = _Group()
+        return group
 
     def check_up(self) -> None:
         """Raise BrokerUnavailable while the broker is `down`."""
@@ -198,6 +212,8 @@ class MemoryConsumer:
         #: The end that was reported last, per partition: an end is reported once.
         self._told_end: dict[Partition, int] = {}
         self._turn = 0
+        #: The broker's epoch in which this member has what it is to have.
+        self._settled = -1
         self.subscription: frozenset[str] = frozenset()
         #: The group's name; a consumer without one is a group by itself.
         self.group = group
@@ -208,6 +224,7 @@ class MemoryConsumer:
     ) -> None:
         self._starts, self._revoked = starts, revoked
         self.subscription = frozenset(topics)
+        self._settled = -1
         self._join()
 
     def poll(self, max_records: int, timeout: float) -> Polled:
@@ -270,10 +287,11 @@ class MemoryConsumer:
         members = self._broker.group(self.group).members
         if self not in members:
             members.append(self)
+            self._broker.epoch += 1
 
     def _rebalance(self) -> None:
         """Let go of what is no longer ours, then take what is ours and free."""
-        if not self.subscription:
+        if not self.subscription or self._settled == self._broker.epoch:
             return
         group = self._broker.group(self.group)
         owned = {p for p in self._positions if group.owners.get(p) is self}
@@ -287,6 +305,7 @@ class MemoryConsumer:
             if group.owners.get(partition) is self:
                 del group.owners[partition]
         if lost:
+            self._broker.epoch += 1
             self._revoked(lost)
         gained = [p for p in target if p not in self._positions and p not in group.owners]
         if gained:
@@ -294,6 +313,9 @@ class MemoryConsumer:
             for partition in gained:
                 group.owners[partition] = self
                 self._positions[partition] = offsets.get(partition, self._broker.log(partition).begin)
+            self._broker.epoch += 1
+        if not lost and not gained:
+            self._settled = self._broker.epoch
 
     def _target(self, group: _Group) -> list[Partition]:
         """The share of this member: partition i of the members' topics goes to member i modulo their number."""
@@ -307,6 +329,8 @@ class MemoryConsumer:
     def _fetch(self, partition: Partition, most: int, records: list[Record], ended: dict[Partition, int]) -> None:
         log = self._broker.log(partition)
         position = self._positions[partition]
+        if position == log.end == self._told_end.get(partition):
+            return
         if not log.begin <= position <= log.end:
             position = self._positions[partition] = self._restarted(partition, log)
         found = log.read(position, most - len(records))
