@@ -19,7 +19,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ruff layout layers mypy basedpyright format api bench simulate mutants kafka postgres up down clean
+.PHONY: help demo test lint ruff layout layers mypy basedpyright format api bench simulate mutants chaos kafka postgres up down clean
 
 help: ## show this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ simulate: $(DEV) ## the whole system from a fresh seed, with every fault there i
 
 mutants: $(DEV) ## break each rule once, and see that the simulation sees it: JOBS=2
 	$(PYTHON) -m tests.simulation.mutants $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+chaos: $(DEV) ## faults on real Kafka and PostgreSQL, and the judgement; as root, for a small disk: MINUTES=3
+	$(PYTHON) -m tests.chaos --minutes $(or $(MINUTES),3) $(ARGS)
 
 kafka: $(DEV) ## start Apache Kafka without docker (Java 17 and Maven), print its address
 	$(PYTHON) -m tests.real.kafka start

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -96,6 +96,11 @@ class Processes:
         assert process is not None
         return process.poll()
 
+    @property
+    def names(self) -> Collection[str]:
+        """All that were started and not forgotten since."""
+        return self._parts.keys()
+
     def pid(self, name: str) -> int:
         """The process id of this name, as it runs now."""
         process = self._parts[name].process
@@ -108,6 +113,17 @@ class Processes:
         for name, part in self._parts.items():
             if name != absent and part.process is not None and part.process.poll() is not None:
                 raise DemoFailed(f"{name} ended with code {part.process.returncode}:\n{self.tail(name)}")
+
+    def stop_one(self, name: str, patience: float = DRAIN) -> None:
+        """Ask this one to end, kill it after that many seconds, forget it."""
+        process = self._parts.pop(name).process
+        assert process is not None
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def stop(self, patience: float = DRAIN) -> None:
         """Ask all to end, wait that many seconds for them together, then kill what is left."""

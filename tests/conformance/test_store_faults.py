@@ -14,7 +14,6 @@ from segue.coordinator.sql import SqlStore
 from segue.coordinator.store import Changes, Store
 from segue.errors import ConfigError, Fenced, StoreUnavailable
 from segue.observe import Logging
-from tests.conformance.proxy import Proxy
 from tests.conformance.store_kit import (
     COORDINATOR,
     P0,
@@ -28,6 +27,7 @@ from tests.conformance.store_kit import (
     saga,
     write,
 )
+from tests.real.proxy import Proxy
 
 _KILL_OTHERS = """
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity

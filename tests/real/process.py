@@ -196,11 +196,18 @@ class Server(ABC):
 
     def stop(self) -> bool:
         """End the process in an orderly way, data kept; True if there was one."""
-        return self._finish(self.stop_signal)
+        return self.finish(self.stop_signal)
 
     def kill9(self) -> bool:
         """End it as a power cut would; True if there was one."""
-        return self._finish(signal.SIGKILL)
+        return self.finish(signal.SIGKILL)
+
+    def finish(self, how: signal.Signals) -> bool:
+        """End it with this signal; True if there was one."""
+        if not self.home.exists():
+            return False
+        with self._locked():
+            return self._finish_unlocked(how)
 
     def restart(self) -> None:
         """Stop it if it runs, and run it again on the same data and the same port."""
@@ -248,12 +255,6 @@ class Server(ABC):
             raise RealPartError(
                 f"{self.kind} {self.name!r} did not come up; the end of {self.log}:\n{self._last_lines()}"
             )
-
-    def _finish(self, how: signal.Signals) -> bool:
-        if not self.home.exists():
-            return False
-        with self._locked():
-            return self._finish_unlocked(how)
 
     def _finish_unlocked(self, how: signal.Signals) -> bool:
         state = self._alive()

@@ -1,0 +1,232 @@
+"""The judge: it reads the history file and the databases, and nothing else; so any run can be judged again.
+
+`python -m tests.chaos.checker HISTORY coordinator=URL bank_a=URL bank_b=URL bank_c=URL driver=URL`
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import sys
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Select, Table, create_engine, func, select
+
+from examples.driver.violations import Violation
+from examples.transfer.bank import Hold, Movement
+from examples.transfer.check import check
+from examples.transfer.contracts import BANKS, Transfer
+from examples.transfer.workload import expected_statuses, transfers
+from segue.coordinator import verification
+from segue.coordinator.reads import Reads
+from segue.coordinator.schema import consumer_offset, dead_letter, outbox, outbox_quarantine, saga, saga_event
+from tests.chaos.damage import digest
+from tests.chaos.history import Line, read
+
+ENDED = ("completed", "compensated", "failed", "cancelled")
+Databases = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What the checker needs of a saga's row."""
+
+    status: str
+    attention: str
+    waiting_for: str | None
+    error: str | None
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class Story:
+    """The history, sorted by what the rules ask of it."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        run = next(line for line in lines if line["what"] == "run")
+        self.seed, self.most = int(run["seed"]), int(run["most"])
+        starts = [line for line in lines if line["what"] == "start"]
+        self.attempted = {line["saga"] for line in starts}
+        self.acknowledged = {line["saga"] for line in starts if line["phase"] == "acknowledged"}
+        self.damaged = {line["digest"] for line in lines if line["what"] == "damaged"}
+        self.letters = [line for line in lines if line["what"] == "dead_letter"]
+        self.offsets = [line for line in lines if line["what"] == "offsets"]
+        self.faults = [line for line in lines if line["what"] == "fault"]
+
+    @property
+    def transfers(self) -> list[Transfer]:
+        """Those that were asked for; the same seed gives the same."""
+        return [one for one in transfers(self.most, self.seed) if one.id in self.attempted]
+
+
+def judge(lines: Sequence[Line], databases: Databases) -> list[Violation]:
+    """All that is not as it must be once everything has been mended and has come to rest."""
+    story = Story(lines)
+    rows = sagas(databases["coordinator"])
+    wanted = story.transfers
+    return [
+        *_starts(story, rows),
+        *_ends(expected_statuses(wanted), rows),
+        *check({bank: databases[bank] for bank in BANKS}),
+        *_money_follows(wanted, rows, databases),
+        *_verified(databases["coordinator"]),
+        *_outboxes(databases),
+        *_letters(story, databases["coordinator"]),
+        *_offsets(story, databases["coordinator"]),
+    ]
+
+
+def sagas(url: str) -> dict[str, Row]:
+    """Every saga's row, by its id."""
+    columns = (saga.c.id, saga.c.status, saga.c.attention, saga.c.waiting_for, saga.c.error_message)
+    return {
+        row.id: Row(
+            status=row.status,
+            attention=row.attention,
+            waiting_for=row.waiting_for,
+            error=row.error_message,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+        )
+        for row in _rows(url, select(*columns, saga.c.started_at, saga.c.ended_at))
+    }
+
+
+def recoveries(story: Story, url: str) -> list[float]:
+    """For each fault: seconds from its end (for a killed process: from the kill) to the next transition.
+
+    A transition is dated by the database's clock at the beginning of the transaction that committed it. Infinite where
+    nothing moved any more: then all was over.
+    """
+    moments = sorted(row.at.timestamp() for row in _rows(url, select(saga_event.c.at).distinct()))
+    found = []
+    for line in story.faults:
+        if line["phase"] == ("begin" if line["kind"].startswith("kill_") else "end"):
+            position = bisect_right(moments, line["at"])
+            found.append(moments[position] - line["at"] if position < len(moments) else math.inf)
+    return found
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of all does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
+
+
+def _starts(story: Story, rows: Mapping[str, Row]) -> Iterator[Violation]:
+    for name in sorted(story.acknowledged - rows.keys()):
+        yield Violation(rule="an acknowledged start has a saga", subject=name, found="no saga")
+    for name in sorted(rows.keys() - story.attempted):
+        yield Violation(rule="nobody starts a saga that was not asked for", subject=name, found=rows[name].status)
+
+
+def _ends(expected: Mapping[str, str], rows: Mapping[str, Row]) -> Iterator[Violation]:
+    for name, row in rows.items():
+        said = f"{row.status}, {row.attention}; {row.waiting_for or row.error or ''}".rstrip("; ")
+        if row.status not in ENDED or row.attention != "none":
+            yield Violation(rule="no saga waits for ever", subject=name, found=said)
+        elif name in expected and row.status != expected[name]:
+            yield Violation(rule=f"must be {expected[name]}", subject=name, found=said)
+
+
+def _money_follows(wanted: Sequence[Transfer], rows: Mapping[str, Row], databases: Databases) -> Iterator[Violation]:
+    """A completed transfer moved its money once, to everybody; any other one moved nothing that stays."""
+    settled: Counter[str] = Counter()
+    paid: Counter[str] = Counter()
+    for bank in BANKS:
+        for row in _rows(databases[bank], select(Hold.transfer_id, Hold.amount).where(Hold.state == "settled")):
+            settled[row.transfer_id] += row.amount
+        query = select(Movement.transfer_id, Movement.amount).where(Movement.kind.in_(("deposit", "take_back")))
+        for row in _rows(databases[bank], query):
+            paid[row.transfer_id] += row.amount
+    for transfer in wanted:
+        row = rows.get(transfer.id)
+        if row is None or row.status not in ENDED:
+            continue  # told of elsewhere
+        must = transfer.payer.amount if row.status == "completed" else 0
+        if (settled[transfer.id], paid[transfer.id]) != (must, must):
+            text = f"{row.status}: payer let go of {settled[transfer.id]}, payees got {paid[transfer.id]}, not {must}"
+            yield Violation(rule="money follows the saga", subject=transfer.id, found=text)
+
+
+def _verified(url: str) -> Iterator[Violation]:
+    """What `segue verify` sees: rows are the fold of their history, nothing is lost, the audit is unbroken."""
+    reads = Reads(url)
+    try:
+        for one in verification.verify(reads):
+            yield Violation(rule=f"segue verify: {one.check}", subject=one.saga_id or "-", found=one.message)
+    finally:
+        reads.close()
+
+
+def _outboxes(databases: Databases) -> Iterator[Violation]:
+    for name, url in databases.items():
+        for table in (outbox, outbox_quarantine):
+            count = _count(url, table)
+            if count:
+                yield Violation(rule="outboxes are empty", subject=f"{name}.{table.name}", found=f"{count} rows")
+
+
+def _letters(story: Story, url: str) -> Iterator[Violation]:
+    """Only what was damaged on purpose is a dead letter, whoever it was sent to."""
+    for row in _rows(url, select(dead_letter)):
+        headers = tuple(
+            (name, None if text is None else base64.b64decode(text)) for name, text in json.loads(row.headers)
+        )
+        if digest(row.key, row.value, headers) not in story.damaged:
+            text = f"{row.state}, {row.reason}: {row.error_message}"
+            yield Violation(rule="only damaged records die", subject=f"dead letter {row.id}", found=text)
+        elif row.state in ("received", "parked"):
+            yield Violation(rule="no record waits for ever", subject=f"dead letter {row.id}", found=row.state)
+    for line in story.letters:
+        if line["digest"] not in story.damaged:
+            yield Violation(rule="only damaged records die", subject=line["topic"], found=line["reason"])
+
+
+def _offsets(story: Story, url: str) -> Iterator[Violation]:
+    """Everything was read to the end: the coordinator's own offsets, and those that the workers' groups committed."""
+    stored = {(row.topic, row.partition): row.next for row in _rows(url, select(consumer_offset))}
+    for line in story.offsets:
+        key = (line["topic"], line["partition"])
+        position = line["committed"] if line["group"] is not None else stored.get(key, 0)
+        if position != line["end"]:
+            text = f"{position}, and the end is {line['end']}"
+            yield Violation(rule="everything is read", subject=f"{key[0]}[{key[1]}]", found=text)
+
+
+def _rows(url: str, query: Select[*tuple[Any, ...]]) -> list[Any]:
+    return list(_ask(url, lambda connection: connection.execute(query).all()))
+
+
+def _count(url: str, table: Table) -> int:
+    return int(_ask(url, lambda connection: connection.execute(select(func.count()).select_from(table)).scalar_one()))
+
+
+def _ask(url: str, question: Any) -> Any:
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            answer: Connection = question(connection)
+            return answer
+    finally:
+        engine.dispose()
+
+
+def main() -> int:
+    """Judge a history and its databases once more."""
+    lines = list(read(Path(sys.argv[1])))
+    violations = judge(lines, dict(pair.split("=", 1) for pair in sys.argv[2:]))
+    for violation in violations:
+        print(violation)
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
