@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import get_args
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import create_engine, select, text, update
 
 from segue.clock import SYSTEM_CLOCK
 from segue.coordinator import schema
@@ -100,3 +100,21 @@ def test_a_missing_schema_is_said(postgres_url: str) -> None:
     with pytest.raises(ConfigError, match="run `segue db upgrade`"):
         found.saga("x")
     found.close()
+
+
+def test_the_options_of_a_database_url_hold_for_reading_too(postgres_url: str) -> None:
+    """As in `?options=-csearch_path=segue`: tables in a schema of their own."""
+    engine = create_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA own"))
+    engine.dispose()
+    url = f"{postgres_url}?options=-csearch_path%3Down"
+    made = Database(url)
+    made.put(completed("order-1"))
+    made.close()
+
+    reads = Reads(url)
+    try:
+        assert reads.count(SagaFilter()) == 1
+    finally:
+        reads.close()

@@ -305,6 +305,10 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "begin", _sqlite_begun)
         return engine
     options = f"-c default_transaction_read_only=on -c statement_timeout={QUERY_TIMEOUT * 1000}"
+    if "options" in url.query:
+        # The URL's own, such as a search_path: ours would replace them.
+        given = url.query["options"]
+        options = f"{given if isinstance(given, str) else ' '.join(given)} {options}"
     try:
         return create_engine(
             url,

@@ -585,6 +585,18 @@ class KafkaAdmin:
             created.append(name)
         return created
 
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete topics with all their records; those that are not there are no error."""
+        known = self._metadata(QUESTION_TIMEOUT).topics
+        there = [name for name in names if name in known]
+        deleted = self._client.delete_topics(there, request_timeout=QUESTION_TIMEOUT) if there else {}
+        for name, future in deleted.items():
+            self._answer(future, f"deleting topic {name}")
+
+    def brokers(self) -> int:
+        """How many brokers the cluster has: a topic can have no more replicas."""
+        return len(self._metadata(QUESTION_TIMEOUT).brokers)
+
     def close(self) -> None:
         self._process.check()
         self._client.__exit__(None, None, None)

@@ -1,0 +1,1 @@
+"""`segue bench`: how fast sagas run on a given Kafka and database, measured with a coordinator as it is deployed."""
