@@ -623,6 +623,15 @@ def found_abandoned_at_pivot(patch: Patch) -> None:
     patch(Turn, "undo", undo)
 
 
+@mutant("found: a frozen coordinator resets an offset that others have moved since the topic was created again")
+def found_late_reset(patch: Patch) -> None:
+    def reset_offset(self: Any, coordinator: str, partition: Any, known: Any, offset: Any, audit: Any) -> None:
+        self.tables.offsets[(coordinator, partition)] = offset
+        self.tables.audits.append(audit)
+
+    patch(memory.MemoryStore, "reset_offset", reset_offset)
+
+
 @mutant("found: a parked signal that was applied meanwhile is tried again for ever, and fences everybody")
 def found_parked_twice(patch: Patch) -> None:
     old = work.Work.prepare

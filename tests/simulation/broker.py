@@ -55,7 +55,10 @@ class SimBroker(MemoryBroker):
         self._oracles.appended(stored)
         if record.topic.endswith(".commands"):
             self._oracles.system.maybe_mute(stored)
-        self.told(record.topic)
+        source = topic.partitions[number]
+        for member in self.members:
+            if member.owns(source):
+                self._world.wake(member.process, self._world.now + 1_000 + member.process.latency())
 
     def told(self, topic: str) -> None:
         """Wake those who read `topic`."""
@@ -110,10 +113,9 @@ class SimConsumer(MemoryConsumer):
     def _rebalance(self) -> None:
         if self._positions and self.process.world.now < self.stubborn_until:
             return
-        group = self._sim.group(self.group)
-        before = (dict(group.owners), len(group.members))
+        before = self._sim.epoch
         super()._rebalance()
-        if before != (group.owners, len(group.members)):
+        if self._sim.epoch != before:
             self._tell_others()
 
     def end_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
@@ -147,16 +149,18 @@ class SimConsumer(MemoryConsumer):
 
     def expelled(self) -> None:
         """The broker has not heard of it for too long."""
-        self._sim.expel(self)
-        self._sim.group(self.group).owners = {
-            p: owner for p, owner in self._sim.group(self.group).owners.items() if owner is not self
-        }
-        self._tell_others()
+        if self in self._sim.group(self.group).members:
+            self._sim.expel(self)
+            self._tell_others()
 
     def _tell_others(self) -> None:
         for member in self._sim.members:
             if member.group == self.group and member is not self:
                 self.process.world.wake(member.process, self.process.world.now + 1_000)
+
+    def owns(self, partition: Partition) -> bool:
+        """It reads it, and believes that it may."""
+        return partition in self._positions
 
     @property
     def positions(self) -> Iterable[tuple[Partition, int]]:
@@ -166,8 +170,13 @@ class SimConsumer(MemoryConsumer):
     @property
     def behind(self) -> bool:
         """Records wait for it."""
-        broker = self._sim
-        return any(at < broker.log(p).end for p, at in self._positions.items())
+        log = self._sim.log
+        return any(position < log(partition).end for partition, position in self._positions.items())
+
+    @property
+    def stopped(self) -> bool:
+        """Its last poll failed, or its owner has stumbled: what it reads next is not what it has read."""
+        return self.unsure or bool(self._paused)
 
     @property
     def lagging(self) -> bool:

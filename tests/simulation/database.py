@@ -166,8 +166,11 @@ class Outbox:
         self.rows = rows
         self._seq = 0
         self._seqs: dict[str, int] = {}
-        self._lanes: dict[str, tuple[int, int]] = {}
-        self._owners: dict[int, tuple[str, int, int]] = {}
+        #: Relay → when its lease of lanes ends, unless it is heard of; and its lanes with their tokens.
+        self._lanes: dict[str, int] = {}
+        self._held: dict[str, dict[int, int]] = {}
+        #: Lane → relay (or nobody) and the last token given.
+        self._owners: dict[int, tuple[str, int]] = {}
 
     def number(self, messages: Sequence[Message]) -> None:
         """`nextval`: outside of the transaction, so that numbers become visible out of order."""
@@ -187,33 +190,36 @@ class Outbox:
     def lease(self, owner: str, ttl: timedelta) -> Mapping[int, int]:
         now = self.world.now
         until = now + round(ttl.total_seconds() * 1e6)
-        self._lanes[owner] = (until, 0)
-        alive = sum(1 for seen, _ in self._lanes.values() if seen > now)
+        self._lanes[owner] = until
+        alive = sum(1 for seen in self._lanes.values() if seen > now)
         share = -(-LANES // max(1, alive))
-        owners = self._owners
-        mine = [lane for lane in range(LANES) if lane in owners and owners[lane][0] == owner]
-        for lane in mine[share:]:
-            owners[lane] = ("", now, owners[lane][2])
-        held = {lane: owners[lane][2] for lane in mine[:share]}
-        if len(mine) < share:
+        held = self._held.setdefault(owner, {})
+        while len(held) > share:
+            lane, token = held.popitem()
+            self._owners[lane] = ("", token)
+        if not self._owners:
+            held.update(dict.fromkeys(range(LANES), 1))
+            self._owners.update(dict.fromkeys(held, (owner, 1)))
+        elif len(held) < share:
             for lane in range(LANES):
-                name, ends, token = owners.get(lane, ("", 0, 0))
-                if name != owner and ends <= now:
+                name, token = self._owners.get(lane, ("", 0))
+                if name != owner and self._lanes.get(name, 0) <= now:
+                    self._held.get(name, {}).pop(lane, None)
+                    self._owners[lane] = (owner, token + 1)
                     held[lane] = token + 1
                     if len(held) >= share:
                         break
-        for lane, token in held.items():
-            owners[lane] = (owner, until, token)
-        return held
+        return dict(held)
 
     def load(self, owner: str, limit: int, younger: timedelta | None, excluded: Exclusion) -> Sequence[PendingRow]:
-        now = self.world.now
+        if not self.rows or self._lanes.get(owner, 0) <= self.world.now:
+            return []
+        held = self._held[owner]
         before = None if younger is None else self.world.db_now() - younger
         found: list[PendingRow] = []
         for message in self.rows.values():
             lane = lane_of(message.aggregateid)
-            name, ends, _ = self._owners.get(lane, ("", 0, 0))
-            if name != owner or ends <= now or message.aggregatetype in excluded.topics:
+            if lane not in held or message.aggregatetype in excluded.topics:
                 continue
             if (message.aggregatetype, message.aggregateid) in excluded.lines:
                 continue
@@ -233,9 +239,8 @@ class Outbox:
 
     def release(self, owner: str) -> None:
         self._lanes.pop(owner, None)
-        for lane, (name, _, token) in self._owners.items():
-            if name == owner:
-                self._owners[lane] = ("", 0, token)
+        for lane, token in self._held.pop(owner, {}).items():
+            self._owners[lane] = ("", token)
 
 
 class SimOutboxStore:

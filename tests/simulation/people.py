@@ -147,8 +147,9 @@ def _database_clock(system: System, how: int) -> None:
     """The database's clock jumps ahead."""
     system.world.faults["clock.database"] += 1
     system.world.db_skew += (500_000, 3 * SECOND)[how % 2]
-    for coordinator in system.coordinators:
-        system.world.wake(coordinator, system.world.now + 1_000)
+    for row in system.database.tables.sagas.values():
+        if row.wake_at is not None:
+            system.arm(row.wake_at)
 
 
 _EVENTS = (
@@ -227,6 +228,7 @@ def deploys(system: System) -> None:
 
 def deploy(system: System, coordinator: Any, release: str) -> None:
     """Replace one coordinator by one with another build."""
+    system.deployed = True
     system.world.faults[f"deploy.{release}"] += 1
     coordinator.release = release
     coordinator.stop()
@@ -243,7 +245,7 @@ def heal(system: System) -> None:
         process.stream.disarm()
         if process.consumer is not None:
             process.consumer.stubborn_until = 0
-    for coordinator in system.coordinators:
+    for coordinator in system.coordinators if system.deployed else ():
         if coordinator.release != "both":
             coordinator.release = "both"
             coordinator.stop()

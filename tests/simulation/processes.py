@@ -31,6 +31,8 @@ CONVERTER = MsgspecConverter()
 RELAY_AFTER = timedelta(seconds=2)
 LEASE = timedelta(seconds=4)
 _RELAY_AFTER_US = 2 * SECOND + 1_000
+#: How often a coordinator looks for requests.
+REQUESTS_US = 300_000
 
 
 class SimProcess(Client):
@@ -83,7 +85,7 @@ class SimProcess(Client):
             return NEVER
         if consumer.stubborn_until > self.world.now:
             return consumer.stubborn_until + 1_000
-        return self.backoff() if consumer.behind or consumer.unsure else NEVER
+        return self.backoff() if consumer.behind or consumer.stopped else NEVER
 
     def outbox_time(self, outbox: Outbox, forget_us: int) -> int:
         """When rows that are published are deleted, or, if they are not, the relay takes them over."""
@@ -135,6 +137,9 @@ class CoordinatorProcess(SimProcess):
         assert self.coordinator is not None
         return self.coordinator.step()
 
+    def more(self) -> bool:
+        return self.consumer is not None and self.consumer.behind
+
     def next_time(self) -> int:
         if self.hurt:
             return self.backoff()
@@ -142,14 +147,13 @@ class CoordinatorProcess(SimProcess):
         when = self.latest_rejoin()
         tables = self.system.database.tables
         for request in tables.requests.values():
-            when = min(when, max(now + 50_000, self.system.world_time(request.not_before)))
+            when = min(when, max(now + REQUESTS_US, self.system.world_time(request.not_before)))
         versions = RELEASES[self.release].versions
         for row in tables.sagas.values():
             if row.wake_at is not None and (row.definition, row.version) in versions:
                 due = self.system.world_time(row.wake_at)
-                if due <= now and tables.unpublished.get(row.id):
-                    continue
-                when = min(when, due + 1 if due > now else self.backoff())
+                if due <= now and not tables.unpublished.get(row.id):
+                    when = min(when, self.backoff())  # of what is not due yet the alarms tell
         when = min(when, self.outbox_time(self.system.database.outbox, 200_000))
         if any(r.state == "parked" and r.saga_id in tables.sagas for r in tables.letters.values()):
             when = min(when, now + SECOND)
@@ -188,6 +192,10 @@ class WorkerProcess(SimProcess):
     def turn(self) -> bool:
         assert self.loop is not None
         return self.loop.step()
+
+    def more(self) -> bool:
+        assert self.loop is not None
+        return self.loop.busy or (self.consumer is not None and self.consumer.behind)
 
     def next_time(self) -> int:
         assert self.loop is not None

@@ -197,7 +197,8 @@ _COMPENSABLE = ("pay.do", "box.do", "pay.long", "box.long")
 
 def draw(s: Stream, features: frozenset[str]) -> Node:
     """A saga that uses some of `features`."""
-    parts = [_piece(s, features, 2) for _ in range((1, 1, 2, 3)[s.pick(4)])]
+    depth = (1, 1, 2)[s.pick(3)]
+    parts = [_piece(s, features, depth) for _ in range((1, 1, 1, 2, 2, 3)[s.pick(6)])]
     if "pivot" in features and s.chance(0.25):
         parts.append(Node("pivot"))
         parts.append(_call(s, features))

@@ -28,6 +28,7 @@ from tests.simulation.processes import (
     CONVERTER,
     LIMITS,
     NAMES,
+    RELAY_AFTER,
     CoordinatorProcess,
     SimProcess,
     WorkerProcess,
@@ -41,6 +42,8 @@ from tests.simulation.world import EPOCH_US, SECOND, Restless, World
 
 #: Virtual time after the last fault in which all must come to an end.
 PATIENCE = 900 * SECOND
+#: From one coordinator's look for what is due to the next one's.
+TICK = 20_000
 
 
 @dataclass(slots=True)
@@ -77,6 +80,11 @@ class System:
         self.books = {name: Books(self.world, self.oracles, name) for name in SERVICES}
         self.services = tape.stream("services")
         self.over = False
+        #: There has been another build than the first.
+        self.deployed = False
+        #: World times at which an alarm is set, and how many have rung.
+        self._armed: set[int] = set()
+        self._rung = 0
         self.started: dict[str, tuple[str, bytes]] = {}
         self.poison: list[Record] = []
         self.forging = False
@@ -142,21 +150,43 @@ class System:
 
     def moved(self, changes: Changes) -> None:
         """A batch was committed: whoever polls the database would find out."""
-        now = self.world.now
-        when = min(
-            (
-                self.world_time(row.wake_at)
-                for rows in (changes.started, changes.updated)
-                for row in rows
-                if row.wake_at
-            ),
-            default=None,
-        )
-        for coordinator in self.coordinators:
-            if when is not None:
-                self.world.wake(coordinator, max(now + 2_000, when + 1))
-            if changes.messages and len(self.coordinators) > 1:
-                self.world.wake(coordinator, now + 2_300_000)
+        for rows in (changes.started, changes.updated):
+            for row in rows:
+                if row.wake_at is not None:
+                    self.arm(row.wake_at)
+        if changes.messages and len(self.coordinators) > 1:
+            self.world.at(self.world.now + 2_300_000, self.left_over)
+
+    def arm(self, wake_at: datetime) -> None:
+        """Somebody will look when the database's clock shows `wake_at`."""
+        when = max(self.world.now + 2_000, self.world_time(wake_at) + 1)
+        if when not in self._armed:
+            self._armed.add(when)
+            self.world.at(when, lambda: self.ring(when))
+
+    def ring(self, when: int) -> None:
+        self._armed.discard(when)
+        self._rung += 1
+        self.look(0)
+
+    def look(self, n: int) -> None:
+        """Coordinators look one after the other, as their ticks come, while there is something due."""
+        tables, now = self.database.tables, self.world.db_now()
+        count = len(self.coordinators)
+        if n < count and any(
+            row.wake_at is not None and row.wake_at <= now and not tables.unpublished.get(row.id)
+            for row in tables.sagas.values()
+        ):
+            self.world.wake(self.coordinators[(self._rung + n) % count], self.world.now)
+            self.world.at(self.world.now + TICK, lambda: self.look(n + 1))
+
+    def left_over(self) -> None:
+        """Rows that nobody has published for long are the relays'."""
+        if any(
+            message.created_at <= self.world.db_now() - RELAY_AFTER for message in self.database.tables.outbox.values()
+        ):
+            for coordinator in self.coordinators:
+                self.world.wake(coordinator, self.world.now)
 
     def world_time(self, moment: datetime) -> int:
         """World time at which the database's clock shows `moment`."""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from heapq import heappop, heappush
+from zlib import crc32
 
 from greenlet import getcurrent, greenlet
 
@@ -118,14 +119,7 @@ class World:
 
     def note(self, *what: object) -> None:
         """Mix into the trace's hash: the same seed must give the same trace."""
-        self.digest = (self.digest * 1_000_003 ^ _stable(repr(what))) & 0xFFFFFFFFFFFFFFFF
-
-
-def _stable(text: str) -> int:
-    value = 0
-    for byte in text.encode():
-        value = (value * 31 + byte) & 0xFFFFFFFFFFFFFFFF
-    return value
+        self.digest = crc32(repr(what).encode(), self.digest)
 
 
 NEVER = 1 << 62
@@ -163,6 +157,10 @@ class Process:
 
     def turn(self) -> bool:
         """One step of the loop; whether there was something to do."""
+        raise NotImplementedError
+
+    def more(self) -> bool:
+        """A turn that did something has left something to do at once."""
         raise NotImplementedError
 
     def next_time(self) -> int:
@@ -226,12 +224,8 @@ class Process:
             self.hurt = self.told = False
             worked = self.turn()
             self.busy = False
-            if worked:
-                self.idle = 0
-                when = world.now + 1_000
-            else:
-                self.idle += 1
-                when = self.next_time()
+            self.idle = 0 if worked else self.idle + 1
+            when = world.now + 1_000 if worked and self.more() else self.next_time()
             if self.told:
                 when = min(when, world.now + 1_000)
             if when < NEVER:
