@@ -32,12 +32,14 @@ SESSION_TIMEOUT = 6000
 DATABASES = ("coordinator", *BANKS, "driver")
 #: The bank whose database is on the small disk.
 CRAMPED = "bank_c"
+#: Processes whose clocks jump.
+JUMPING = ("coordinator-2", "bank_a-1")
 TOPICS = (NAMES.requests, NAMES.replies, *(NAMES.commands_of(bank) for bank in BANKS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estate:
-    """Where everything is. `proxies`: kafka, coordinator (its PostgreSQL), bank_b (its PostgreSQL)."""
+    """Where everything is. `proxies`: kafka, and PostgreSQL for coordinator and bank_b; `clocks`: by process."""
 
     directory: Path
     kafka: Kafka
@@ -48,8 +50,7 @@ class Estate:
     databases: Mapping[str, str]
     proxies: Mapping[str, Proxy]
     disk: SmallDisk
-    clock: JumpingClock
-    clock_file: Path
+    clocks: Mapping[str, JumpingClock]
 
     @property
     def history(self) -> Path:
@@ -100,7 +101,6 @@ def estate(directory: Path) -> Iterator[Estate]:
         proxies = {part: stack.enter_context(Proxy(("127.0.0.1", postgres.port))) for part in ("coordinator", "bank_b")}
         disk = SmallDisk(postgres.home / "disk")
         stack.callback(disk.close)
-        clock_file = directory / "clock"
         place = Estate(
             directory=directory,
             kafka=kafka,
@@ -110,8 +110,7 @@ def estate(directory: Path) -> Iterator[Estate]:
             databases={name: postgres.url(name) for name in DATABASES},
             proxies={"kafka": proxied, **proxies},
             disk=disk,
-            clock=JumpingClock(clock_file),
-            clock_file=clock_file,
+            clocks={name: JumpingClock(directory / f"{name}.clock") for name in JUMPING},
         )
         _create_databases(place)
         yield place

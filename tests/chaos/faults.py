@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from tests.chaos import fleet as processes
-from tests.chaos.estate import CRAMPED, SESSION_TIMEOUT, Estate
+from tests.chaos.estate import CRAMPED, JUMPING, SESSION_TIMEOUT, Estate
 from tests.chaos.fleet import Fleet
 from tests.chaos.tap import Tap
 from tests.chaos.versions import NEW, OLD
@@ -157,11 +157,12 @@ def _since(world: World, begin: int) -> str:
 
 def _clock_jump(world: World, target: str, random: Random) -> Course:
     seconds = random.choice((-86_400, -3600, -30, 30, 3600, 86_400))
-    world.place.clock.jump(seconds)
-    yield from _wait(lambda: world.place.clock.seen == seconds, random.uniform(4.0, 8.0))
-    seen = world.place.clock.seen
-    world.place.clock.jump(0)
-    return f"it saw {seen:+d} s" if seen == seconds else None
+    clock = world.place.clocks[target]
+    clock.jump(seconds)
+    yield from _wait(lambda: clock.seen == seconds, random.uniform(4.0, 8.0))
+    seen = clock.seen
+    clock.jump(0)
+    return f"it was wrong by {seen:+d} s" if seen == seconds else None
 
 
 def _rolling_restart(world: World, target: str, random: Random) -> Course:
@@ -195,6 +196,6 @@ KINDS: Mapping[str, Kind] = {
     "corrupt": Kind(do=_copies("corrupt"), targets=("tap",)),
     # A database can't recover on a full disk: the server is left alone meanwhile.
     "disk_full": Kind(do=_disk_full, targets=(f"{CRAMPED}+postgres",)),
-    "clock_jump": Kind(do=_clock_jump, targets=(processes.JUMPING,)),
+    "clock_jump": Kind(do=_clock_jump, targets=JUMPING),
     "rolling_restart": Kind(do=_rolling_restart, targets=("+".join(processes.COORDINATORS),)),
 }

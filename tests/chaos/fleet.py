@@ -24,8 +24,7 @@ WORKERS = tuple(f"{bank}-{number}" for bank in BANKS for number in (1, 2))
 RELAYS = ("relay-1", "relay-2")
 MEMBERS = (*COORDINATORS, *WORKERS, *RELAYS)
 DRIVER = "driver"
-#: The coordinator whose clock jumps, and what reaches its servers through proxies.
-JUMPING = "coordinator-2"
+#: What reaches its servers through proxies.
 FAR = ("coordinator-3", "bank_b-1", "bank_b-2")
 #: Members that keep their partitions while they are restarted (KIP-345); the others do not.
 STATIC = ("coordinator-1", "bank_c-1", "bank_c-2")
@@ -140,15 +139,15 @@ class Fleet:
         part = name.rpartition("-")[0]
         part = "driver" if part == "relay" else part
         environment = self.place.environment(name, part, far=name in FAR, static=name in STATIC)
+        segue: tuple[str, ...] = SEGUE
+        if name in self.place.clocks:
+            segue = (sys.executable, "-m", "tests.chaos.jumping_clock", str(self.place.clocks[name].file))
         if name in COORDINATORS:
             environment["SEGUE_COORDINATOR_SAGAS"] = self.sagas[name]
-            program: tuple[str, ...] = SEGUE
-            if name == JUMPING:
-                program = (sys.executable, "-m", "tests.chaos.jumping_clock", str(self.place.clock_file))
-            return (*program, "coordinator", "run"), environment
+            return (*segue, "coordinator", "run"), environment
         if name in RELAYS:
-            return (*SEGUE, "relay", "run"), environment
-        return (*SEGUE, "worker", "run", "examples.transfer.bank:worker"), environment
+            return (*segue, "relay", "run"), environment
+        return (*segue, "worker", "run", "examples.transfer.bank:worker"), environment
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from random import Random
 
@@ -117,7 +118,7 @@ def test_a_message_left_in_an_outbox_is_seen(run: Run, database: str) -> None:
     assert "outboxes are empty" in rules(run)
 
 
-def letter(run: Run, state: str, value: str) -> str:
+def letter(run: Run, state: str, value: str, headers: str = '[["h", "AQ=="]]') -> str:
     columns = {
         "state": f"'{state}'",
         "topic": "'test.replies'",
@@ -126,7 +127,7 @@ def letter(run: Run, state: str, value: str) -> str:
         "topic_id": "''",
         "key": "CAST('k' AS BLOB)",
         "value": f"CAST('{value}' AS BLOB)",
-        "headers": """CAST('[["h", "AQ=="]]' AS BLOB)""",
+        "headers": f"CAST('{headers}' AS BLOB)",
         "timestamp_ms": "0",
         "reason": "'undecodable'",
         "error_class": "''",
@@ -146,6 +147,14 @@ def test_a_dead_letter_is_allowed_for_a_record_that_was_damaged_and_for_no_other
     assert rules(run) == {"only damaged records die"}
     run.lines.append({"what": "damaged", "at": 0.0, "digest": name})
     assert rules(run) == set()
+
+
+def test_an_answer_to_a_forged_command_is_allowed_to_die_and_no_other_one(run: Run) -> None:
+    cause = base64.b64encode(b"forged-1").decode()
+    letter(run, "dead", "{}", f'[["ce_causationid", "{cause}"]]')
+    assert rules(run) == set()
+    run.sql("coordinator", """UPDATE dead_letter SET headers = CAST('[["ce_causationid", "AQ=="]]' AS BLOB)""")
+    assert rules(run) == {"only damaged records die"}
 
 
 def test_a_damaged_record_that_still_waits_is_seen(run: Run) -> None:

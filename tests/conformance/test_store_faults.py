@@ -27,7 +27,7 @@ from tests.conformance.store_kit import (
     saga,
     write,
 )
-from tests.real.proxy import Proxy
+from tests.real.proxy import Mode, Proxy
 
 _KILL_OTHERS = """
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
@@ -111,13 +111,14 @@ def test_a_backend_that_dies_between_batches_costs_one_failure(postgres_bench: B
 # The answer is lost
 
 
+@pytest.mark.parametrize("how", ["cut", "commit"])
 def test_a_lost_reply_to_commit_is_an_unknown_outcome_and_running_it_again_is_harmless(
-    postgres_bench: Bench, far: Store, proxy: Proxy, observer: Logging
+    postgres_bench: Bench, far: Store, proxy: Proxy, observer: Logging, how: Mode
 ) -> None:
     far.seed_offsets(COORDINATOR, {P0: offset(5)})
 
     def cut() -> None:
-        proxy.mode = "cut"
+        proxy.mode = how
 
     with pytest.raises(StoreUnavailable, match="outcome of COMMIT is unknown"):
         _step(far, before_commit=cut)
