@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice
 
 import msgspec
 
 from segue.clock import from_micros
 from segue.coordinator.store import SagaRow
 from segue.saga.events import Failure
-from segue.saga.state import NEVER, SagaState, Step, steps_to_undo
+from segue.saga.state import NEVER, SagaState, Step
 
 #: Steps named in `step` and `waiting_for` before the rest is counted.
 _SHOWN = 5
@@ -19,7 +20,7 @@ _WIDTH = 600
 
 def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
     """The row of a saga in this state, to be looked at again at `wake_at` (microseconds)."""
-    current = _current(state)
+    current, count = _current(state)
     error = state.blocked or state.parked or _held(state) or state.error or _trouble(state)
     return SagaRow(
         id=state.id,
@@ -27,8 +28,8 @@ def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
         version=state.version,
         status=state.status,
         attention=state.attention,
-        step=_listed(step.name for step in current),
-        waiting_for=None if state.ended else _waiting_for(state, current),
+        step=_listed((step.name for step in current), count),
+        waiting_for=None if state.ended else _waiting_for(state, current, count),
         input=bytes(state.input),
         result=None if state.result is None else bytes(state.result),
         error_class=error.class_name or error.kind if error else None,
@@ -50,29 +51,30 @@ def _moment(micros: int) -> datetime | None:
     return None if micros >= NEVER else from_micros(micros)
 
 
-def _current(state: SagaState) -> list[Step]:
-    """The steps that the saga is at: those open, else those being undone."""
+def _current(state: SagaState) -> tuple[list[Step], int]:
+    """The steps that the saga is at, as far as they are shown, and how many: those open, else those being undone.
+
+    A row is written at every transition: its cost must not depend on how many steps are open.
+    """
     if state.ended:
-        return []
-    if state.undoing or not state.open_steps:
-        undoing = [step for step in steps_to_undo(state) if step.undo.status != "none"]
-        return undoing or list(state.open_steps.values())
-    return list(state.open_steps.values())
+        return [], 0
+    steps = (state.undos or state.open_steps) if state.undoing else (state.open_steps or state.undos)
+    return list(islice(steps.values(), _SHOWN)), len(steps)
 
 
-def _listed(names: Iterable[str]) -> str | None:
-    every = list(names)
-    shown = ", ".join(every[:_SHOWN]) + (f" +{len(every) - _SHOWN} more" if len(every) > _SHOWN else "")
+def _listed(names: Iterable[str], count: int) -> str | None:
+    shown = ", ".join(islice(names, _SHOWN)) + (f" +{count - _SHOWN} more" if count > _SHOWN else "")
     return shown[:_WIDTH] or None
 
 
-def _waiting_for(state: SagaState, current: list[Step]) -> str | None:
+def _waiting_for(state: SagaState, current: list[Step], count: int) -> str | None:
     if state.blocked is not None:
         return "a person: the saga's code failed"
     if state.undriven:
         return f"a coordinator that has {state.definition} version {state.version}"
     if state.troubled:
-        return f"a person: {_listed(f'{name} is {why}' for name, why in state.troubled.items())}"[:_WIDTH]
+        troubled = _listed((f"{name} is {why}" for name, why in state.troubled.items()), len(state.troubled))
+        return f"a person: {troubled}"[:_WIDTH]
     if state.parked is not None:
         return "a person: the saga failed after its pivot"
     if state.held is not None:
@@ -80,7 +82,9 @@ def _waiting_for(state: SagaState, current: list[Step]) -> str | None:
     waits: list[str] = []
     if current:
         undoing = current[0].undo.status != "none"
-        waits.append(f"{'the undo of' if undoing else 'the reply of'} {_listed(step.name for step in current)}")
+        waits.append(
+            f"{'the undo of' if undoing else 'the reply of'} {_listed((step.name for step in current), count)}"
+        )
     waits.extend(f"signal {name}" for name in dict.fromkeys(state.receives.values()))
     if state.timers and not waits:
         waits.append("a timer")

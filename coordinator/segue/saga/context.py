@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -30,22 +30,30 @@ T = TypeVar("T")
 
 #: A step's time over all its attempts, if it names none.
 DEFAULT_TIMEOUT = timedelta(minutes=5)
+_NO_TIME = timedelta(0)
 
 
 class Saga:
     """The handle through which saga code acts: `s.call`, `s.map`, `s.receive`, `s.pivot`, `s.set`, `s.now`."""
 
-    __slots__ = ("_program", "random")
+    __slots__ = ("_program", "_random")
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        #: Random numbers that are the same at every replay.
-        self.random = Random(program.saga_id)  # noqa: S311 - reproducible on purpose
+        self._random: Random | None = None
 
     @property
     def id(self) -> str:
         """The saga's id."""
         return self._program.saga_id
+
+    @property
+    def random(self) -> Random:
+        """Random numbers that are the same at every replay."""
+        # Made when it is first asked for: its state of 2.5 kB would be a quarter of a waiting saga.
+        if self._random is None:
+            self._random = Random(self._program.saga_id)  # noqa: S311 - reproducible on purpose
+        return self._random
 
     def now(self) -> datetime:
         """The time of the event that the code reacts to: the database's clock, the same at every replay."""
@@ -53,8 +61,8 @@ class Saga:
 
     def uuid(self) -> UUID:
         """An id derived from the saga's id and the number of ids asked for so far."""
-        n = self._program.counters["uuid"] = self._program.counters.get("uuid", 0) + 1
-        return UUID(derive("uuid", self._program.saga_id, str(n)))
+        self._program.uuids += 1
+        return UUID(derive("uuid", self._program.saga_id, str(self._program.uuids)))
 
     @overload
     async def call(
@@ -82,7 +90,7 @@ class Saga:
         on_failure: Literal["raise", "park"] = "raise",
         step: str | None = None,
     ) -> O | None: ...
-    async def call(
+    def call(
         self,
         activity: Activity[I, O],
         input: I,
@@ -93,14 +101,15 @@ class Saga:
         optional: bool = False,
         on_failure: Literal["raise", "park"] = "raise",
         step: str | None = None,
-    ) -> O | None:
+    ) -> Coroutine[Any, Any, O | None]:
         """Have `activity` done and wait for its output.
 
         `compensate` undoes it if the saga fails later; `retry` says how often a transient failure is tried again;
         `timeout` bounds the step over all attempts. A spent step raises ActivityError (ActivityRejected,
         ActivityTimeout), waits for a person with `on_failure="park"`, or counts as done with `optional=True`.
         """
-        return await self._call(activity, input, compensate, retry, timeout, optional, on_failure, step, "")  # type: ignore[no-any-return]
+        # Not itself a coroutine: a waiting step would hold two frames.
+        return self._call(activity, input, compensate, retry, timeout, optional, on_failure, step, "")
 
     async def map(
         self,
@@ -168,7 +177,7 @@ class Saga:
         self._check()
         if compensate is not None and compensate.undoes != activity.name:
             raise ContractError(f"{compensate.name} undoes {compensate.undoes or 'nothing'}, not {activity.name}")
-        if timeout <= timedelta(0):
+        if timeout <= _NO_TIME:
             raise ContractError(f"{activity.name}: timeout={timeout}, it must be positive")
         name = step + index if index and step else self._occurrence(activity.name, step, index)
         program = self._program
@@ -198,7 +207,7 @@ class Saga:
     async def _receive(self, signal: Signal[T]) -> T:
         self._check()
         program = self._program
-        n = program.counters["receive"] = program.counters.get("receive", 0) + 1
+        n = program.received = program.received + 1
         pending = Pending(program.loop.create_future(), signal.type)
         program.receives[n] = pending
         program.requests.append(e.ReceiveStarted(n=n, signal=signal.name))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from segue.ids import CommandId
 from segue.saga.events import Action, AnyEvent, EndStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendCommand:
+class SendCommand(msgspec.Struct, frozen=True, kw_only=True):
     """Send a command (again: then it has the id, the time and the deadline it had before).
 
     Times are microseconds since 1970. A compensation has no deadline: it never expires.
@@ -25,8 +24,7 @@ class SendCommand:
     deadline: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
     """The saga has ended."""
 
     status: EndStatus
@@ -35,8 +33,7 @@ class Finish:
 Effect = SendCommand | Finish
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True, kw_only=True):
     """The saga moved on: one row of history and what to do. `wake_at` (microseconds): when to look again by itself."""
 
     events: list[AnyEvent]
@@ -44,8 +41,7 @@ class Moved:
     wake_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
+class Ignored(msgspec.Struct, frozen=True):
     """Nothing changes, for a reason: `duplicate`, `late`, `foreign`, `ended`, … Stable words, counted and logged."""
 
     reason: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -11,28 +10,25 @@ from segue.ids import CommandId
 from segue.saga.events import NOTHING, NULL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """A participant answered. `body` is the output of a success, `{"message", "details"}` of the others."""
 
     command_id: CommandId
     outcome: Literal["success", "failure", "retry", "pending"]
-    body: msgspec.Raw = field(default_factory=lambda: NULL)
+    body: msgspec.Raw = NULL
     error: str = ""
     effect_unknown: bool = False
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignalArrived:
+class SignalArrived(msgspec.Struct, frozen=True, kw_only=True):
     """A signal for this saga."""
 
     name: str
-    payload: msgspec.Raw = field(default_factory=lambda: NULL)
+    payload: msgspec.Raw = NULL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancel:
+class Cancel(msgspec.Struct, frozen=True, kw_only=True):
     """Stop the saga. `compensate`: `all`, `none`, or `to:STEP`."""
 
     compensate: str = "all"
@@ -40,24 +36,21 @@ class Cancel:
     actor: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wake:
+class Wake(msgspec.Struct, frozen=True, kw_only=True):
     """Time has passed. Alarms up to `gate` (microseconds) may fire: until then every answer that came has been read."""
 
     gate: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryStep:
+class RetryStep(msgspec.Struct, frozen=True, kw_only=True):
     """A person: try again what is parked, in doubt, deferred or blocked (all, or one step), maybe edited."""
 
     step: str | None = None
-    edited: msgspec.Raw = field(default_factory=lambda: NOTHING)
+    edited: msgspec.Raw = NOTHING
     actor: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkipStep:
+class SkipStep(msgspec.Struct, frozen=True, kw_only=True):
     """A person: go on without this step (or leave a deferred compensation undone)."""
 
     step: str
@@ -65,13 +58,12 @@ class SkipStep:
     actor: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolveStep:
+class ResolveStep(msgspec.Struct, frozen=True, kw_only=True):
     """A person knows what happened: `success` (with the output) or `failure` (no effect; of an undo: it stays)."""
 
     step: str
     outcome: Literal["success", "failure"]
-    output: msgspec.Raw = field(default_factory=lambda: NULL)
+    output: msgspec.Raw = NULL
     code: str = "resolved"
     reason: str = ""
     actor: str = ""

@@ -7,8 +7,8 @@ it came to rest. It can be thrown away at any moment and made anew by telling it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -48,28 +48,28 @@ class CodeFailed(Exception):
     failure: e.Failure
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(msgspec.Struct):
     """Something that the code waits for."""
 
     future: asyncio.Future[Any]
     type: Any
 
 
-@dataclass(slots=True)
-class Program:
+class Program(msgspec.Struct):
     """One live saga function. `deliver` returns what the code asked for."""
 
     definition: SagaDefinition[Any, Any]
     saga_id: str
     converter: Converter
     input: bytes
-    loop: SagaLoop = field(default_factory=SagaLoop)
-    requests: list[Request] = field(default_factory=list)
-    steps: dict[str, Pending] = field(default_factory=dict)
-    receives: dict[int, Pending] = field(default_factory=dict)
-    names: dict[str, int] = field(default_factory=dict)
-    counters: dict[str, int] = field(default_factory=dict)
+    loop: SagaLoop = msgspec.field(default_factory=SagaLoop)
+    requests: list[Request] = []
+    steps: dict[str, Pending] = {}
+    receives: dict[int, Pending] = {}
+    names: dict[str, int] = {}
+    #: How many ids and signals the code has asked for.
+    uuids: int = 0
+    received: int = 0
     stopped: bool = False
     main: asyncio.Task[Any] | None = None
     finished: bool = False
@@ -113,7 +113,10 @@ class Program:
             value = self.converter.from_bytes(self.input, self.definition.input_type)
         except Exception as error:
             raise CodeFailed(_failure_of(error, "the input does not fit the saga's type")) from error
-        self.main = self.loop.create_task(_awaited(self.definition.function(Saga(self), value)), name="saga")
+        coroutine = self.definition.function(Saga(self), value)
+        self.main = self.loop.create_task(
+            coroutine if isinstance(coroutine, Coroutine) else _awaited(coroutine), name="saga"
+        )
 
     def _settle(self, delivery: Delivery) -> None:
         pending = self.steps.pop(delivery.step, None)
@@ -158,6 +161,8 @@ class Program:
 
     def _collect_timers(self) -> None:
         loop = self.loop
+        if not loop.new_timers and not loop.cancelled_timers:
+            return
         new = set(loop.new_timers)
         for n in loop.cancelled_timers:
             if n not in new:

@@ -96,7 +96,7 @@ class _Replay:
 
     def tell(self, state: SagaState, at: int) -> None:
         try:
-            self.asked.extend(self.program.deliver(state.deliveries.popleft(), at))
+            self.asked.extend(self.program.deliver(state.deliveries.pop(0), at))
         except CodeFailed as failed:
             raise Nondeterminism(f"the code fails where it went on before: {failed.failure.message}") from failed
 

@@ -10,6 +10,9 @@ from segue.errors import ContractError
 
 _ZERO = timedelta(0)
 _SECOND = timedelta(seconds=1)
+_MICROSECOND = timedelta(microseconds=1)
+#: No silence before a re-send grows beyond this, unless the policy's first one is longer.
+_LONGEST_SILENCE = timedelta(minutes=1)
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -63,7 +66,9 @@ def retry_delay(policy: Retry, attempt: int, command_id: str, retry_after: float
 
 def resend_delay(policy: Retry, resends: int) -> int:
     """Microseconds of silence before the same command is sent for the (`resends` + 2)th time."""
-    return int(_grown(policy.silence, 2.0, resends, max(policy.silence, timedelta(minutes=1))))
+    if resends == 0:
+        return policy.silence // _MICROSECOND
+    return int(_grown(policy.silence, 2.0, resends, max(policy.silence, _LONGEST_SILENCE)))
 
 
 def may_retry(policy: Retry, attempt: int, code: str, first_sent: int, now: int) -> bool:
@@ -75,7 +80,7 @@ def may_retry(policy: Retry, attempt: int, code: str, first_sent: int, now: int)
 
 def micros(duration: timedelta) -> int:
     """Whole microseconds of a duration."""
-    return duration // timedelta(microseconds=1)
+    return duration // _MICROSECOND
 
 
 def _grown(initial: timedelta, factor: float, times: int, maximum: timedelta) -> float:

@@ -6,13 +6,12 @@ Folding needs no saga code. What the code is to be told (a step's outcome, a fir
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Literal, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from segue.ids import CommandId, command_id
 from segue.saga import events as e
@@ -37,8 +36,7 @@ _ALARM_ORDER: dict[str, int] = {
 NEVER = 2**62
 
 
-@dataclass(slots=True)
-class Undo:
+class Undo(msgspec.Struct, frozen=True, kw_only=True):
     """How far the compensation of one step is."""
 
     status: UndoStatus = "none"
@@ -57,8 +55,11 @@ class Undo:
     body: bytes = b""
 
 
-@dataclass(slots=True)
-class Step:
+#: Most steps never come to it: they share this one.
+_NO_UNDO = Undo()
+
+
+class Step(msgspec.Struct, kw_only=True):
     """One occurrence of an activity in one saga."""
 
     name: str
@@ -76,7 +77,7 @@ class Step:
     issued: int
     settled: int = NEVER
     status: StepStatus = "scheduled"
-    output: msgspec.Raw = field(default_factory=lambda: e.NULL)
+    output: msgspec.Raw = e.NULL
     error: e.Failure | None = None
     #: The code has its answer (or does not want it any more); later outcomes are only recorded.
     delivered: bool = False
@@ -96,31 +97,29 @@ class Step:
     sent_due: int = 0
     command: CommandId | None = None
     ended_at: int | None = None
-    progress: msgspec.Raw = field(default_factory=lambda: e.NULL)
-    undo: Undo = field(default_factory=Undo)
+    progress: msgspec.Raw = e.NULL
+    undo: Undo = _NO_UNDO
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """Something that the saga's code is to be told: the outcome of a step, a fired timer, a received signal."""
 
     kind: Literal["start", "step", "timer", "signal"]
     step: str = ""
     n: int = 0
-    payload: msgspec.Raw = field(default_factory=lambda: e.NULL)
+    payload: msgspec.Raw = e.NULL
     error: e.Failure | None = None
     settled: int = 0
 
 
-@dataclass(slots=True)
-class SagaState:
+class SagaState(msgspec.Struct):
     """Everything there is to know about a saga. Built by `apply` alone."""
 
     id: str
     coordinator: str = ""
     definition: str = ""
     version: int = 0
-    input: msgspec.Raw = field(default_factory=lambda: e.NULL)
+    input: msgspec.Raw = e.NULL
     status: str = "running"
     result: msgspec.Raw | None = None
     error: e.Failure | None = None
@@ -129,14 +128,14 @@ class SagaState:
     compensation: Retry = DEFAULT_COMPENSATION_RETRY
     compensation_timeout: int = 0
     trace: tuple[tuple[str, str], ...] = ()
-    attributes: dict[str, msgspec.Raw] = field(default_factory=dict)
-    steps: dict[str, Step] = field(default_factory=dict)
-    open_steps: dict[str, Step] = field(default_factory=dict)
-    commands: dict[CommandId, tuple[str, e.Action, int]] = field(default_factory=dict)
-    timers: dict[int, int] = field(default_factory=dict)
-    receives: dict[int, str] = field(default_factory=dict)
-    signals: dict[str, deque[msgspec.Raw]] = field(default_factory=dict)
-    deliveries: deque[Delivery] = field(default_factory=deque)
+    attributes: dict[str, msgspec.Raw] = {}
+    steps: dict[str, Step] = {}
+    open_steps: dict[str, Step] = {}
+    commands: dict[CommandId, tuple[str, e.Action, int]] = {}
+    timers: dict[int, int] = {}
+    receives: dict[int, str] = {}
+    signals: dict[str, list[msgspec.Raw]] = {}
+    deliveries: list[Delivery] = []
     undriven: bool = False
     blocked: e.Failure | None = None
     parked: e.Failure | None = None
@@ -152,11 +151,13 @@ class SagaState:
     ended_at: int | None = None
     revision: int = 0
     count: int = 0
-    alarms: list[tuple[int, int, int, Alarm, str]] = field(default_factory=list)
+    alarms: list[tuple[int, int, int, Alarm, str]] = []
     #: Steps that a person must look at, by name: kept so that `attention` needs no scan.
-    troubled: dict[str, Attention] = field(default_factory=dict)
+    troubled: dict[str, Attention] = {}
     #: Steps whose compensation is under way or still to come while the saga goes forward.
-    abandoned: dict[str, Step] = field(default_factory=dict)
+    abandoned: dict[str, Step] = {}
+    #: Steps whose compensation is out, waits for its next attempt, or is deferred.
+    undos: dict[str, Step] = {}
 
     @property
     def attention(self) -> Attention:
@@ -301,7 +302,7 @@ def _saga(
             state.deadline_missed = True
         case e.Undriven():
             while len(state.deliveries) > event.pending:
-                state.deliveries.popleft()
+                state.deliveries.pop(0)
             if not state.undriven:
                 state.undriven_since = at
             state.undriven = True
@@ -397,16 +398,7 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
     identity = command_id(state.coordinator, state.id, event.step, event.action, event.attempt)
     state.commands[identity] = (event.step, event.action, event.attempt)
     if event.action == "compensate":
-        undo = step.undo
-        undo.status, undo.attempt, undo.resends = "issued", event.attempt, 0
-        undo.first_sent = undo.first_sent or at
-        undo.sent_at, undo.command = at, identity
-        undo.due, undo.resend, undo.retry_at = event.due, event.resend, NEVER
-        undo.edited = bytes(event.edited) or undo.edited
-        undo.body = undo.edited or undo_body(step)
-        state.troubled.pop(event.step, None)
-        state.set_alarm("undo_due", event.step, event.due)
-        state.set_alarm("undo_resend", event.step, event.resend)
+        _undo_sent(state, step, event, identity, at)
         return
     step.status, step.attempt, step.resends = "issued", event.attempt, 0
     step.first_sent = step.first_sent or at
@@ -420,6 +412,28 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
     state.set_alarm("resend", event.step, event.resend)
 
 
+def _undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: CommandId, at: int) -> None:
+    edited = bytes(event.edited) or step.undo.edited
+    step.undo = replace(
+        step.undo,
+        status="issued",
+        attempt=event.attempt,
+        resends=0,
+        first_sent=step.undo.first_sent or at,
+        sent_at=at,
+        command=identity,
+        due=event.due,
+        resend=event.resend,
+        retry_at=NEVER,
+        edited=edited,
+        body=edited or undo_body(step),
+    )
+    state.undos[step.name] = step
+    state.troubled.pop(step.name, None)
+    state.set_alarm("undo_due", step.name, event.due)
+    state.set_alarm("undo_resend", step.name, event.resend)
+
+
 def undo_body(step: Step) -> bytes:
     """What a compensation receives: `{"input": …, "output": …|null}`, as far as it is known now."""
     return b'{"input":%b,"output":%b}' % (bytes(step.input), bytes(step.output))
@@ -428,8 +442,7 @@ def undo_body(step: Step) -> bytes:
 def _resent(state: SagaState, event: e.CommandResent) -> None:
     step = state.steps[event.step]
     if event.action == "compensate":
-        step.undo.resend = event.resend
-        step.undo.resends += 1
+        step.undo = replace(step.undo, resend=event.resend, resends=step.undo.resends + 1)
         state.set_alarm("undo_resend", event.step, event.resend)
     else:
         step.resend = event.resend
@@ -443,15 +456,13 @@ def _postponed(state: SagaState, event: e.ProgressReported | e.RetryPlanned) -> 
     if isinstance(event, e.ProgressReported):
         step.progress = event.details
         if compensating:
-            step.undo.due, step.undo.resend = event.due, event.resend
+            step.undo = replace(step.undo, due=event.due, resend=event.resend)
         else:
             step.due, step.resend = event.due, event.resend
         state.set_alarm("undo_due" if compensating else "due", event.step, event.due)
         state.set_alarm("undo_resend" if compensating else "resend", event.step, event.resend)
     elif compensating:
-        undo = step.undo
-        undo.status, undo.error = "waiting", event.error
-        undo.retry_at, undo.resend = event.at, NEVER
+        step.undo = replace(step.undo, status="waiting", error=event.error, retry_at=event.at, resend=NEVER)
         state.set_alarm("undo_retry", event.step, event.at)
     else:
         step.status, step.error = "waiting", event.error
@@ -536,19 +547,19 @@ def _spent(
 
 def _undone(state: SagaState, event: e.StepUndone | e.UndoDeferred | e.UndoGivenUp) -> None:
     step = state.steps[event.step]
-    undo = step.undo
-    undo.due = undo.resend = undo.retry_at = NEVER
+    undo = replace(step.undo, due=NEVER, resend=NEVER, retry_at=NEVER)
     match event:
         case e.UndoDeferred():
-            undo.status, undo.error = "deferred", event.error
+            step.undo = replace(undo, status="deferred", error=event.error)
             state.troubled[step.name] = "deferred"
             return
         case e.StepUndone():
-            undo.status = "done"
+            step.undo = replace(undo, status="done")
         case e.UndoGivenUp():
-            undo.status, undo.reason = "given_up", event.reason
+            step.undo = replace(undo, status="given_up", reason=event.reason)
         case _:
             assert_never(event)
+    state.undos.pop(step.name, None)
     state.troubled.pop(step.name, None)
     state.abandoned.pop(step.name, None)
 
@@ -558,7 +569,7 @@ def _signal(state: SagaState, event: e.ReceiveStarted | e.ReceiveCancelled | e.S
         case e.ReceiveStarted():
             waiting = state.signals.get(event.signal)
             if waiting:
-                state.deliveries.append(Delivery("signal", n=event.n, payload=waiting.popleft()))
+                state.deliveries.append(Delivery("signal", n=event.n, payload=waiting.pop(0)))
             else:
                 state.receives[event.n] = event.signal
         case e.ReceiveCancelled():
@@ -569,7 +580,7 @@ def _signal(state: SagaState, event: e.ReceiveStarted | e.ReceiveCancelled | e.S
                     del state.receives[n]
                     state.deliveries.append(Delivery("signal", n=n, payload=event.payload))
                     return
-            state.signals.setdefault(event.signal, deque()).append(event.payload)
+            state.signals.setdefault(event.signal, []).append(event.payload)
         case _:
             assert_never(event)
 

@@ -7,7 +7,6 @@ the transaction that stores the events does not commit, it must be thrown away.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, assert_never
 
 import msgspec
@@ -22,17 +21,19 @@ from segue.saga.inputs import Cancel, Input, Reply, ResolveStep, RetryStep, Sign
 from segue.saga.program import CodeFailed, Program, Request
 from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, may_retry, micros, resend_delay, retry_delay
 from segue.saga.state import Alarm, Delivery, SagaState, Step, apply, end_transition, steps_to_undo
+from segue.saga.undo import UndoPlan
 
 _STOPPED = e.Failure(code="stopped", message="the saga was stopped before it was tried again", kind="saga")
 _ABANDONED = e.Failure(code="abandoned", message="the saga's code no longer waited for it", kind="saga")
 
 
-@dataclass(slots=True)
-class Instance:
+class Instance(msgspec.Struct):
     """A saga in memory. `program` is None where its code is not here, or is not needed any more."""
 
     state: SagaState
     program: Program | None = None
+    #: The order of the undo, as far as it is known; None once a step has joined it.
+    plan: UndoPlan | None = None
 
 
 def start(
@@ -131,6 +132,8 @@ class _Turn:
     def record(self, event: e.AnyEvent) -> None:
         apply(self.state, event, self.now)
         self.events.append(event)
+        if self.instance.plan is not None and _changes_undo(self.state, event):
+            self.instance.plan = None
 
     def close(self) -> Moved:
         self.undo()
@@ -157,7 +160,7 @@ class _Turn:
             if program is None:
                 self.record(e.Undriven(pending=len(state.deliveries)))
                 return
-            delivery = state.deliveries.popleft()
+            delivery = state.deliveries.pop(0)
             try:
                 requests = program.deliver(delivery, self.now)
             except CodeFailed as failed:
@@ -167,7 +170,7 @@ class _Turn:
                 self.requested(request)
 
     def block(self, failure: e.Failure, delivery: Delivery) -> None:
-        self.state.deliveries.appendleft(delivery)
+        self.state.deliveries.insert(0, delivery)
         self.record(e.Undriven(pending=len(self.state.deliveries), error=failure))
         self.drop_program()
 
@@ -386,22 +389,14 @@ class _Turn:
         state = self.state
         if state.ended or (not state.undoing and not state.abandoned):
             return
-        active = [step for step in steps_to_undo(state) if step.undo.status != "deferred"]
-        if not state.undoing:
-            for step in active:
-                if step.undo.status == "none":
-                    self.send_undo(step, 1)
-            return
-        issued = sorted(step.issued for step in active)
-        for step in active:
-            last = issued[-1] if issued[-1] != step.issued else (issued[-2] if len(issued) > 1 else -1)
-            if step.undo.status == "none" and last < step.settled:
-                self.send_undo(step, 1)
+        plan = self.instance.plan = self.instance.plan or UndoPlan(steps_to_undo(state), in_order=state.undoing)
+        for step in plan.next():
+            self.send_undo(step, 1)
 
     def finish(self) -> None:
         """End the saga, unless a command is neither settled nor undone nor given up."""
         state = self.state
-        if state.ended or state.open_steps:
+        if state.ended or state.open_steps or state.undos:
             return
         if state.stop is None:
             if state.returned and not state.abandoned:
@@ -522,6 +517,7 @@ class _Turn:
             return Ignored("not_allowed", "nothing is parked, in doubt, deferred or blocked" + _of(retry.step))
         for step in found:
             if step.undo.status == "deferred":
+                self.instance.plan = None
                 self.send_undo(step, step.undo.attempt + 1, person=retry)
             else:
                 self.send(step, step.attempt + self.needs_new_try(step), person=retry)
@@ -577,6 +573,17 @@ def wake_at(state: SagaState) -> int | None:
         return state.updated_at
     alarm = state.alarm()
     return alarm[0] if alarm else None
+
+
+def _changes_undo(state: SagaState, event: e.AnyEvent) -> bool:
+    """Whether after this event the undo may cover a step that it did not cover before, or the other way round."""
+    match event:
+        case e.StopRequested() | e.StepAbandoned():
+            return True
+        case e.StepSucceeded() | e.StepUnknown() | e.StepFailed():
+            return state.steps[event.step].undo.status == "none"
+        case _:
+            return False
 
 
 def _failure_of(reply: Reply) -> e.Failure:

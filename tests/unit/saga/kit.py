@@ -6,7 +6,7 @@ thrown away and rebuilt, so that every test is also a test of replay.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -173,9 +173,9 @@ class Run:
 def essence(state: SagaState) -> dict[str, Any]:
     """The state as comparable plain data; outdated alarms and the raw buffers' identities do not count."""
     state.alarm()
-    plain = asdict(state)
+    plain: dict[str, Any] = _comparable(state)
     plain.pop("alarms")
-    return _comparable(plain)  # type: ignore[no-any-return]
+    return plain
 
 
 def _comparable(value: Any) -> Any:
@@ -183,7 +183,7 @@ def _comparable(value: Any) -> Any:
         return bytes(value)
     if isinstance(value, dict):
         return {str(key): _comparable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple) or type(value).__name__ == "deque":
+    if isinstance(value, list | tuple):
         return [_comparable(item) for item in value]
     if isinstance(value, msgspec.Struct):
         return {name: _comparable(getattr(value, name)) for name in value.__struct_fields__}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from segue.contract import hours, minutes
 from segue.saga import ActivityRejected, ActivityTimeout, Retry, Saga, saga
