@@ -102,16 +102,32 @@ def sagas(url: str) -> dict[str, Row]:
 def recoveries(story: Story, url: str) -> list[float]:
     """For each fault: seconds from its end (for a killed process: from the kill) to the next transition.
 
+    While Kafka or PostgreSQL is down nothing can move: a fault that ends in such a time is over when that is.
     A transition is dated by the database's clock at the beginning of the transaction that committed it. Infinite where
     nothing moved any more: then all was over.
     """
     moments = sorted(row.at.timestamp() for row in _rows(url, select(saga_event.c.at).distinct()))
+    outages = list(_outages(story.faults))
     found = []
     for line in story.faults:
         if line["phase"] == ("begin" if line["kind"].startswith("kill_") else "end"):
-            position = bisect_right(moments, line["at"])
-            found.append(moments[position] - line["at"] if position < len(moments) else math.inf)
+            over = line["at"]
+            for begin, end in outages:
+                over = end if begin <= over < end else over
+            position = bisect_right(moments, over)
+            found.append(moments[position] - over if position < len(moments) else math.inf)
     return found
+
+
+def _outages(faults: Sequence[Line]) -> Iterator[tuple[float, float]]:
+    """When a server was down, in the order of the ends."""
+    begun: dict[int, float] = {}
+    for line in faults:
+        if line["kind"].startswith(("broker_", "postgres_")):
+            if line["phase"] == "begin":
+                begun[line["number"]] = line["at"]
+            else:
+                yield begun[line["number"]], line["at"]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -182,8 +182,8 @@ def test_a_run_without_faults_proves_nothing(run: Run) -> None:
     assert {one.subject for one in found if one.rule == "every kind of fault strikes"} == set(KINDS)
 
 
-def strike(run: Run, kind: str, at: float, shown: str | None) -> None:
-    common = {"what": "fault", "number": 1, "kind": kind, "target": "x"}
+def strike(run: Run, kind: str, at: float, shown: str | None, number: int = 1) -> None:
+    common = {"what": "fault", "number": number, "kind": kind, "target": "x"}
     run.lines += [{**common, "at": at, "phase": "begin"}, {**common, "at": at + 1, "phase": "end", "shown": shown}]
 
 
@@ -215,6 +215,13 @@ def test_recovery_is_the_time_from_the_end_of_a_fault_to_the_next_transition_and
     strike(run, "broker_restart", first - 4.0, "it ran")  # it ends three seconds before
     strike(run, "kill_worker", first - 2.0, "it was alive")
     assert recoveries(Story(run.lines), run.databases["coordinator"]) == pytest.approx([3.0, 2.0], abs=0.01)
+
+
+def test_a_fault_that_ends_while_a_server_is_down_is_over_when_the_server_is_back(run: Run) -> None:
+    first = min(row.started_at.timestamp() for row in sagas(run.databases["coordinator"]).values())
+    strike(run, "postgres_kill", first - 2.0, "it ran", number=1)
+    strike(run, "freeze_worker", first - 2.5, "it was stopped", number=2)
+    assert recoveries(Story(run.lines), run.databases["coordinator"]) == pytest.approx([1.0, 1.0], abs=0.01)
 
 
 def test_after_a_fault_nothing_may_move_any_more_and_that_is_no_recovery(run: Run) -> None:
