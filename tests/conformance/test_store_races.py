@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from segue.coordinator.audit import verify_audit
@@ -106,7 +106,7 @@ def test_a_locked_saga_is_seen_by_the_next_as_it_stands_after_the_first(sql_benc
         with first.batch() as batch:
             row = batch.lock(["o-1"])["o-1"]
             rival = other.begin(lambda: locked(second, "o-1"))
-            batch.write(Changes(updated=[replace(row, revision=2, step="ship")]))
+            batch.write(Changes(updated=[msgspec.structs.replace(row, revision=2, step="ship")]))
         assert rival.result(20) == {"o-1": saga(revision=2, step="ship")}
 
 
@@ -169,7 +169,7 @@ def test_a_frozen_coordinator_loses_its_locks_and_can_not_commit_when_it_wakes(p
             row = batch.lock(["o-1"])["o-1"]
             # Waits until the server has ended the idle transaction of the frozen one.
             write(other, updated=[saga(revision=2, step="other")])
-            batch.write(Changes(updated=[replace(row, revision=2, step="frozen")]))
+            batch.write(Changes(updated=[msgspec.structs.replace(row, revision=2, step="frozen")]))
 
     with pytest.raises(StoreUnavailable):
         freeze()
@@ -184,7 +184,7 @@ def test_a_coordinator_frozen_after_it_has_written_loses_its_locks_too(postgres_
     def freeze() -> None:
         with frozen.batch() as batch:
             row = batch.lock(["o-1"])["o-1"]
-            update = replace(row, revision=2, step="frozen")
+            update = msgspec.structs.replace(row, revision=2, step="frozen")
             batch.write(Changes(updated=[update], events=[event(seq=2)], messages=[message("m-2")]))
             # Waits until the server has ended the transaction of the frozen one, which only has to commit.
             write(other, updated=[saga(revision=2, step="other")])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from segue.errors import BrokerUnavailable
 from segue.topics.broker import Acked, Outgoing, Partition, Polled, Record
@@ -291,11 +292,11 @@ def damaged(record: Record, how: int) -> Outgoing:
     outgoing = again(record)
     match how:
         case 1:
-            return replace(outgoing, value=b"\x00\xff{")
+            return msgspec.structs.replace(outgoing, value=b"\x00\xff{")
         case 2:
-            return replace(outgoing, headers=())
+            return msgspec.structs.replace(outgoing, headers=())
         case 3:
             headers = [(n, b"perhaps" if n in ("ce_sagaoutcome", "ce_sagaaction") else v) for n, v in record.headers]
-            return replace(outgoing, headers=tuple(headers))
+            return msgspec.structs.replace(outgoing, headers=tuple(headers))
         case _:
-            return replace(outgoing, value=(record.value or b"")[:-1] + b",")
+            return msgspec.structs.replace(outgoing, value=(record.value or b"")[:-1] + b",")

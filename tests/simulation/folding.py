@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 from segue.clock import to_micros
 from segue.coordinator.projection import row_of
@@ -11,7 +10,7 @@ from segue.coordinator.store import EventRow, SagaRow
 from segue.saga.state import fold
 from segue.saga.transition import wake_at
 
-_COMPARED = tuple(f.name for f in fields(SagaRow) if f.name not in ("wake_at", "tenant", "parent_id"))
+_COMPARED = tuple(name for name in SagaRow.__struct_fields__ if name not in ("wake_at", "tenant", "parent_id"))
 
 
 def difference(row: SagaRow, events: Sequence[EventRow]) -> str | None:

@@ -6,6 +6,7 @@ import random
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,6 +47,8 @@ def to_micros(moment: datetime) -> int:
     return (moment - EPOCH) // _MICROSECOND
 
 
+#: Nearly all moments of one batch are the same few: its own, and the deadlines that follow from it.
+@lru_cache(maxsize=1024)
 def from_micros(micros: int) -> datetime:
     """The inverse of `to_micros`."""
     return EPOCH + timedelta(microseconds=micros)

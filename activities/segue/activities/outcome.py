@@ -10,7 +10,7 @@ any other           retry: nothing was done, the class of the exception is the c
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -135,7 +135,9 @@ def reply_to(
     )
     if memory_first:
         return message
-    return replace(message, saga_action=None, headers={**message.headers, "ce_sagaaction": command.action})
+    return msgspec.structs.replace(
+        message, saga_action=None, headers={**message.headers, "ce_sagaaction": command.action}
+    )
 
 
 def readdressed(stored: Message, command: Command, *, source: str, now: datetime) -> Message:

@@ -14,7 +14,7 @@ from segue.coordinator.view import SagaView
 
 def plain_row(row: SagaRow, overdue: bool) -> dict[str, Any]:
     """A row for `--json`: payloads as the JSON they are."""
-    values = asdict(row)
+    values = msgspec.structs.asdict(row)
     values["input"] = as_json(row.input)
     values["result"] = None if row.result is None else as_json(row.result)
     return {**values, "overdue": overdue}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from segue.clock import Clock, fresh_id
 from segue.contract import Signal
@@ -38,7 +40,7 @@ class Asked:
 
     def message(self, clock: Clock) -> Message:
         """As a row of an outbox."""
-        untimed = replace(self.request, time=None)
+        untimed = msgspec.structs.replace(self.request, time=None)
         return message_of(self.topic, self.request.saga_id, untimed.headers(), self.body, clock.now())
 
 

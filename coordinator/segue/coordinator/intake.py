@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from segue.errors import InputError
 from segue.limits import Limits
 from segue.topics import Codecs, TopicNames
@@ -11,8 +13,7 @@ from segue.topics.broker import Record
 from segue.topics.envelope import Reply, Request, parse_reply, parse_request
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class Item(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One record and what it turned out to be: a reply or a request with its body, or an error."""
 
     record: Record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
@@ -119,7 +118,7 @@ def _dead_letter(request: OperatorRequest, arguments: Arguments, batch: Batch, w
     record = letter.record
     if arguments.value is not None:
         try:
-            record = replace(record, value=b64decode(arguments.value, validate=True))
+            record = msgspec.structs.replace(record, value=b64decode(arguments.value, validate=True))
         except ValueError:
             raise DecodeError("value is not base64") from None
     return replay(letter, record, work, intake, actor=request.actor)

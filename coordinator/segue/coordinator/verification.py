@@ -7,7 +7,7 @@ coordinators work.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -28,7 +28,7 @@ PAGE = 200
 #: The outcome of a fold is compared with these columns. `wake_at` is a decision of the transition, not part of the
 #: fold, `tenant` and `parent_id` are not in the history.
 _NOT_FOLDED = frozenset(("wake_at", "tenant", "parent_id"))
-_FOLDED = tuple(field.name for field in fields(SagaRow) if field.name not in _NOT_FOLDED)
+_FOLDED = tuple(name for name in SagaRow.__struct_fields__ if name not in _NOT_FOLDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
 from zlib import crc32
@@ -48,10 +47,11 @@ RAW = "segue.raw"
 _SPECVERSION = ("ce_specversion", b"1.0")
 _HEADERS = tuple(COLUMN_HEADERS.values())
 _VALUES = attrgetter(*COLUMN_HEADERS)
+#: Positions of what is not text.
+_CREATED_AT, _ATTEMPT, _DEADLINE = map(list(COLUMN_HEADERS).index, ("created_at", "saga_attempt", "deadline"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A row of the outbox. `aggregatetype` is the topic, `aggregateid` the key (Debezium's names)."""
 
     id: str
@@ -76,7 +76,7 @@ class Message:
     traceparent: str | None = None
     tracestate: str | None = None
     #: Further headers, as text; the relay sends them, Debezium can't.
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def lane(self) -> int:
@@ -86,13 +86,14 @@ class Message:
         """The record for Kafka."""
         if RAW in self.headers:
             return _unwrapped(self)
+        texts = list(_VALUES(self))
+        texts[_CREATED_AT] = rfc3339(self.created_at)
+        if self.saga_attempt is not None:
+            texts[_ATTEMPT] = str(self.saga_attempt)
+        if self.deadline is not None:
+            texts[_DEADLINE] = rfc3339(self.deadline)
         headers: list[tuple[str, bytes | None]] = [_SPECVERSION]
-        for header, value in zip(_HEADERS, _VALUES(self), strict=True):
-            if value is not None:
-                text = (
-                    value if isinstance(value, str) else rfc3339(value) if isinstance(value, datetime) else str(value)
-                )
-                headers.append((header, text.encode()))
+        headers += [(name, text.encode()) for name, text in zip(_HEADERS, texts, strict=True) if text is not None]
         headers += [(name, text.encode()) for name, text in sorted(self.headers.items())]
         return Outgoing(
             topic=self.aggregatetype,

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -157,7 +157,7 @@ class Database:
         with self.store.batch() as batch:
             batch.write(
                 Changes(
-                    started=[replace(saga.row, **changed) for saga in sagas],
+                    started=[msgspec.structs.replace(saga.row, **changed) for saga in sagas],
                     events=[event for saga in sagas for event in saga.events],
                 )
             )

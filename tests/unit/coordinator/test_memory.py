@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from segue.coordinator.memory import MemoryStore
@@ -86,7 +86,9 @@ def test_what_a_batch_has_read_stays_as_it_was_whatever_others_commit(store: Mem
     write(store, started=[saga()], events=[event()], dead_letters=[letter(1)])
     with store.batch() as batch:
         row, events, dead = batch.lock(["o-1"])["o-1"], batch.history(["o-1"])["o-1"], batch.dead_letters([1])[1]
-        write(store, updated=[replace(row, revision=2)], events=[event(seq=2)], settled={1: "discarded"})
+        write(
+            store, updated=[msgspec.structs.replace(row, revision=2)], events=[event(seq=2)], settled={1: "discarded"}
+        )
 
     assert (row, events, dead.state) == (saga(), [event()], "dead")
 

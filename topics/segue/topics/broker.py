@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
@@ -20,8 +22,10 @@ class Partition(NamedTuple):
     number: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+# Structs, not dataclasses: one is made for each record of a batch, and C makes them in a twentieth of the time.
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A record as it was consumed; `value` None is a tombstone."""
 
     topic: str
@@ -37,8 +41,7 @@ class Record:
         return Partition(self.topic, self.partition)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A record to be produced. The partition is chosen by the key (Java's murmur2) or at random."""
 
     topic: str

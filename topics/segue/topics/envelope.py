@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal, cast
+
+import msgspec
 
 from segue.errors import EnvelopeError, InvalidId
 from segue.ids import saga_id_of_start
@@ -78,8 +81,7 @@ class Command:
         return encode_headers(pairs)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A reply as the coordinator sees it; everything but `command_id` is advisory or has a default."""
 
     id: str
@@ -126,8 +128,7 @@ class Reply:
         return encode_headers((name, value) for name, value in pairs if value is not None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A start, signal or cancel on `{coordinator}.requests`.
 
     `name` is the saga type, the signal's name or the compensation mode.
@@ -283,6 +284,7 @@ def parse_request(record: Record, limits: Limits = DEFAULT_LIMITS) -> Request:
     )
 
 
+@lru_cache(maxsize=1024)
 def rfc3339(moment: datetime) -> str:
     """`2026-11-21T11:33:57.123456Z`."""
     return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat().replace("+00:00", "Z")
@@ -329,4 +331,6 @@ def _seconds(headers: Mapping[str, str], name: str) -> float | None:
 
 
 def _passed_on(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    if headers.keys().isdisjoint(PASSED_ON):
+        return ()
     return tuple((name, headers[name]) for name in PASSED_ON if name in headers)

@@ -100,17 +100,29 @@ def error_of(exception: KafkaException) -> KafkaError:
 class _OwnProcess:
     """Refuses to work in a forked child."""
 
-    __slots__ = ("_pid",)
+    __slots__ = ("_forks", "_pid")
+
+    #: Forks that lie between this process and the first one: counted in the child, as asking for the process's id is a
+    #: system call, and that for each record.
+    forks = 0
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self._forks = _OwnProcess.forks
 
     def check(self) -> None:
-        if os.getpid() != self._pid:
+        if self._forks != _OwnProcess.forks:
             raise UsageError(
                 f"this Kafka client belongs to process {self._pid}, it can't be used in {os.getpid()}: "
                 "make it after the fork"
             )
+
+
+def _forked() -> None:
+    _OwnProcess.forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class KafkaConsumer:

@@ -28,6 +28,8 @@ class TopicNames:
     dlq: str = "{coordinator}.dlq"
     events: str = "{coordinator}.events"
     services: Mapping[str, str] = field(default_factory=dict)
+    #: Answers of `commands_of`: it is asked for each command, and there are few services.
+    _commands: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if _LEGAL.fullmatch(self.coordinator) is None:
@@ -46,6 +48,12 @@ class TopicNames:
 
     def commands_of(self, service: str) -> str:
         """The topic on which `service` takes commands. Raises ConfigError where the name is not a legal one."""
+        known = self._commands.get(service)
+        if known is None:
+            known = self._commands[service] = self._named(service)
+        return known
+
+    def _named(self, service: str) -> str:
         given = self.services.get(service)
         if given is not None:
             return given
