@@ -36,6 +36,8 @@ class Nemesis:
     history: History
     random: Random
     seconds: float
+    #: What it may do.
+    kinds: Sequence[str] = tuple(sorted(KINDS))
     _plan: deque[str] = field(default_factory=deque)
     _struck: set[str] = field(default_factory=set)
     _running: list[_Fault] = field(default_factory=list)
@@ -43,7 +45,7 @@ class Nemesis:
     _next: float = 0.0
 
     def __post_init__(self) -> None:
-        kinds = sorted(KINDS)
+        kinds = list(self.kinds)
         self.random.shuffle(kinds)
         self._plan.extend(kinds)
         self._next = time.monotonic() + 2.0
@@ -54,13 +56,13 @@ class Nemesis:
         while time.monotonic() < end or self._running or (self._missing and time.monotonic() < end + OVERTIME):
             self._mend()
             if time.monotonic() >= self._next:
-                self._strike(sorted(KINDS) if time.monotonic() < end else self._missing)
+                self._strike(self.kinds if time.monotonic() < end else self._missing)
             self.world.fleet.pause(0.1)
 
     @property
     def _missing(self) -> list[str]:
         """Kinds that have not struck yet, and are not about to."""
-        return sorted(set(KINDS) - self._struck - {fault.kind for fault in self._running})
+        return sorted(set(self.kinds) - self._struck - {fault.kind for fault in self._running})
 
     def _strike(self, kinds: Sequence[str]) -> None:
         """Begin the next fault whose target is whole: of the first round, then one of `kinds`."""
@@ -72,7 +74,7 @@ class Nemesis:
                 continue
             self._plan.remove(kind)
             self._begin(kind, target)
-            slowest = self.seconds * FIRST_ROUND / len(KINDS)
+            slowest = self.seconds * FIRST_ROUND / len(self.kinds)
             self._next = time.monotonic() + min(self.random.uniform(*USUAL_GAP), slowest)
             return
 

@@ -71,7 +71,7 @@ def play(
 ) -> list[Line]:
     monkeypatch.setattr(nemesis, "KINDS", kinds)
     history = History(path / "history")
-    Nemesis(stage, history, Random(seed), 180.0).run()  # type: ignore[arg-type]
+    Nemesis(stage, history, Random(seed), 180.0, sorted(kinds)).run()  # type: ignore[arg-type]
     history.close()
     return list(read(history.path))
 
