@@ -29,7 +29,6 @@ WORKER_LIVES = (
     "worker.before_commit=kill@3",
     "worker.after_commit=kill@3",
     "worker.after_send=kill@3",
-    "worker.before_forget=kill@2",
     "worker.before_offsets=kill@2",
 )
 

@@ -269,6 +269,8 @@ def test_a_groups_rows_are_locked_decided_and_written_at_once(engine: Engine) ->
 def test_a_group_gives_way_where_somebody_holds_one_of_its_rows(postgres_url: str) -> None:
     engine = create_engine(postgres_url)
     outbox.create_all(engine)
+    with engine.begin() as connection:
+        SqlServiceRows(connection).lock_inbox_row("payments", "b")
     with engine.connect() as holder, engine.connect() as group:
         SqlServiceRows(holder).lock_inbox_row("payments", "b")
         with pytest.raises(DBAPIError) as caught:
@@ -277,6 +279,26 @@ def test_a_group_gives_way_where_somebody_holds_one_of_its_rows(postgres_url: st
         group.rollback()
         assert group.exec_driver_sql("SHOW lock_timeout").scalar_one() == "0", "its impatience ends with it"
         holder.rollback()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_of_two_who_find_a_row_missing_the_second_to_write_it_gives_way(postgres_url: str, committed: bool) -> None:
+    engine = create_engine(postgres_url)
+    outbox.create_all(engine)
+    answer = {"attempt": 1, "invoke_id": "c", "invoke_outcome": "success", "invoke_reply": b"first"}
+    with engine.connect() as first, engine.connect() as second:
+        groups = [StagedRows(SqlServiceRows(c), "payments", ["a", "b"]) for c in (first, second)]
+        for staged, key in zip(groups, ("b", "a"), strict=True):
+            assert staged.lock_inbox_row("payments", key)[1]
+            assert staged.lock_inbox_row("payments", "b")[1] is (key == "a")
+            staged.update_inbox_row("payments", "b", answer)
+        groups[0].write()
+        if committed:
+            first.commit()
+        with pytest.raises((DBAPIError, StoreUnavailable)) as caught:
+            groups[1].write()
+        assert is_transient_database(caught.value)
     engine.dispose()
 
 

@@ -208,6 +208,8 @@ class SimProducer:
             except BaseException:
                 self._queued = queued[n:] + self._queued
                 raise
+            if error is None:
+                self._broker.oracles.acknowledged(record)
             acked(error)
             told += 1
         return told

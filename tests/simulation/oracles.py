@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from segue.clock import to_micros
 from segue.coordinator.store import Changes, OffsetMove
-from segue.outbox.message import RAW, Message
+from segue.outbox.message import RAW, Message, unpack
 from segue.saga import events as e
-from segue.topics.broker import Headers, Partition, Record
+from segue.topics.broker import Headers, Outgoing, Partition, Record
 from tests.simulation.shadow import SagaSeen, Shadow
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ class Oracles:
         self.system: System = None  # type: ignore[assignment]
         self.published: dict[str, Record] = {}
         self.promised: dict[str, Message] = {}
+        #: Replies that are in a committed fence row, or were.
+        self.replies: set[str] = set()
+        #: Commands of which Kafka has acknowledged a reply.
+        self.answered: set[str | None] = set()
         self.raw: set[tuple[bytes | None, Headers]] = set()
         #: Records that are applied, by identity; they are kept, so that an identity is never given twice.
         self.applied: set[int] = set()
@@ -195,8 +199,17 @@ class Oracles:
             return  # other records have their offsets now, and nobody can tell
         for record in log.read(max(0, log.begin), offset):
             key = header(record.headers, "ce_sagakey")
-            if key is not None and key not in books.inbox and not self.system.forged(record):
+            if key is None or self.system.forged(record):
+                continue
+            if key not in books.inbox:
                 raise Violation("S8Replies", f"{partition}@{record.offset} counts as handled, and {key} is unknown")
+            if header(record.headers, "ce_id") not in self.answered:
+                raise Violation("S8Replies", f"{partition}@{record.offset} counts as handled, and has no reply")
+
+    def acknowledged(self, record: Outgoing) -> None:
+        """The broker says that it has a record, which may be a lie."""
+        if record.topic.endswith(".replies"):
+            self.answered.add(header(record.headers, "ce_causationid"))
 
     def forgotten(self, message_ids: Sequence[str]) -> None:
         """Rows of an outbox are deleted."""
@@ -218,6 +231,12 @@ class Oracles:
 
     def booked(self, books: Books, session: BookSession) -> None:
         self.promise(session.messages)
+        for key, row in session.rows.items():
+            before = session.before.get(key) or {}
+            for column in ("invoke_reply", "compensate_reply"):
+                stored = row and row[column]
+                if stored and stored != before.get(column):
+                    self.replies.add(unpack(stored).id)
         if any(row is not None and row["tombstone"] and not row["attempt"] for row in session.rows.values()):
             self.system.world.points["undo_before_do"] += 1
         for oracle in self._booked:

@@ -30,7 +30,6 @@ POINTS: Final[Mapping[str, str]] = {
     "worker.before_commit": "effect, inbox row and reply are written, not committed",
     "worker.after_commit": "committed; the reply is not sent",
     "worker.after_send": "the reply is with the producer, not yet acknowledged",
-    "worker.before_forget": "the reply is acknowledged; its outbox row is still there",
     "worker.before_offsets": "handled and answered; Kafka's offset is not committed",
     "relay.after_load": "rows are loaded, nothing is sent",
     "relay.after_send": "rows are with the producer, not yet acknowledged",

@@ -1,13 +1,14 @@
 """The worker's loop: a step function over ports, with no thread, sleep or clock of its own.
 
 One step: hear what has ended, publish, read, start what may run. Kafka's offsets are committed up to the first record
-that is not done, and a record is done once its transaction is committed (and its dead letter, if any, acknowledged).
+that is not done, and a record is done once its transaction is committed and Kafka has acknowledged its reply (and its
+dead letter, if any). The next command of its key need not wait for that.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from segue.activities.outcome import Answered, reply_to
 from segue.activities.pace import Pace
 from segue.activities.participant import Handled
 from segue.activities.partitions import PartitionWork, Task
-from segue.activities.publish import MemoryPublisher
+from segue.activities.publish import ReplyPublisher
 from segue.activities.runner import Desk, Done, Runner
 from segue.activities.unit import Result, UnitOfWork
 from segue.clock import Clock, to_micros
@@ -27,8 +28,9 @@ from segue.failpoints import hit
 from segue.observe import Observer
 from segue.outbox.faults import is_transient_database
 from segue.outbox.fences import store_details
+from segue.outbox.message import Message
 from segue.outbox.relay import Relay
-from segue.topics.broker import Consumer, Partition
+from segue.topics.broker import Consumer, Partition, Producer
 from segue.topics.deadletter import dead_letter_record
 
 Batch = Sequence[tuple[Task, Prepared]]
@@ -69,7 +71,7 @@ class CommandLoop:
         topic: str,
         dead_letters: str,
         consumer: Consumer,
-        publisher: MemoryPublisher,
+        producer: Producer,
         runner: Runner,
         reader: Reader,
         unit: UnitOfWork,
@@ -84,7 +86,7 @@ class CommandLoop:
         self._topic = topic
         self._dead_letters = dead_letters
         self._consumer = consumer
-        self._publisher = publisher
+        self._publisher = ReplyPublisher(f"/{name}", producer, self._shelve, clock, observer)
         self._runner = runner
         self._reader = reader
         self._unit = unit
@@ -184,6 +186,8 @@ class CommandLoop:
         while any(work.running for work in leaving) and self._clock.monotonic() < until:
             self._runner.wait(0.05)
             self._hear()
+        # Whoever takes over answers the commands once more whose replies are not acknowledged by now.
+        self._publisher.drain(max(0.0, until - self._clock.monotonic()))
         self._commit(at_once=True)
         for partition in partitions:
             self._work.pop(partition, None)
@@ -315,15 +319,30 @@ class CommandLoop:
             self._failed(task, prepared, result)
 
     def _settle(self, task: Task, prepared: Prepared, handled: Handled) -> None:
-        for reply in handled.replies:
-            self._publisher.publish(reply)
         task.home.stalls = 0
         self._observer.count("worker.handled")
-        if handled.dead is not None:
+        if handled.dead is None:
+            self._running -= 1
+            task.home.answered(task)
+        if handled.reply is None:
+            self._delivered(task, prepared, handled)
+        else:
+            self._publisher.publish(prepared.command, handled.reply, partial(self._delivered, task, prepared, handled))
+
+    def _delivered(self, task: Task, prepared: Prepared, handled: Handled) -> None:
+        if handled.dead is None:
+            task.home.delivered(task)
+        else:
             self._die(task, *handled.dead, prepared.command.saga_id)
-            return
-        self._running -= 1
-        task.home.finished(task)
+
+    def _shelve(self, reply: Message, stored: Callable[[BaseException | None], None]) -> None:
+        """Leave a reply to the outbox: its relay tries on, and puts it aside in the end, while the partition moves."""
+
+        def job(desk: Desk) -> None:
+            with desk.transaction() as sessions:
+                sessions.rows.insert_messages([reply])
+
+        self._runner.submit(job, lambda done: stored(done.error))
 
     def _failed(self, task: Task, prepared: Prepared, error: BaseException) -> None:
         """The database (or our own code) failed: nothing was committed, or nobody knows."""

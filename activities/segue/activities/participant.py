@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, assert_never
@@ -45,8 +45,8 @@ HANDLER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
 class Handled:
     """What is left to do after the commit."""
 
-    #: Committed to the outbox; to be published from memory.
-    replies: Sequence[Message] = ()
+    #: Committed with the fence row, or derived from it alone: to be sent until Kafka has it.
+    reply: Message | None = None
     #: (reason, error) if the record is to be dead-lettered.
     dead: tuple[str, Exception] | None = None
 
@@ -154,8 +154,7 @@ class Participant:
                 return fence, now, Handled(dead=("beyond_horizon", TooOld(decision.reason)))
             case _:
                 assert_never(decision)
-        rows.insert_messages([message])
-        return fence, now, Handled(replies=(message,), dead=_dead(prepared))
+        return fence, now, Handled(reply=message, dead=_dead(prepared))
 
     def _refused(self, rows: ServiceRows, prepared: Prepared, fence: Fence, now: datetime) -> Handled | None:
         fault = prepared.fault
@@ -163,15 +162,14 @@ class Participant:
             return None
         answered = failure(fault.code, str(fault.error))
         handled = self.answer(rows, prepared.command, fence, answered, now)
-        return Handled(replies=handled.replies, dead=_dead(prepared))
+        return Handled(reply=handled.reply, dead=_dead(prepared))
 
     def answer(self, rows: ServiceRows, command: Command, fence: Fence, answered: Answered, now: datetime) -> Handled:
-        """Store the reply and put it into the outbox."""
+        """Store the reply, which is sent once that is committed."""
         answered = self._sticky(fence, command, answered)
         message = self._reply(command, answered, now)
         store_answer(rows, self.consumer, command, answered.stored_outcome, message, tombstone=False)
-        rows.insert_messages([message])
-        return Handled(replies=(message,))
+        return Handled(reply=message)
 
     def _sticky(self, fence: Fence, command: Command, answered: Answered) -> Answered:
         """A negative answer proves nothing while an earlier delivery may have had an effect."""

@@ -1,7 +1,7 @@
 """What the loop knows of a partition: which records are open, in what order they may run, how far it may commit.
 
 Pure bookkeeping. Records with the same key run one after the other, in order; the watermark is the offset below which
-every record is done.
+every record is done: handled, and its reply acknowledged.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class PartitionWork:
         if self._lines[self._line_key(task.record)][0] is task:
             self._ready.append(task)
 
-    def finished(self, task: Task) -> None:
-        """It is done for good; the next of its key may run."""
+    def answered(self, task: Task) -> None:
+        """It is handled, and its reply is on its way: the next of its key may run."""
         self.running -= 1
         line_key = self._line_key(task.record)
         line = self._lines[line_key]
@@ -108,11 +108,19 @@ class PartitionWork:
                 del self._lines[line_key]
             elif not line[0].taken:
                 self._ready.append(line[0])
+
+    def delivered(self, task: Task) -> None:
+        """Kafka has its reply: it is done, and the watermark may pass it."""
         self._done.add(task.record.offset)
         while self._open and self._open[0] in self._done:
             offset = self._open.popleft()
             self._done.discard(offset)
             self._watermark = offset + 1
+
+    def finished(self, task: Task) -> None:
+        """Both at once: nobody waits for a reply."""
+        self.answered(task)
+        self.delivered(task)
 
     def _given(self, task: Task) -> Task:
         task.taken = True

@@ -1,57 +1,78 @@
-"""Publishing from memory: committed replies go out at once, and their outbox rows are deleted once Kafka has them.
+"""Sending what is committed: a reply is on its way until Kafka has it, and till then its command is not done.
 
-Whatever is lost here (the process dies, the broker refuses) is still a row of the outbox: the relay sends it.
+A reply has no row in the outbox, for the fence row holds it. Whatever is lost here (the process dies, the broker is
+away) is asked for again: the command's offset is not committed before its reply is acknowledged, so the command is
+delivered once more, and the fence answers it with the stored reply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
+from segue.activities.outcome import failure, reply_to
 from segue.clock import Clock
-from segue.errors import Unavailable
+from segue.errors import InputError, Unavailable
 from segue.failpoints import hit
 from segue.observe import Observer
 from segue.outbox.message import Message
 from segue.topics.broker import Acked, Outgoing, Producer
+from segue.topics.envelope import Command
 
-#: Seconds after which acknowledged rows are deleted at the latest.
-DELETE_AFTER = 0.1
-#: Acknowledged rows that are deleted at once, however young.
-DELETE_BATCH = 200
+#: Seconds after which a reply that the broker could not take is sent again.
+RESEND_AFTER = 1.0
 
 
-class MemoryPublisher:
-    """Sends what is committed; all calls from the loop's thread."""
+class Shelf(Protocol):
+    """Puts a message into the outbox, in a transaction of its own; `stored` hears how that went, in any thread."""
 
-    def __init__(
-        self, producer: Producer, delete_ids: Callable[[Sequence[str]], None], clock: Clock, observer: Observer
-    ) -> None:
+    def __call__(self, message: Message, stored: Callable[[BaseException | None], None], /) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A reply on its way; a callback of the producer."""
+
+    desk: ReplyPublisher
+    command: Command
+    reply: Message
+    delivered: Callable[[], None]
+    #: It stands for a reply that Kafka refuses for good.
+    substitute: bool = False
+
+    def __call__(self, error: Exception | None) -> None:
+        self.desk.landed(self, error)
+
+
+class ReplyPublisher:
+    """Sends replies until they are delivered; all calls from the loop's thread."""
+
+    def __init__(self, source: str, producer: Producer, shelf: Shelf, clock: Clock, observer: Observer) -> None:
+        self._source = source
         self._producer = producer
-        self._delete_ids = delete_ids
+        self._shelf = shelf
         self._clock = clock
         self._observer = observer
-        self._acked: list[str] = []
-        self._oldest = 0.0
-        self._not_before = 0.0
-        #: Records of which Kafka has said nothing yet.
+        self._again: deque[_Flight] = deque()
+        self._again_at = 0.0
+        self._shelved: deque[tuple[_Flight, BaseException | None]] = deque()
+        #: Records of which Kafka has said nothing yet, and replies that are sent again soon.
         self.flying = 0
 
-    def publish(self, message: Message) -> None:
-        """Send a committed row; on failure it is left to the relay."""
+    def publish(self, command: Command, reply: Message, delivered: Callable[[], None]) -> None:
+        """Send a committed reply; `delivered` is called once nothing can lose it any more.
 
-        def acked(error: Exception | None) -> None:
-            if error is None:
-                if not self._acked:
-                    self._oldest = self._clock.monotonic()
-                self._acked.append(message.id)
-            else:
-                self._observer.event("worker.publish.failed", id=message.id, error=error)
-
-        self.send(message.outgoing(), acked)
+        What the broker can't take now is sent again. A reply that it refuses for good (too large) gives way to a
+        `failure` that proves nothing; what can't be sent as things stand (no such topic) is left to the outbox.
+        """
+        self.flying += 1
+        self._send(_Flight(self, command, reply, delivered))
         hit("worker.after_send")
 
     def send(self, record: Outgoing, acked: Acked) -> None:
-        """Send a record; `acked` hears how it went, in any case."""
+        """Send any record; `acked` hears how it went, in any case."""
         self.flying += 1
 
         def landed(error: Exception | None) -> None:
@@ -64,27 +85,54 @@ class MemoryPublisher:
             landed(error)
 
     def serve(self) -> bool:
-        """Hear acknowledgements, delete their rows; whether anything happened."""
-        heard = self._producer.poll(0.0) if self.flying else 0
-        return self._delete(at_once=False) or heard > 0
+        """Hear acknowledgements, send again what is due; whether anything happened."""
+        if not self.flying:
+            return False
+        moved = self._producer.poll(0.0) > 0 or bool(self._shelved)
+        while self._shelved:
+            flight, error = self._shelved.popleft()
+            self._end(flight) if error is None else self._later(flight)
+        if self._again and self._clock.monotonic() >= self._again_at:
+            moved = True
+            for _ in range(len(self._again)):
+                self._send(self._again.popleft())
+        return moved
 
     def drain(self, timeout: float) -> None:
-        """Wait for the acknowledgements still due, at most `timeout` seconds, and delete their rows."""
+        """Wait for the acknowledgements still due, at most `timeout` seconds."""
         self._producer.flush(timeout)
-        self._delete(at_once=True)
 
-    def _delete(self, *, at_once: bool) -> bool:
-        now = self._clock.monotonic()
-        due = len(self._acked) >= DELETE_BATCH or now - self._oldest >= DELETE_AFTER
-        if not self._acked or not (at_once or due) or now < self._not_before:
-            return False
-        ids, self._acked = self._acked, []
-        hit("worker.before_forget")
+    def landed(self, flight: _Flight, error: Exception | None) -> None:
+        """What became of a reply that was given to the producer."""
+        if error is None:
+            self._end(flight)
+            return
+        self._observer.event("worker.publish.failed", id=flight.reply.id, error=error)
+        if isinstance(error, Unavailable):
+            self._later(flight)
+        elif isinstance(error, InputError) and not flight.substitute:
+            self._substitute(flight, error)
+        else:
+            self._shelf(flight.reply, lambda stored: self._shelved.append((flight, stored)))
+
+    def _send(self, flight: _Flight) -> None:
         try:
-            self._delete_ids(ids)
-        except Exception as error:  # noqa: BLE001 - the rows stay, and are sent once more by the relay: harmless
-            self._acked = ids + self._acked
-            self._not_before = now + 1.0
-            self._observer.event("worker.outbox.failed", rows=len(ids), error=error)
-            return False
-        return True
+            self._producer.send(flight.reply.outgoing(), flight)
+        except Unavailable as error:
+            self.landed(flight, error)
+
+    def _later(self, flight: _Flight) -> None:
+        if not self._again:
+            self._again_at = self._clock.monotonic() + RESEND_AFTER
+        self._again.append(flight)
+
+    def _substitute(self, flight: _Flight, error: InputError) -> None:
+        """Say that there is an answer which can't be told; the stored one stays, and a compensation undoes it."""
+        answered = failure("reply_refused", str(error), effect="unknown")
+        flight.substitute = True
+        flight.reply = reply_to(flight.command, answered, source=self._source, now=flight.reply.created_at)
+        self._send(flight)
+
+    def _end(self, flight: _Flight) -> None:
+        self.flying -= 1
+        flight.delivered()

@@ -1,14 +1,14 @@
 """The unit of work: fence, handler and reply of commands in one transaction.
 
     together one transaction for a group of joined commands: lock all fence rows, run the handlers one after the other
-             without savepoints, store and send all replies. If anything fails all is rolled back, and the commands are
+             without savepoints, store all replies. If anything fails all is rolled back, and the commands are
              run one by one; if only a race for rows was lost, they go into later, at last shorter groups.
-    joined   one transaction: lock the fence row, decide, run the handler behind a savepoint, store the reply, send it
-             through the outbox. If the handler fails all is rolled back, and a second transaction stores the `retry`.
+    joined   one transaction: lock the fence row, decide, run the handler behind a savepoint, store the reply. If the
+             handler fails all is rolled back, and a second transaction stores the `retry`.
     manual   a transaction that notes the beginning, the handler in none, a transaction that stores the reply.
 
 Killed at any line, it can be run again: before the commit nothing happened, after it the stored reply answers. Nothing
-is sent that is not in a committed row.
+is sent that is not in a committed row, and it is sent again with every delivery until Kafka has it.
 """
 
 from __future__ import annotations

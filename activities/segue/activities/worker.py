@@ -19,7 +19,6 @@ from segue.activities.heartbeat import Heartbeats
 from segue.activities.loop import CommandLoop, LoopOptions
 from segue.activities.pace import Pace
 from segue.activities.participant import Participant
-from segue.activities.publish import MemoryPublisher
 from segue.activities.runner import AsyncRunner, InlineRunner, Runner, ThreadRunner
 from segue.activities.unit import UnitOfWork
 from segue.clock import SYSTEM_CLOCK, Clock
@@ -56,7 +55,7 @@ class WorkerOptions:
     limits: Limits = DEFAULT_LIMITS
     #: How long fence rows are kept, and commands taken: more than the topic's retention and the longest deadline.
     horizon: timedelta = HORIZON
-    #: Age at which the relay takes over replies that were not published from memory.
+    #: Age at which the relay takes over replies that were left to the outbox: those that Kafka would not take.
     relay_after: timedelta = timedelta(seconds=10)
     #: Seconds that a stop waits for commands which are being handled.
     drain: float = 20.0
@@ -232,7 +231,7 @@ class Worker(Generic[S]):
             topic=topic or f"{self.name}.commands",
             dead_letters=self.dead_letters,
             consumer=consumer,
-            publisher=MemoryPublisher(producer, store.delete_ids, self._clock, self.observer),
+            producer=producer,
             runner=runner,
             reader=Reader(
                 self._registrations, codecs=self._codecs, converter=self._converter, limits=self.options.limits

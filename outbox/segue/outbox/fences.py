@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, and_, delete, or_, select, update
 
+from segue.errors import StoreUnavailable
 from segue.outbox import postgres
 from segue.outbox.message import Message
 from segue.outbox.schema import inbox_table
@@ -90,7 +91,7 @@ class SqlServiceRows:
 
     def lock_inbox_row(self, consumer: str, saga_key: str) -> LockedRow:
         if postgres.speaks(self._connection):
-            return _lock_on_postgres(self._connection, consumer, [saga_key], patience="0")[saga_key]
+            return _insert_or_lock_on_postgres(self._connection, consumer, saga_key)
         row, new, now = lock_inbox_row(self._connection, consumer, saga_key)
         return cast("Mapping[str, Any]", row), new, now
 
@@ -98,26 +99,37 @@ class SqlServiceRows:
         keys = sorted(set(saga_keys))
         if postgres.speaks(self._connection):
             return _lock_on_postgres(self._connection, consumer, keys)
+        # Elsewhere blank rows are the locks: what SQLite has read before it writes may be outdated by then.
         return {key: self.lock_inbox_row(consumer, key) for key in keys}
 
     def update_inbox_row(self, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
         if postgres.speaks(self._connection):
-            postgres.update_fences(self._connection, consumer, {saga_key: values}, touched=True)
+            postgres.update_fences(self._connection, consumer, {saga_key: values})
         else:
             update_inbox_row(self._connection, consumer, saga_key, values)
 
-    def update_inbox_rows(
-        self, consumer: str, changes: Mapping[str, Mapping[str, Any]], inserted: Collection[str]
+    def write_inbox_rows(
+        self,
+        consumer: str,
+        *,
+        new: Mapping[str, Mapping[str, Any]],
+        known: Mapping[str, Mapping[str, Any]],
+        unused: Collection[str],
     ) -> None:
         if not postgres.speaks(self._connection):
-            for key, values in changes.items():
+            for key in sorted(unused):
+                delete_inbox_row(self._connection, consumer, key)
+            whole = {key: {name: row[name] for name in postgres.FENCE_COLUMNS} for key, row in new.items()}
+            for key, values in (*whole.items(), *known.items()):
                 update_inbox_row(self._connection, consumer, key, values)
             return
-        alike: dict[tuple[bool, tuple[str, ...]], dict[str, Mapping[str, Any]]] = {}
-        for key, values in changes.items():
-            alike.setdefault((key not in inserted, tuple(values)), {})[key] = values
-        for (touched, _), rows in alike.items():
-            postgres.update_fences(self._connection, consumer, rows, touched=touched)
+        if new and postgres.insert_fences(self._connection, consumer, new) < len(new):
+            raise StoreUnavailable("another worker has handled one of these commands meanwhile")
+        alike: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+        for key, values in known.items():
+            alike.setdefault(tuple(values), {})[key] = values
+        for rows in alike.values():
+            postgres.update_fences(self._connection, consumer, rows)
 
     def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
         delete_inbox_row(self._connection, consumer, saga_key)
@@ -126,12 +138,18 @@ class SqlServiceRows:
         insert_messages(self._connection, messages)
 
 
-def _lock_on_postgres(
-    connection: Connection, consumer: str, keys: Sequence[str], patience: str = postgres.PATIENCE
-) -> dict[str, LockedRow]:
-    new, now = postgres.insert_fences(connection, consumer, keys, patience)
-    locked: dict[str, LockedRow] = {key: (postgres.BLANK, True, cast("datetime", now)) for key in new}
-    known = [key for key in keys if key not in new]
-    for key, *values, moment in postgres.lock_fences(connection, consumer, known) if known else ():
-        locked[key] = (dict(zip(postgres.FENCE_COLUMNS, values, strict=True)), False, moment)
-    return locked
+def _insert_or_lock_on_postgres(connection: Connection, consumer: str, key: str) -> LockedRow:
+    inserted = postgres.insert_blank_fence(connection, consumer, key)
+    if inserted is not None:
+        return postgres.BLANK, True, inserted
+    [(_, *values, moment)] = postgres.lock_fence(connection, consumer, key)
+    return dict(zip(postgres.FENCE_COLUMNS, values, strict=True)), False, moment
+
+
+def _lock_on_postgres(connection: Connection, consumer: str, keys: Sequence[str]) -> dict[str, LockedRow]:
+    locked: dict[str, LockedRow] = {}
+    moment: datetime
+    for moment, key, *values in postgres.lock_fences(connection, consumer, keys):
+        if key is not None:
+            locked[key] = (dict(zip(postgres.FENCE_COLUMNS, values, strict=True)), False, moment)
+    return {key: locked.get(key) or (postgres.BLANK, True, moment) for key in keys}

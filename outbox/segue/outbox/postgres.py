@@ -129,11 +129,6 @@ def _insert_text(names: tuple[str, ...]) -> str:
     return f"INSERT INTO outbox ({', '.join(names)}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
 
 
-def delete_ids(connection: Connection, ids: Sequence[str]) -> None:
-    """Delete rows of the outbox by message id."""
-    connection.exec_driver_sql("DELETE FROM outbox WHERE id = ANY(%s::uuid[])", (texts(ids),))
-
-
 def delete_seqs(connection: Connection, seqs: Sequence[int]) -> None:
     """Delete rows of the outbox by number."""
     connection.exec_driver_sql("DELETE FROM outbox WHERE seq = ANY(%s::bigint[])", (_numbers(seqs),))
@@ -144,59 +139,71 @@ def delete_seqs(connection: Connection, seqs: Sequence[int]) -> None:
 #: A group of commands is an optimistic guess: if somebody else holds a row that it wants, it gives way after this long
 #: and its commands are run one by one. A deadlock between two groups would cost `deadlock_timeout`, a second, instead.
 PATIENCE = "250ms"
-_INSERT_FENCES = """
+_INSERT_BLANK_FENCE = """
 INSERT INTO inbox (consumer, saga_key, attempt, compensate_attempt, tombstone, created_at, updated_at)
-SELECT %s, wanted.saga_key, 0, 0, false, moment.now, moment.now
-FROM unnest(%s::text[]) AS wanted (saga_key),
-     (SELECT clock_timestamp() AS now,
-             CASE current_setting('lock_timeout') WHEN '0' THEN set_config('lock_timeout', %s, true) ELSE '' END AS set)
-     AS moment
-WHERE moment.set IS NOT NULL
-ON CONFLICT DO NOTHING RETURNING saga_key, updated_at
+SELECT %s, %s, 0, 0, false, moment.now, moment.now FROM (SELECT clock_timestamp() AS now) AS moment
+ON CONFLICT DO NOTHING RETURNING updated_at
+"""
+_LOCK_FENCE = f"""
+SELECT saga_key, {", ".join(FENCE_COLUMNS)}, clock_timestamp()
+FROM inbox WHERE consumer = %s AND saga_key = %s FOR UPDATE
 """
 _LOCK_FENCES = f"""
-SELECT saga_key, {", ".join(FENCE_COLUMNS)}, clock_timestamp()
-FROM inbox WHERE consumer = %s AND saga_key = ANY(%s::text[]) ORDER BY saga_key FOR UPDATE
+WITH moment AS MATERIALIZED (
+  SELECT clock_timestamp() AS now,
+    CASE current_setting('lock_timeout') WHEN '0' THEN set_config('lock_timeout', '{PATIENCE}', true) ELSE '' END AS set
+), known AS (
+  SELECT saga_key, {", ".join(FENCE_COLUMNS)} FROM inbox
+  WHERE (SELECT set FROM moment) IS NOT NULL AND consumer = %s AND saga_key = ANY(%s::text[])
+  ORDER BY saga_key FOR UPDATE
+)
+SELECT moment.now, known.* FROM moment LEFT JOIN known ON true
+"""
+#: The columns of a row that is inserted whole, after its consumer.
+_FENCE = ("saga_key", *FENCE_COLUMNS)
+_INSERT_FENCES = f"""
+INSERT INTO inbox (consumer, {", ".join(_FENCE)}, created_at, updated_at)
+SELECT %s, fence.*, moment.now, moment.now
+FROM unnest({", ".join(f"%s::{_INBOX[name][0]}[]" for name in _FENCE)}) AS fence,
+     (SELECT clock_timestamp() AS now) AS moment
+ON CONFLICT DO NOTHING
 """
 
 
-def insert_fences(
-    connection: Connection, consumer: str, keys: Sequence[str], patience: str = PATIENCE
-) -> tuple[set[str], datetime | None]:
-    """Insert blank fence rows in this order; those keys that had none, and the database's time."""
-    found = connection.exec_driver_sql(_INSERT_FENCES, (consumer, texts(keys), patience)).all()
-    return {row[0] for row in found}, found[0][1] if found else None
+def insert_blank_fence(connection: Connection, consumer: str, key: str) -> datetime | None:
+    """Insert a blank fence row: the database's time, or None where there is one."""
+    return connection.exec_driver_sql(_INSERT_BLANK_FENCE, (consumer, key)).scalar()
+
+
+def lock_fence(connection: Connection, consumer: str, key: str) -> Sequence[tuple[Any, ...]]:
+    """Lock a fence row that is there: (key, *FENCE_COLUMNS, database time)."""
+    return [tuple(row) for row in connection.exec_driver_sql(_LOCK_FENCE, (consumer, key))]
 
 
 def lock_fences(connection: Connection, consumer: str, keys: Sequence[str]) -> Sequence[tuple[Any, ...]]:
-    """Lock fence rows that are there, in this order: (key, *FENCE_COLUMNS, database time) of each."""
+    """Lock those fence rows that are there, in this order: (database time, key or None, *FENCE_COLUMNS) of each."""
     return [tuple(row) for row in connection.exec_driver_sql(_LOCK_FENCES, (consumer, texts(keys)))]
 
 
-def update_fences(
-    connection: Connection, consumer: str, rows: Mapping[str, Mapping[str, Any]], *, touched: bool
-) -> None:
-    """Change locked fence rows, all in the same columns; `touched`: note the time as well.
+def insert_fences(connection: Connection, consumer: str, rows: Mapping[str, Mapping[str, Any]]) -> int:
+    """Insert whole fence rows, in the order of their keys; how many were not there yet."""
+    keys = sorted(rows)
+    arrays = [_INBOX[name][1]([rows[key][name] for key in keys]) for name in FENCE_COLUMNS]
+    return connection.exec_driver_sql(_INSERT_FENCES, (consumer, texts(keys), *arrays)).rowcount
 
-    A row that this transaction inserted has its time already; leaving an indexed column alone spares an index entry.
-    """
+
+def update_fences(connection: Connection, consumer: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Change locked fence rows, all in the same columns, and note the time."""
     names = tuple(next(iter(rows.values())))
     arrays = [_INBOX[name][1]([row[name] for row in rows.values()]) for name in names]
-    connection.exec_driver_sql(_update_text(names, touched), (texts(list(rows)), *arrays, consumer))
+    connection.exec_driver_sql(_update_text(names), (texts(list(rows)), *arrays, consumer))
 
 
 @lru_cache(maxsize=64)
-def _update_text(names: tuple[str, ...], touched: bool) -> str:
-    changes = [f"{name} = changed.{name}" for name in names] + (["updated_at = clock_timestamp()"] if touched else [])
+def _update_text(names: tuple[str, ...]) -> str:
+    changes = [*(f"{name} = changed.{name}" for name in names), "updated_at = clock_timestamp()"]
     arrays = ", ".join(["%s::text[]", *(f"%s::{_INBOX[name][0]}[]" for name in names)])
     return (
         f"UPDATE inbox SET {', '.join(changes)} FROM unnest({arrays}) AS changed (saga_key, {', '.join(names)}) "
         "WHERE inbox.consumer = %s AND inbox.saga_key = changed.saga_key"
-    )
-
-
-def delete_fences(connection: Connection, consumer: str, keys: Sequence[str]) -> None:
-    """Delete fence rows that this transaction has inserted."""
-    connection.exec_driver_sql(
-        "DELETE FROM inbox WHERE consumer = %s AND saga_key = ANY(%s::text[])", (consumer, texts(keys))
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
@@ -120,14 +120,6 @@ def insert_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> No
         connection.execute(insert_or_ignore(connection, outbox_table), rows)
 
 
-def delete_messages(connection: Connection, ids: Collection[str]) -> None:
-    """Remove messages that Kafka has acknowledged."""
-    if postgres.speaks(connection):
-        postgres.delete_ids(connection, list(ids))
-        return
-    connection.execute(delete(outbox_table).where(outbox_table.c.id.in_(list(ids))))
-
-
 def message_of_row(row: RowMapping | Mapping[str, Any]) -> Message:
     """The inverse of `row_of`."""
     columns = {name: row[name] for name in _COLUMNS}
@@ -202,9 +194,6 @@ class SqlOutboxStore:
 
     def delete(self, seqs: Sequence[int]) -> None:
         self._run(lambda connection: _delete_seqs(connection, seqs))
-
-    def delete_ids(self, ids: Sequence[str]) -> None:
-        self._run(lambda connection: delete_messages(connection, ids))
 
     def quarantine(self, row: PendingRow, error: str, attempts: int) -> None:
         self._run(lambda connection: _quarantine(connection, row, error, attempts))

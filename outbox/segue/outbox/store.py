@@ -61,10 +61,6 @@ class OutboxStore(Protocol):
         """Remove acknowledged rows; those that are gone already are no error."""
         ...
 
-    def delete_ids(self, ids: Sequence[str]) -> None:
-        """The same by message id, for those who publish from memory."""
-        ...
-
     def quarantine(self, row: PendingRow, error: str, attempts: int) -> None:
         """Move a row that can never be published to `outbox_quarantine`, in one transaction."""
         ...
@@ -93,23 +89,33 @@ class ServiceRows(Protocol):
         """Take back a fence row that this transaction has just inserted."""
         ...
 
-    def insert_messages(self, messages: Sequence[Message]) -> None:
-        """Put messages into the outbox, in this order; one whose id is there already is left as it is."""
-        ...
-
 
 class GroupRows(ServiceRows, Protocol):
-    """The same for many commands at once."""
+    """The same for many commands at once, and the outbox."""
 
     def lock_inbox_rows(self, consumer: str, saga_keys: Sequence[str]) -> Mapping[str, LockedRow]:
-        """Insert or lock these fence rows, in the order of the keys, so that two groups can't wait for each other.
+        """Lock those of these fence rows that are there, in the order of the keys; the others are new.
 
-        May wait for others less patiently than `lock_inbox_row` does, and raise a transient error instead.
+        A new one need not be inserted before `write_inbox_rows`: whoever is first with that wins, and the other's
+        transaction is rolled back. May wait for others less patiently than `lock_inbox_row` does, and raise a transient
+        error instead.
         """
         ...
 
-    def update_inbox_rows(
-        self, consumer: str, changes: Mapping[str, Mapping[str, Any]], inserted: Collection[str]
+    def write_inbox_rows(
+        self,
+        consumer: str,
+        *,
+        new: Mapping[str, Mapping[str, Any]],
+        known: Mapping[str, Mapping[str, Any]],
+        unused: Collection[str],
     ) -> None:
-        """Change locked fence rows; `inserted` are those that this transaction has inserted."""
+        """Write whole `new` rows and the changes of `known` ones; an `unused` one was new, and leaves no trace.
+
+        Raises a transient error where another transaction has inserted a new one meanwhile.
+        """
+        ...
+
+    def insert_messages(self, messages: Sequence[Message]) -> None:
+        """Put messages into the outbox, in this order; one whose id is there already is left as it is."""
         ...

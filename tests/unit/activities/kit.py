@@ -127,12 +127,12 @@ class Service:
         self.sessions = sessionmaker(self.engine)
         self.start()
 
-    def start(self, relay_after: timedelta = timedelta(seconds=10)) -> None:
+    def start(self) -> None:
         """A new process."""
         self.worker = Worker(
             "payments",
             sessions=self.sessions,
-            options=WorkerOptions(loop=LoopOptions(commit_interval=0.0), relay_after=relay_after),
+            options=WorkerOptions(loop=LoopOptions(commit_interval=0.0)),
             clock=self.clock,
         )
         self.worker.handle(charge)(self._charge)
@@ -147,11 +147,11 @@ class Service:
         self.loop: CommandLoop = self.worker.loop(self.consumer, self.producer, runner=self.runner)
         self.loop.start()
 
-    def die(self, relay_after: timedelta = timedelta(seconds=10)) -> None:
+    def die(self) -> None:
         """kill -9: what was not yet given to the broker is gone; another process starts."""
         self.consumer.close()
         self.clock.seconds += 60  # longer than the leases of the dead one
-        self.start(relay_after)
+        self.start()
 
     def _charge(self, ctx: Any, order: Order) -> Charged:
         self.calls.append(f"charge {order.id}")
