@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import resource
-from datetime import timedelta
 
 from sqlalchemy import create_engine
 
 from benchmarks.contracts import registry
 from benchmarks.roles.leash import Leash
+from segue.coordinator.batches import TAKE_OVER, BatchedOutbox
 from segue.coordinator.service import Coordinator, Options
 from segue.coordinator.sql import SqlStore
 from segue.observe import Logging
@@ -35,7 +35,7 @@ def main() -> None:
         options=Options(**leash.arguments.get("options", {})),
         broker_id=leash.arguments["bootstrap"],
     )
-    relay = Relay(engine, relays_producer, options=RelayOptions(older_than=timedelta(seconds=10)), observer=observer)
+    relay = Relay(BatchedOutbox(engine), relays_producer, options=RelayOptions(older_than=TAKE_OVER), observer=observer)
     leash.ready(
         {
             "counts": lambda: dict(observer.counts),

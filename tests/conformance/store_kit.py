@@ -11,6 +11,8 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from segue.coordinator.batches import BatchedOutbox
+from segue.coordinator.memory import MemoryStore
 from segue.coordinator.sql import SqlStore
 from segue.coordinator.store import (
     AuditEntry,
@@ -27,6 +29,7 @@ from segue.coordinator.store import (
 )
 from segue.ids import derive
 from segue.outbox.message import Message
+from segue.outbox.store import Exclusion
 from segue.topics.broker import Partition, Record
 
 T0 = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -52,6 +55,20 @@ class Bench:
         store = SqlStore(self.url, **(self.settings | settings)) if self.url and settings else self.opening()
         self._open.append(store)
         return store
+
+    def taken_over(self, age: timedelta = timedelta(0)) -> list[Message]:
+        """What a relay finds that leaves younger messages to their writers, in its order."""
+        if self.url is None:
+            store = self.store()
+            assert isinstance(store, MemoryStore)
+            store.unpack(age)
+            return list(store.tables.outbox.values())
+        engine = create_engine(self.url, poolclass=NullPool)
+        outbox = BatchedOutbox(engine)
+        outbox.lease("relay", timedelta(minutes=1))
+        rows = outbox.load("relay", 5_000, memory_first_for=age, excluded=Exclusion())
+        engine.dispose()
+        return [row.message for row in rows if row.message is not None]
 
     def close(self) -> None:
         for store in self._open:
@@ -182,10 +199,10 @@ def offset(following: int = 0, drained_to: datetime | None = None, topic_id: str
     return StoredOffset(next=following, drained_to=drained_to, topic_id=topic_id)
 
 
-def write(store: Store, **changes: Any) -> None:
-    """One batch that writes this."""
+def write(store: Store, **changes: Any) -> int:
+    """One batch that writes this; the number of its messages, 0 if there are none."""
     with store.batch() as batch:
-        batch.write(Changes(**changes))
+        return batch.write(Changes(**changes)) or 0
 
 
 def locked(store: Store, *saga_ids: str) -> dict[str, SagaRow]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-import msgspec
 import pytest
 
 from segue.coordinator.store import Changes
 from segue.errors import Fenced
-from segue.ids import derive
 from segue.topics.broker import Partition
 from tests.conformance.store_kit import (
     COORDINATOR,
@@ -125,10 +123,7 @@ def test_an_input_that_changes_is_written_and_one_that_does_not_stays(bench: Ben
 
     with store.batch() as batch:
         rows = batch.lock(["o-1", "o-2"])
-        updated = [
-            msgspec.structs.replace(rows["o-1"], revision=2, input=b"new"),
-            msgspec.structs.replace(rows["o-2"], revision=2),
-        ]
+        updated = [replace(rows["o-1"], revision=2, input=b"new"), replace(rows["o-2"], revision=2)]
         batch.write(Changes(updated=updated))
 
     assert [row.input for row in locked(store, "o-1", "o-2").values()] == [b"new", saga().input]
@@ -219,36 +214,43 @@ def test_a_message_that_is_in_the_history_is_seen_and_can_not_be_written_twice(b
 # The outbox
 
 
-def test_a_saga_with_a_row_in_the_outbox_is_unpublished_until_it_is_deleted(bench: Bench) -> None:
+def test_messages_that_their_writer_has_not_published_in_time_are_a_relays(bench: Bench) -> None:
     store = bench.store()
-    write(
-        store,
-        started=[saga("o-1"), saga("o-2")],
-        messages=[message("a", "o-1"), message("b", "o-2"), message("c", None)],
-    )
+    messages = [message("a", "o-1", deadline=T0 + SECOND, saga_attempt=2), message("b", "ö-2"), message("c", None)]
+    write(store, messages=messages)
+    write(store, messages=[message("d", "o-1", payload=None, headers={}, created_at=T0 - SECOND)])
 
-    def unpublished() -> set[str]:
-        with store.batch() as batch:
-            assert batch.unpublished([]) == set()
-            return batch.unpublished(["o-1", "o-2", "o-3"])
+    assert bench.taken_over(timedelta(hours=1)) == []
+    found = bench.taken_over()
 
-    assert unpublished() == {"o-1", "o-2"}
-    store.forget_published([derive("a"), derive("never")])
-    assert unpublished() == {"o-2"}
-    write(store, published=[derive("b")])
-    assert unpublished() == set()
+    assert found == [*messages, message("d", "o-1", payload=None, headers={}, created_at=T0 - SECOND)]
+    assert bench.taken_over() == found
+
+
+def test_of_what_is_published_nothing_is_left_and_what_comes_too_late_deletes_nothing(bench: Bench) -> None:
+    store = bench.store()
+    first, second = write(store, messages=[message("a")]), write(store, messages=[message("b")])
+    assert 0 < first < second
+    store.forget_published([first, 999])
+    assert bench.taken_over() == [message("b")]
+
+    assert write(store, published=[second]) == 0
+    assert bench.taken_over() == [message("b")]
     store.forget_published([])
+    third = write(store, messages=[message("c")])
+    assert third > second
+    write(store, published=[third])
+    assert bench.taken_over() == [message("b")]
 
 
 def test_a_message_that_waits_already_is_the_same_message(bench: Bench) -> None:
     store = bench.store()
-    write(store, started=[saga()], messages=[message("a")])
-
+    write(store, messages=[message("a")])
+    assert bench.taken_over() == [message("a")]
     write(store, messages=[message("a"), message("b")])
-    store.forget_published([derive("a"), derive("b")])
+    write(store, messages=[message("b"), message("a")])
 
-    with store.batch() as batch:
-        assert batch.unpublished(["o-1"]) == set()
+    assert bench.taken_over() == [message("a"), message("b")]
 
 
 # What is due
@@ -279,13 +281,40 @@ def test_what_is_due_comes_oldest_first_up_to_the_limit_for_known_versions_only(
 
 def test_no_saga_is_due_while_its_message_is_unpublished(bench: Bench) -> None:
     store = bench.store()
-    write(store, started=[saga("o-1", wake_at=T0), saga("o-2", wake_at=T0)], messages=[message("a", "o-1")])
+    sagas = [saga(name, wake_at=T0) for name in ("o-1", "o-2", "o-3")]
+    waiting = write(store, started=sagas, messages=[message("c", None), message("a", "o-1"), message("b", "o-1")])
 
     with store.batch() as batch:
-        assert due(batch) == ["o-2"]
-    store.forget_published([derive("a")])
+        assert due(batch) == ["o-2", "o-3"]
+    store.forget_published([waiting])
     with store.batch() as batch:
-        assert due(batch) == ["o-1", "o-2"]
+        assert due(batch) == ["o-1", "o-2", "o-3"]
+
+    late = write(store, messages=[message("d", "o-2")])
+    bench.taken_over()
+    store.forget_published([late])
+    with store.batch() as batch:
+        assert due(batch) == ["o-1", "o-3"]
+
+
+def test_an_alarm_stays_while_it_is_early_enough_and_is_put_right_when_it_has_rung(bench: Bench) -> None:
+    store = bench.store()
+    soon, later = store.now() + timedelta(hours=1), store.now() + timedelta(hours=2)
+    write(store, started=[saga(wake_at=soon)])
+    write(store, updated=[saga(wake_at=later, revision=2)])
+    assert store.next_wake(ORDER) == soon
+    with store.batch() as batch:
+        assert [row.wake_at for row in batch.due(soon, 10, ORDER)] == [later]
+
+    write(store, updated=[saga(wake_at=soon - SECOND, revision=3)])
+    assert store.next_wake(ORDER) == soon - SECOND
+    write(store, updated=[saga(wake_at=T0 - SECOND, revision=4)])
+    write(store, updated=[saga(wake_at=later, revision=5)])
+    assert store.next_wake(ORDER) == later
+    write(store, updated=[saga(revision=6)])
+    assert store.next_wake(ORDER) is None
+    write(store, updated=[saga(wake_at=later, revision=7)])
+    assert store.next_wake(ORDER) == later
 
 
 def test_the_next_wake_is_the_earliest_of_the_known_versions(bench: Bench) -> None:

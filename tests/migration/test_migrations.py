@@ -136,7 +136,7 @@ def test_our_revision_lives_beside_the_users_own_alembic(url: str) -> None:
     [
         ("DROP TABLE correlation", "Table correlation is missing."),
         ("ALTER TABLE saga DROP COLUMN parent_id", "Column saga.parent_id is missing."),
-        ("DROP INDEX saga_wake_at", "Index saga_wake_at on saga is missing."),
+        ("DROP INDEX saga_alarm_at", "Index saga_alarm_at on saga is missing."),
     ],
 )
 def test_the_check_names_what_is_missing(url: str, damage: str, sentence: str) -> None:

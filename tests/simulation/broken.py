@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
-
 import segue.activities.participant as participant
 import segue.activities.partitions as partitions
 import segue.coordinator.cache as cache
@@ -237,10 +235,11 @@ def relay_cursor(patch: Patch) -> None:
 
 @mutant("a row counts as published when it is handed over")
 def mark_before_publish(patch: Patch) -> None:
-    def publish(self: Any, messages: Any) -> None:
-        for message in messages:
-            self._send(message)
-            self._published.append(message.id)
+    old = publisher.Publisher.publish
+
+    def publish(self: Any, messages: Any, seq: int) -> None:
+        old(self, messages, seq)
+        self._published.append(seq)
         self._since = self._since if self._since is not None else self._clock.monotonic()
 
     patch(publisher.Publisher, "publish", publish)
@@ -249,17 +248,72 @@ def mark_before_publish(patch: Patch) -> None:
 @mutant("a refused record counts as published")
 def ack_ignored(patch: Patch) -> None:
     old = publisher.Publisher._acked
-    patch(publisher.Publisher, "_acked", lambda self, message_id, error: old(self, message_id, None))
+    patch(publisher.Publisher, "_acked", lambda self, batch, message_id, error: old(self, batch, message_id, None))
+
+
+@mutant("a batch counts as published when one of its messages is")
+def part_of_a_batch(patch: Patch) -> None:
+    old = publisher.Publisher._acked
+
+    def acked(self: Any, batch: Any, message_id: str, error: Any) -> None:
+        batch.missing = 1 if batch.missing > 0 else batch.missing
+        old(self, batch, message_id, error)
+
+    patch(publisher.Publisher, "_acked", acked)
+
+
+@mutant("the relay drops a message of a batch that it unpacks")
+def unpack_drops(patch: Patch) -> None:
+    def unpack(self: Any, age: Any) -> Any:
+        old = [seq for seq, (written, _) in self.tables.batches.items() if written <= self._clock() - age]
+        for seq in old:
+            written, messages = self.tables.batches[seq]
+            self.tables.batches[seq] = (written, messages[1:])
+        memory.MemoryStore.unpack(self, age)
+
+    patch(database.SimStore, "unpack", unpack)
+
+
+@mutant("batches that nobody published are left to nobody")
+def never_unpacked(patch: Patch) -> None:
+    patch(database.SimStore, "unpack_old", lambda self, age: None)
+
+
+@mutant("deadlines do not wait for batches")
+def due_ignores_batches(patch: Patch) -> None:
+    old = database.SimBatch.due
+
+    def due(self: Any, until: Any, limit: int, versions: Any) -> Any:
+        counts, self._tables.unpublished = self._tables.unpublished, {}
+        for message in self._tables.outbox.values():
+            self._tables.unpublished[message.saga_id] = 1
+        try:
+            return old(self, until, limit, versions)
+        finally:
+            self._tables.unpublished = counts
+
+    patch(database.SimBatch, "due", due)
+
+
+@mutant("an alarm stays where it is when its saga is to be woken earlier")
+def alarm_too_late(patch: Patch) -> None:
+    old = database.SimBatch._set_alarm
+
+    def set_alarm(self: Any, row: Any) -> None:
+        if row.wake_at is None or row.id not in self._tables.alarms or self._tables.alarms[row.id] <= self._now:
+            old(self, row)
+
+    patch(database.SimBatch, "_set_alarm", set_alarm)
 
 
 @mutant("messages are published before the COMMIT")
 def publish_before_commit(patch: Patch) -> None:
     old = database.SimBatch.write
 
-    def write(self: Any, changes: Any) -> None:
-        self._process.coordinator._publisher.publish(changes.messages)
+    def write(self: Any, changes: Any) -> Any:
+        self._process.coordinator._publisher.publish(changes.messages, -1)
         self._process.coordinator._publisher.poll()
-        old(self, changes)
+        return old(self, changes)
 
     patch(database.SimBatch, "write", write)
 
@@ -269,9 +323,9 @@ def recovery_pass(patch: Patch) -> None:
     old = service.Coordinator.start
 
     def start(self: Any) -> None:
-        rows = list(self._store.tables.outbox.values())
-        self._publisher.publish(rows)
-        self._store.forget_published([row.id for row in rows])
+        for seq, (_, messages) in list(self._store.tables.batches.items()):
+            self._publisher.publish(messages, seq)
+            self._store.forget_published([seq])
         old(self)
 
     patch(service.Coordinator, "start", start)
@@ -597,7 +651,7 @@ def found_ended_blocked(patch: Patch) -> None:
     old = work.Work._rebuilt
 
     def rebuilt(self: Any, row: Any, *, fresh: bool) -> Any:
-        return old(self, msgspec.structs.replace(row, status="running", result=None), fresh=fresh)
+        return old(self, replace(row, status="running", result=None), fresh=fresh)
 
     patch(work.Work, "_rebuilt", rebuilt)
 

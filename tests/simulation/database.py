@@ -84,21 +84,41 @@ class SimStore(MemoryStore):
             self._process.world.points["gate_shut"] += 1
         return drained
 
-    def forget_published(self, message_ids: Sequence[str]) -> None:
-        fault = self._process.io(COMMIT)
-        if fault == "commit.failed":
-            raise StoreUnavailable("rolled back")
-        self._database.oracles.forgotten(message_ids)
-        super().forget_published(message_ids)
-        if fault == "commit.ambiguous":
-            raise StoreUnavailable("committed, but nobody knows")
-        if fault == "kill.after_commit":
-            self._process.die()
+    def forget_published(self, batches: Sequence[int]) -> None:
+        with self._committing():
+            gone = self.tables.lost(batches)
+            super().forget_published(batches)
+            self._database.oracles.forgotten(gone)
 
     def forget_raw(self, message_ids: Sequence[str]) -> None:
         """The relay has them in Kafka."""
         self._database.oracles.forgotten(message_ids)
-        super().forget_published(message_ids)
+        self.forget_messages(message_ids)
+
+    def unpack_old(self, age: timedelta) -> None:
+        """The relay makes rows of what nobody has published."""
+        before = self._clock() - age
+        old = [messages for written, messages in self.tables.batches.values() if written <= before]
+        if not old:
+            return
+        with self._committing():
+            messages = [message for batch in old for message in batch]
+            self._database.outbox.number(messages)
+            self.unpack(age)
+            gone = [message.id for message in messages if message.id not in self.tables.outbox]
+            self._database.oracles.forgotten(gone)
+            self._process.world.points["unpacked"] += 1
+
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        fault = self._process.io(COMMIT)
+        if fault == "commit.failed":
+            raise StoreUnavailable("rolled back")
+        yield
+        if fault == "commit.ambiguous":
+            raise StoreUnavailable("committed, but nobody knows")
+        if fault == "kill.after_commit":
+            self._process.die()
 
 
 class SimBatch(MemoryBatch):
@@ -126,21 +146,21 @@ class SimBatch(MemoryBatch):
         read(self._process)
         return super().due(until, limit, versions)
 
-    def write(self, changes: Changes) -> None:
-        if not _empty(changes):
-            self._database.outbox.number(changes.messages)
-            super().write(changes)
+    def write(self, changes: Changes) -> int | None:
+        return None if _empty(changes) else super().write(changes)
 
     def commit(self) -> None:
         if not self._fences and not self._changes:
             return
         oracles = self._database.oracles
-        before = oracles.before_commit(self._fences, self._changes)
+        every = [changes for changes, _ in self._changes]
+        before = oracles.before_commit(self._fences, every)
+        gone = self._tables.lost([seq for changes in every for seq in changes.published])
         super().commit()
-        for changes in self._changes:
-            oracles.forgotten(changes.published)
+        oracles.forgotten(gone)
+        for changes in every:
             self._database.moved(changes)
-        oracles.committed(before, self._fences, self._changes, self._now)
+        oracles.committed(before, self._fences, every, self._now)
 
 
 def _empty(changes: Changes) -> bool:
@@ -246,10 +266,17 @@ class Outbox:
 class SimOutboxStore:
     """The relay's port over an outbox; `forget` deletes by message id."""
 
-    def __init__(self, process: Process, outbox: Outbox, forget: Callable[[Sequence[str]], None]) -> None:
+    def __init__(
+        self,
+        process: Process,
+        outbox: Outbox,
+        forget: Callable[[Sequence[str]], None],
+        unpack: Callable[[timedelta], None] = lambda age: None,
+    ) -> None:
         self._process = process
         self._outbox = outbox
         self._forget = forget
+        self._unpack = unpack
 
     def lease(self, owner: str, ttl: timedelta) -> Mapping[int, int]:
         read(self._process)
@@ -259,11 +286,15 @@ class SimOutboxStore:
         self, owner: str, limit: int, *, memory_first_for: timedelta | None, excluded: Exclusion
     ) -> Sequence[PendingRow]:
         read(self._process)
+        if memory_first_for is not None:
+            self._unpack(memory_first_for)
         return self._outbox.load(owner, limit, memory_first_for, excluded)
 
     def delete(self, seqs: Sequence[int]) -> None:
         wanted = set(seqs)
-        ids = [i for i in self._outbox.rows if self._outbox.seq_of(i) in wanted]
+        self.delete_ids([i for i in self._outbox.rows if self._outbox.seq_of(i) in wanted])
+
+    def delete_ids(self, ids: Sequence[str]) -> None:
         fault = self._process.io(COMMIT)
         if fault == "commit.failed":
             raise StoreUnavailable("rolled back")
@@ -417,17 +448,10 @@ class BookSession:
     ) -> dict[str, tuple[Mapping[str, Any], bool, datetime]]:
         return {key: self.lock_inbox_row(consumer, key) for key in sorted(set(saga_keys))}
 
-    def write_inbox_rows(
-        self,
-        consumer: str,
-        *,
-        new: Mapping[str, Mapping[str, Any]],
-        known: Mapping[str, Mapping[str, Any]],
-        unused: Collection[str],
+    def update_inbox_rows(
+        self, consumer: str, changes: Mapping[str, Mapping[str, Any]], inserted: Collection[str]
     ) -> None:
-        for key in unused:
-            self.delete_inbox_row(consumer, key)
-        for key, values in (*new.items(), *known.items()):
+        for key, values in changes.items():
             self.update_inbox_row(consumer, key, values)
 
     def insert_messages(self, messages: Sequence[Message]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ from segue.activities.loop import CommandLoop, LoopOptions
 from segue.activities.runner import InlineRunner
 from segue.coordinator.service import Coordinator, Options
 from segue.limits import Limits
+from segue.outbox.message import Message
 from segue.outbox.relay import Relay, RelayOptions
 from segue.topics import Codecs, TopicNames
 from segue.topics import Converter as MsgspecConverter
 from tests.simulation.broker import SESSION, Client, CountingObserver, SimConsumer, SimProducer
-from tests.simulation.database import BookDesk, Books, Effect, Outbox, SimOutboxStore, SimStore
+from tests.simulation.database import BookDesk, Books, Effect, SimOutboxStore, SimStore
 from tests.simulation.sagas import CONTRACTS, RELEASES, Done, Job
 from tests.simulation.world import EPOCH_US, NEVER, SECOND, Process
 
@@ -87,14 +89,14 @@ class SimProcess(Client):
             return consumer.stubborn_until + 1_000
         return self.backoff() if consumer.behind or consumer.stopped else NEVER
 
-    def outbox_time(self, outbox: Outbox, forget_us: int) -> int:
+    def outbox_time(self, waiting: Iterable[Message], forget_us: int) -> int:
         """When rows that are published are deleted, or, if they are not, the relay takes them over."""
-        if not outbox.rows:
+        oldest = min((message.created_at for message in waiting), default=None)
+        if oldest is None:
             return NEVER
         now = self.world.now
         if self.idle <= 1:
             return now + forget_us
-        oldest = min(message.created_at for message in outbox.rows.values())
         return max(self.system.world_time(oldest) + _RELAY_AFTER_US, self.backoff(100_000))
 
 
@@ -111,7 +113,7 @@ class CoordinatorProcess(SimProcess):
         consumer, producer = self.connect(NAMES.coordinator)
         store = SimStore(self, database)
         relay = Relay(
-            SimOutboxStore(self, database.outbox, store.forget_raw),
+            SimOutboxStore(self, database.outbox, store.forget_raw, store.unpack_old),
             producer,
             options=RelayOptions(older_than=RELAY_AFTER, lease=LEASE, patience=0.0),
             owner=f"{self.name}/{self.incarnation}",
@@ -154,7 +156,7 @@ class CoordinatorProcess(SimProcess):
                 due = self.system.world_time(row.wake_at)
                 if due <= now and not tables.unpublished.get(row.id):
                     when = min(when, self.backoff())  # of what is not due yet the alarms tell
-        when = min(when, self.outbox_time(self.system.database.outbox, 200_000))
+        when = min(when, self.outbox_time(tables.waiting(), 200_000))
         if any(r.state == "parked" and r.saga_id in tables.sagas for r in tables.letters.values()):
             when = min(when, now + SECOND)
         return when
@@ -202,7 +204,7 @@ class WorkerProcess(SimProcess):
         if self.hurt or self.loop.busy:
             return self.backoff()
         when = self.latest_rejoin()
-        when = min(when, self.outbox_time(self.books.outbox, 100_000))
+        when = min(when, self.outbox_time(self.books.outbox.rows.values(), 100_000))
         if self.consumer is not None and self.consumer.lagging and self.idle < 4:
             when = min(when, self.backoff(200_000))
         return when

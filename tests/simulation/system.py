@@ -182,9 +182,8 @@ class System:
 
     def left_over(self) -> None:
         """Rows that nobody has published for long are the relays'."""
-        if any(
-            message.created_at <= self.world.db_now() - RELAY_AFTER for message in self.database.tables.outbox.values()
-        ):
+        before = self.world.db_now() - RELAY_AFTER
+        if any(message.created_at <= before for message in self.database.tables.waiting()):
             for coordinator in self.coordinators:
                 self.world.wake(coordinator, self.world.now)
 
@@ -285,7 +284,7 @@ class System:
         return True
 
     def outboxes(self) -> Iterator[tuple[str, dict[str, Message]]]:
-        yield "the coordinators", self.database.tables.outbox
+        yield "the coordinators", {message.id: message for message in self.database.tables.waiting()}
         for name, books in self.books.items():
             yield name, books.outbox.rows
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import replace
-from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -20,15 +19,15 @@ from segue.cli.loading import load_attribute, load_sagas
 from segue.cli.settings import WorkerSettings
 from segue.cli.stopping import stopping
 from segue.cli.topics import names_of
+from segue.coordinator.batches import TAKE_OVER, BatchedOutbox
 from segue.coordinator.service import Coordinator, Options
 from segue.errors import ConfigError
 from segue.observe import SILENT, Logging, Observer
 from segue.outbox import Relay, RelayOptions
+from segue.outbox.sql import SqlOutboxStore
 from segue.topics.kafka import KafkaAdmin, KafkaConsumer, KafkaProducer
 from segue.topics.settings import KafkaSettings
 
-#: Age at which the relay takes over commands that their coordinator did not publish: twice the delivery timeout.
-TAKE_OVER = timedelta(seconds=10)
 #: Seconds that Kafka may take to say which topics there are.
 _TOPICS_TIMEOUT = 10.0
 
@@ -99,7 +98,7 @@ def run_coordinator(
     options = RelayOptions(older_than=TAKE_OVER, batch=settings.coordinator.batch_size)
     with (
         stopping(at_eof=stop_at_eof) as stop,
-        _relay(run, database_url(run), client, observer, options),
+        _relay(run, None, client, observer, options),
     ):
         coordinator.run(stop.is_set)
     run.out.note(f"coordinator {names.coordinator} is drained")
@@ -135,10 +134,11 @@ def run_relay(
     """Publish the outbox of relay.database until SIGTERM or Ctrl-C. Any number may run on one database."""
     observer = log(log_level)
     settings = run.loaded.settings
-    url = settings.relay.database or database_url(run)
     client = kafka(run)
     with stopping(at_eof=stop_at_eof) as stop:
-        relay = _relay(run, url, client, observer, RelayOptions(batch=settings.relay.batch_size))
+        relay = _relay(
+            run, settings.relay.database or None, client, observer, RelayOptions(batch=settings.relay.batch_size)
+        )
         run.out.note("the relay runs; Ctrl-C drains and stops it")
         relay.run(stop)
     run.out.note("the relay is drained")
@@ -189,8 +189,12 @@ def _producer(run: Invocation, client: KafkaSettings, observer: Observer) -> Kaf
     return producer
 
 
-def _relay(run: Invocation, url: str, client: KafkaSettings, observer: Observer, options: RelayOptions) -> Relay:
-    """A relay with a producer and an engine of its own: both belong to one thread."""
-    engine = create_engine(url)
+def _relay(run: Invocation, url: str | None, client: KafkaSettings, observer: Observer, options: RelayOptions) -> Relay:
+    """A relay of a service's database, or of the coordinator's (None).
+
+    It has a producer and an engine of its own: both belong to one thread.
+    """
+    engine = create_engine(url or database_url(run))
     run.closing.callback(engine.dispose)
-    return Relay(engine, _producer(run, client, observer), options=options, observer=observer)
+    store = BatchedOutbox(engine) if url in (None, database_url(run)) else SqlOutboxStore(engine)
+    return Relay(store, _producer(run, client, observer), options=options, observer=observer)

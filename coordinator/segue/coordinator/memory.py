@@ -10,14 +10,14 @@ from bisect import insort
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from segue.coordinator import schema
+from segue.coordinator.batches import pack_messages
 from segue.coordinator.rows import (
     check_values,
     dead_letter_values,
     event_values,
-    message_values,
     net_rows,
     request_values,
     saga_values,
@@ -39,6 +39,9 @@ from segue.topics.broker import Partition
 _Origin = tuple[str, int, int, str]
 
 
+_NOTHING: tuple[None, Sequence[Message]] = (None, ())
+
+
 @dataclass(slots=True)
 class Tables:
     """What is committed."""
@@ -46,7 +49,11 @@ class Tables:
     sagas: dict[str, SagaRow] = field(default_factory=dict)
     events: dict[str, list[EventRow]] = field(default_factory=dict)
     seen: set[tuple[str, str]] = field(default_factory=set)
+    #: Saga id → when `due` finds it: no later than its `wake_at`.
+    alarms: dict[str, datetime] = field(default_factory=dict)
     outbox: dict[str, Message] = field(default_factory=dict)
+    #: Messages that their writers publish from memory, by number, with the time of their transaction.
+    batches: dict[int, tuple[datetime, Sequence[Message]]] = field(default_factory=dict)
     #: Saga id → how many of its messages are unpublished.
     unpublished: dict[str, int] = field(default_factory=dict)
     offsets: dict[tuple[str, Partition], StoredOffset] = field(default_factory=dict)
@@ -56,6 +63,18 @@ class Tables:
     audits: list[AuditEntry] = field(default_factory=list)
     definitions: dict[tuple[str, int], str] = field(default_factory=dict)
     serial: int = 0
+    last_batch: int = 0
+
+    def waiting(self) -> Iterator[Message]:
+        """All messages that are not known to be published."""
+        yield from self.outbox.values()
+        for _, messages in self.batches.values():
+            yield from messages
+
+    def lost(self, batches: Sequence[int]) -> list[str]:
+        """The ids of messages that wait nowhere else than in these batches."""
+        gone = (message.id for seq in batches for message in self.batches.get(seq, _NOTHING)[1])
+        return [message_id for message_id in gone if message_id not in self.outbox]
 
     def next_id(self) -> int:
         self.serial += 1
@@ -79,12 +98,13 @@ class MemoryStore:
         return self._clock()
 
     def next_wake(self, versions: Collection[tuple[str, int]]) -> datetime | None:
-        wakes = [
-            row.wake_at
-            for row in self.tables.sagas.values()
-            if row.wake_at is not None and (row.definition, row.version) in versions
+        sagas = self.tables.sagas
+        alarms = [
+            alarm
+            for saga_id, alarm in self.tables.alarms.items()
+            if (sagas[saga_id].definition, sagas[saga_id].version) in versions
         ]
-        return min(wakes, default=None)
+        return min(alarms, default=None)
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
         return {partition: o for (name, partition), o in self.tables.offsets.items() if name == coordinator}
@@ -116,8 +136,26 @@ class MemoryStore:
         known = [moment for moment in drained if moment is not None]
         return min(known) if known and len(known) == len(drained) else None
 
-    def forget_published(self, message_ids: Sequence[str]) -> None:
-        _forget(self.tables, message_ids)
+    def forget_published(self, batches: Sequence[int]) -> None:
+        _forget(self.tables, batches)
+
+    def forget_messages(self, message_ids: Sequence[str]) -> None:
+        """What a relay does with rows of the outbox that it has published."""
+        for message_id in message_ids:
+            message = self.tables.outbox.pop(message_id, None)
+            if message is not None:
+                _count(self.tables, message, -1)
+
+    def unpack(self, age: timedelta) -> None:
+        """Make ordinary rows of batches that are as old."""
+        tables = self.tables
+        for seq, (written, messages) in list(tables.batches.items()):
+            if written <= self._clock() - age:
+                for message in messages:
+                    if message.id not in tables.outbox:
+                        tables.outbox[message.id] = message
+                        _count(tables, message, 1)
+                _forget(tables, [seq])
 
     def register(self, name: str, version: int, fingerprint: str) -> str:
         return self.tables.definitions.setdefault((name, version), fingerprint)
@@ -150,7 +188,8 @@ class MemoryBatch:
         self._tables = tables
         self._now = now
         self._fences: list[tuple[str, OffsetMove]] = []
-        self._changes: list[Changes] = []
+        #: What is to be written, and the number of the batch that its messages are.
+        self._changes: list[tuple[Changes, int | None]] = []
         self._failure: SegueError | None = None
 
     @property
@@ -171,19 +210,13 @@ class MemoryBatch:
     def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
         return {pair for pair in pairs if pair in self._tables.seen}
 
-    def unpublished(self, saga_ids: Collection[str]) -> set[str]:
-        return {saga_id for saga_id in saga_ids if self._tables.unpublished.get(saga_id)}
-
     def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
         found: list[tuple[datetime, str]] = []
-        for row in self._tables.sagas.values():
-            if (
-                row.wake_at is not None
-                and row.wake_at <= until
-                and (row.definition, row.version) in versions
-                and not self._tables.unpublished.get(row.id)
-            ):
-                insort(found, (row.wake_at, row.id))
+        for saga_id, alarm in self._tables.alarms.items():
+            if alarm <= until and not self._tables.unpublished.get(saga_id):
+                row = self._tables.sagas[saga_id]
+                if (row.definition, row.version) in versions:
+                    insort(found, (alarm, saga_id))
         return [self._tables.sagas[saga_id] for _, saga_id in found[:limit]]
 
     def requests(self, limit: int) -> list[OperatorRequest]:
@@ -199,10 +232,14 @@ class MemoryBatch:
         ]
         return sorted(found, key=lambda row: (row.created_at, row.id))[:limit]
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes) -> int | None:
         self._attempt(lambda: _check_content(changes))
         self._attempt(lambda: self._check(changes))
-        self._changes.append(changes)
+        seq = None
+        if changes.messages:
+            seq = self._tables.last_batch = self._tables.last_batch + 1
+        self._changes.append((changes, seq))
+        return seq
 
     def commit(self) -> None:
         """Check again against what is committed by now, then apply all of it. Raises what made the batch fail."""
@@ -210,13 +247,13 @@ class MemoryBatch:
             raise self._failure
         for coordinator, move in self._fences:
             self._check_fence(coordinator, move)
-        for changes in self._changes:
+        for changes, _ in self._changes:
             self._check(changes)
         for coordinator, move in self._fences:
             key = (coordinator, move.partition)
             self._tables.offsets[key] = replace(self._tables.offsets[key], next=move.end)
-        for changes in self._changes:
-            self._apply(changes)
+        for changes, seq in self._changes:
+            self._apply(changes, seq)
 
     def _attempt(self, check: Callable[[], None]) -> None:
         """A batch that failed stays failed, even if its caller swallows the error."""
@@ -250,20 +287,20 @@ class MemoryBatch:
             if event.message_id is not None and (event.saga_id, event.message_id) in self._tables.seen:
                 raise Fenced(f"message {event.message_id} of saga {event.saga_id} was applied meanwhile")
 
-    def _apply(self, changes: Changes) -> None:
+    def _apply(self, changes: Changes, seq: int | None) -> None:
         tables = self._tables
         rows = net_rows(changes)
-        tables.sagas.update({row.id: row for row in rows.inserts})
-        tables.sagas.update({row.id: row for _, row in rows.updates})
+        for row in (*rows.inserts, *(row for _, row in rows.updates)):
+            tables.sagas[row.id] = row
+            self._set_alarm(row)
         for event in changes.events:
             tables.events.setdefault(event.saga_id, []).append(event)
             if event.message_id is not None:
                 tables.seen.add((event.saga_id, event.message_id))
-        for message in changes.messages:
-            if message.id not in tables.outbox:
-                tables.outbox[message.id] = message
-                if message.saga_id is not None:
-                    tables.unpublished[message.saga_id] = tables.unpublished.get(message.saga_id, 0) + 1
+        if seq is not None:
+            tables.batches[seq] = (self._now, changes.messages)
+            for message in changes.messages:
+                _count(tables, message, 1)
         for letter in changes.dead_letters:
             self._bury(letter)
         for n, state in changes.settled.items():
@@ -274,6 +311,13 @@ class MemoryBatch:
         for n in changes.requests_done:
             tables.requests.pop(n, None)
         _forget(tables, changes.published)
+
+    def _set_alarm(self, row: SagaRow) -> None:
+        alarm = self._tables.alarms.get(row.id)
+        if row.wake_at is None:
+            self._tables.alarms.pop(row.id, None)
+        elif alarm is None or not self._now < alarm <= row.wake_at:
+            self._tables.alarms[row.id] = row.wake_at
 
     def _bury(self, letter: DeadLetterRow) -> None:
         record = letter.record
@@ -289,16 +333,21 @@ def _check_content(changes: Changes) -> None:
         check_values(schema.saga, saga_values(saga))
     for event in changes.events:
         check_values(schema.saga_event, event_values(event))
-    for message in changes.messages:
-        check_values(schema.outbox, message_values(message))
+    if changes.messages:
+        pack_messages(changes.messages)
     for letter in changes.dead_letters:
         check_values(schema.dead_letter, dead_letter_values(letter))
     for entry in changes.audits:
         check_values(schema.audit, {name: getattr(entry, name) for name in AuditEntry.__dataclass_fields__})
 
 
-def _forget(tables: Tables, message_ids: Sequence[str]) -> None:
-    for message_id in message_ids:
-        message = tables.outbox.pop(message_id, None)
-        if message is not None and message.saga_id is not None:
-            tables.unpublished[message.saga_id] -= 1
+def _count(tables: Tables, message: Message, by: int) -> None:
+    if message.saga_id is not None:
+        tables.unpublished[message.saga_id] = tables.unpublished.get(message.saga_id, 0) + by
+
+
+def _forget(tables: Tables, batches: Sequence[int]) -> None:
+    for seq in batches:
+        _, messages = tables.batches.pop(seq, _NOTHING)
+        for message in messages:
+            _count(tables, message, -1)

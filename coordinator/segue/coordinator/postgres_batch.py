@@ -93,7 +93,6 @@ def _columns(table: Table, names: Iterable[str]) -> tuple[_Column, ...]:
 
 _SAGA = _columns(schema.saga, statements.SAGA_COLUMNS)
 _EVENT = _columns(schema.saga_event, statements.EVENT_COLUMNS)
-_MESSAGE = _columns(schema.outbox, statements.MESSAGE_COLUMNS)
 _INPUT = statements.SAGA_COLUMNS.index("input")
 
 
@@ -147,12 +146,8 @@ class PostgresBatch(SqlBatch):
         sagas, messages = zip(*pairs, strict=True)
         return set(self._rows(statements.PG_SEEN, [self._texts(sagas), self._texts(messages)]))
 
-    def unpublished(self, saga_ids: Collection[str]) -> set[str]:
-        found = self._rows(statements.PG_UNPUBLISHED, [self._texts(list(saga_ids))]) if saga_ids else ()
-        return {row[0] for row in found}
-
-    def _write_transitions(self, net: NetRows, events: Sequence[EventRow], messages: Sequence[Message]) -> None:
-        calls: list[tuple[str, list[str]]] = []
+    def _write_transitions(self, net: NetRows, events: Sequence[EventRow], messages: Sequence[Message]) -> int | None:
+        calls: list[tuple[str, list[Any]]] = []
         if net.inserts:
             calls.append((statements.PG_INSERT_SAGAS, _arrays(_SAGA, net.inserts)))
         if net.updates:
@@ -160,24 +155,26 @@ class PostgresBatch(SqlBatch):
         if events:
             calls.append((statements.PG_INSERT_EVENTS, _arrays(_EVENT, events)))
         if messages:
-            calls.append((statements.PG_INSERT_MESSAGES, _arrays(_MESSAGE, messages)))
+            now, size, sagas, packed = self._batch(messages)
+            calls.append((statements.PG_INSERT_BATCH, [now, size, json.dumps(sagas), packed]))
         if not calls:
-            return
-        counts = self._session.drive_all(calls)
+            return None
+        results = self._session.drive_all(calls)
         if net.inserts:
-            self._all_written("started", net.inserts, counts.pop(0))
+            self._all_written("started", net.inserts, results[0].rowcount)
         if net.updates:
-            self._all_written("moved on", net.updates, counts.pop(0))
+            self._all_written("moved on", net.updates, results[bool(net.inserts)].rowcount)
+        return int(results[-1].fetchone()[0]) if messages else None
 
-    def _updates(self, rows: Sequence[tuple[int, SagaRow]]) -> list[str]:
+    def _updates(self, rows: Sequence[tuple[int, SagaRow]]) -> list[Any]:
         sagas = [row for _, row in rows]
         arrays = _arrays(_SAGA, sagas)
         arrays[_INPUT] = blobs([None if self._inputs.get(row.id) == row.input else row.input for row in sagas])
-        return [*arrays, numbers([expected for expected, _ in rows])]
+        return [self.now, *arrays, numbers([expected for expected, _ in rows])]
 
-    def delete_messages(self, ids: Sequence[str]) -> None:
-        if ids:
-            self._count(statements.PG_DELETE_MESSAGES, [texts(list(ids))])
+    def delete_batches(self, seqs: Sequence[int]) -> None:
+        if seqs:
+            self._count(statements.PG_DELETE_BATCHES, [numbers(seqs)])
 
     def _texts(self, values: Sequence[str]) -> str:
         try:

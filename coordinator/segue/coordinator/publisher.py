@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from segue.clock import Clock
@@ -11,27 +12,36 @@ from segue.observe import Observer
 from segue.outbox.message import Message
 from segue.topics.broker import Producer
 
-#: Acknowledged outbox rows are deleted after this many seconds at the latest…
+#: Acknowledged batches are deleted after this many seconds at the latest…
 FORGET_AFTER = 0.2
 #: …or as soon as there are this many.
-FORGET_AT = 2_000
+FORGET_AT = 200
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A batch of messages, and how many of them Kafka has not acknowledged."""
+
+    seq: int
+    missing: int
 
 
 class Publisher:
-    """Sends committed messages and knows which of their outbox rows can go. A row that stays is the relay's."""
+    """Sends committed messages and knows which of their batches can go. A batch that stays is the relay's."""
 
     def __init__(self, producer: Producer, clock: Clock, observer: Observer) -> None:
         self._producer = producer
         self._clock = clock
         self._observer = observer
-        self._published: list[str] = []
+        self._published: list[int] = []
         self._since: float | None = None
         self._in_flight = 0
 
-    def publish(self, messages: Iterable[Message]) -> None:
-        """Hand over committed messages; never raises for a record that can't be sent now."""
+    def publish(self, messages: Sequence[Message], seq: int) -> None:
+        """Hand over the messages of a committed batch; never raises for a record that can't be sent now."""
+        batch = _Sent(seq, len(messages))
         for message in messages:
-            self._send(message)
+            self._send(message, batch)
 
     def poll(self, timeout: float = 0.0) -> None:
         """Serve acknowledgements."""
@@ -46,36 +56,39 @@ class Publisher:
         """Messages that Kafka has not acknowledged yet."""
         return self._in_flight
 
-    def take_published(self, *, all: bool = False) -> list[str]:
-        """Ids whose outbox rows are to be deleted now; empty while it is too early, unless `all`."""
+    def take_published(self, *, all: bool = False) -> list[int]:
+        """Batches that are to be deleted now; empty while it is too early, unless `all`."""
         late = self._since is not None and self._clock.monotonic() - self._since >= FORGET_AFTER
         if not (all or late or len(self._published) >= FORGET_AT):
             return []
         taken, self._published, self._since = self._published, [], None
         return taken
 
-    def give_back(self, published: list[str]) -> None:
+    def give_back(self, published: list[int]) -> None:
         """The transaction that was to delete these failed."""
         self._published[:0] = published
         if self._published and self._since is None:
             self._since = self._clock.monotonic()
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: Message, batch: _Sent) -> None:
         try:
-            self._producer.send(message.outgoing(), partial(self._acked, message.id))
+            self._producer.send(message.outgoing(), partial(self._acked, batch, message.id))
         except SegueError as error:
             self._observer.count("publish.deferred")
             self._observer.event("publish.failed", topic=message.aggregatetype, error=error)
         else:
             self._in_flight += 1
 
-    def _acked(self, message_id: str, error: Exception | None) -> None:
+    def _acked(self, batch: _Sent, message_id: str, error: Exception | None) -> None:
         self._in_flight -= 1
         if error is not None:
             self._observer.count("publish.failed")
             self._observer.event("publish.failed", message=message_id, error=error)
             return
-        self._published.append(message_id)
         self._observer.count("published")
+        batch.missing -= 1
+        if batch.missing:
+            return
+        self._published.append(batch.seq)
         if self._since is None:
             self._since = self._clock.monotonic()

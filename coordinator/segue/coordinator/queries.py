@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, true, tuple_, union_all
 
 from segue.coordinator.schema import (
     audit,
@@ -17,10 +17,13 @@ from segue.coordinator.schema import (
     dead_letter,
     operator_request,
     outbox,
+    outbox_batch,
     outbox_quarantine,
     saga,
     saga_event,
 )
+from segue.coordinator.statements import Elements
+from segue.coordinator.statements import unpublished as unpublished_sagas
 
 GroupBy = Literal["error", "definition", "step", "status"]
 DeadLetterGroupBy = Literal["fingerprint", "reason", "topic"]
@@ -157,10 +160,19 @@ def history(saga_id: str) -> Select[*tuple[Any, ...]]:
 
 
 def unpublished(saga_id: str) -> Select[*tuple[Any, ...]]:
-    """How many messages of one saga wait in the outbox, and since when."""
-    return select(func.count().label("count"), func.min(outbox.c.created_at).label("oldest")).where(
-        outbox.c.saga_id == saga_id
+    """How many messages of one saga wait in the outbox, since when; those of one batch count as one."""
+    sagas = Elements(outbox_batch.c.sagas).table_valued("value")
+    return _waiting(
+        select(literal(1).label("size"), outbox.c.created_at).where(outbox.c.saga_id == saga_id),
+        select(literal(1), outbox_batch.c.created_at)
+        .select_from(outbox_batch.join(sagas, true()))
+        .where(sagas.c.value == saga_id),
     )
+
+
+def _waiting(rows: Select[Any, Any], batches: Select[Any, Any]) -> Select[*tuple[Any, ...]]:
+    both = union_all(rows, batches).subquery()
+    return select(func.coalesce(func.sum(both.c.size), 0).label("count"), func.min(both.c.created_at).label("oldest"))
 
 
 def _chosen_letters(wanted: DeadLetterFilter) -> list[ColumnElement[bool]]:
@@ -239,7 +251,6 @@ def lost_sagas() -> Select[*tuple[Any, ...]]:
     A witness is a wake-up, a message on its way, a person who is needed (`attention`), or a wait for a message that
     anybody may send (`waiting_for`). Code that is not here is a witness, too: the process that has it will come.
     """
-    on_its_way = exists().where(outbox.c.saga_id == saga.c.id)
     return (
         select(saga.c.id.label("saga"), saga.c.definition, saga.c.status, saga.c.step, saga.c.updated_at)
         .where(
@@ -248,7 +259,7 @@ def lost_sagas() -> Select[*tuple[Any, ...]]:
             saga.c.attention == "none",
             ~saga.c.undriven,
             or_(saga.c.waiting_for.is_(None), ~saga.c.waiting_for.startswith("signal ")),
-            ~on_its_way,
+            ~unpublished_sagas(),
         )
         .order_by(saga.c.id)
     )
@@ -299,7 +310,9 @@ def overdue_sagas(now: datetime) -> Select[*tuple[Any, ...]]:
 
 def outbox_age() -> Select[*tuple[Any, ...]]:
     """How many messages wait to be published, and since when."""
-    return select(func.count().label("count"), func.min(outbox.c.created_at).label("oldest"))
+    return _waiting(
+        select(literal(1).label("size"), outbox.c.created_at), select(outbox_batch.c.size, outbox_batch.c.created_at)
+    )
 
 
 def quarantined() -> Select[*tuple[Any, ...]]:

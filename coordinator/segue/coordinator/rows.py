@@ -16,16 +16,14 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Integer, SmallInteger, String, Table, Uuid
 
 from segue.coordinator import schema
-from segue.coordinator.statements import EVENT_COLUMNS, MESSAGE_COLUMNS, SAGA_COLUMNS
+from segue.coordinator.statements import EVENT_COLUMNS, SAGA_COLUMNS
 from segue.coordinator.store import Changes, DeadLetterRow, EventRow, OperatorRequest, SagaRow
 from segue.errors import Fenced, RejectedWrite
-from segue.outbox.message import Message
 from segue.topics.broker import Headers, Record
 
 REQUEST_COLUMNS = tuple(column.name for column in schema.operator_request.columns if column.name != "id")
 _saga_columns = attrgetter(*SAGA_COLUMNS)
 _event_columns = attrgetter(*EVENT_COLUMNS)
-_message_columns = attrgetter(*MESSAGE_COLUMNS)
 
 
 def saga_values(row: SagaRow) -> dict[str, Any]:
@@ -48,13 +46,6 @@ def attributes_text(attributes: Mapping[str, Any]) -> str:
 def event_values(row: EventRow) -> dict[str, Any]:
     """The columns of `saga_event`."""
     return dict(zip(EVENT_COLUMNS, _event_columns(row), strict=True))
-
-
-def message_values(message: Message) -> dict[str, Any]:
-    """The columns of `outbox`, without `seq`."""
-    values = dict(zip(MESSAGE_COLUMNS, _message_columns(message), strict=True))
-    values["headers"] = dict(message.headers)
-    return values
 
 
 def request_values(request: OperatorRequest) -> dict[str, Any]:

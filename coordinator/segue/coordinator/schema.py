@@ -37,37 +37,54 @@ outbox_lane = outbox_lane_table.to_metadata(metadata)
 outbox_relay = outbox_relay_table.to_metadata(metadata)
 outbox_quarantine = outbox_quarantine_table.to_metadata(metadata)
 
+#: The messages of one transaction, published from memory by its writer. `sagas`: whose deadlines wait for them.
+#: A number is never given twice, or a late acknowledgement would delete another's row.
+outbox_batch = Table(
+    "outbox_batch",
+    metadata,
+    Column("seq", Serial, Identity(always=False), primary_key=True),
+    Column("created_at", Moment, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("sagas", JSON, nullable=False),
+    Column("messages", Bytes, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 saga = Table(
     "saga",
     metadata,
+    # What hardly ever changes comes first: of an update PostgreSQL logs what lies between the first and last change.
     Column("id", String(255), primary_key=True),
     Column("definition", String(255), nullable=False),
     Column("version", Integer, nullable=False),
+    Column("parent_id", String(255)),
+    Column("tenant", String(120), nullable=False),
+    Column("attributes", JSON, nullable=False),
+    Column("input", Bytes, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("deadline_at", Moment),
     Column("status", String(20), nullable=False),
     Column("attention", String(20), nullable=False),
     Column("step", String(600)),
     Column("waiting_for", String(600)),
-    Column("input", Bytes, nullable=False),
     Column("result", Bytes),
     Column("error_class", String(255)),
     Column("error_code", String(255)),
     Column("error_message", Text),
     Column("attempt", Integer, nullable=False),
-    Column("started_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Column("ended_at", Moment),
-    Column("deadline_at", Moment),
     Column("wake_at", Moment),
+    #: Never later than `wake_at`, and indexed in its place: it stays as it is while `wake_at` moves on, so that an
+    #: update need not touch the indexes. Who is woken too early goes to sleep again.
+    Column("alarm_at", Moment),
     Column("revision", BigInteger, nullable=False),
     Column("undriven", Boolean, nullable=False),
-    Column("parent_id", String(255)),
-    Column("attributes", JSON, nullable=False),
-    Column("tenant", String(120), nullable=False),
     Index(
-        "saga_wake_at",
-        "wake_at",
-        postgresql_where=text("wake_at IS NOT NULL"),
-        sqlite_where=text("wake_at IS NOT NULL"),
+        "saga_alarm_at",
+        "alarm_at",
+        postgresql_where=text("alarm_at IS NOT NULL"),
+        sqlite_where=text("alarm_at IS NOT NULL"),
     ),
     Index(
         "saga_attention",

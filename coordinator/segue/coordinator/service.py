@@ -308,7 +308,7 @@ class Coordinator:
                 work_on(work, batch)
                 changes = work.finish()
                 changes.published.extend(published)
-                batch.write(changes)
+                written = batch.write(changes)
                 hit("batch.before_commit")
         except BaseException:
             self._publisher.give_back(published)
@@ -318,7 +318,8 @@ class Coordinator:
         hit("batch.after_commit")
         work.confirm()
         self._observer.count("commits")
-        self._publisher.publish(changes.messages)
+        if written is not None:
+            self._publisher.publish(changes.messages, written)
         hit("publish.after_send")
 
     # --- time and people
@@ -351,9 +352,11 @@ class Coordinator:
         rows: list[SagaRow] = []
 
         def wake(work: Work, batch: Batch) -> None:
-            rows[:] = batch.due(min(batch.now, gate), self.options.batch_size, versions)
-            work.prepare([], rows=rows)
-            for row in rows:
+            until = min(batch.now, gate)
+            rows[:] = batch.due(until, self.options.batch_size, versions)
+            due = work.put_early_alarms_right(rows, until)
+            work.prepare([], rows=due)
+            for row in due:
                 work.wake(row.id, to_micros(gate))
             hit("wake.before_commit")
 

@@ -88,8 +88,8 @@ class Session:
         except Exception as error:  # noqa: BLE001 - raised again as what it means
             self._raise(error)
 
-    def drive_all(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[int]:
-        """Run statements through psycopg in two round trips; how many rows each wrote."""
+    def drive_all(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        """Run statements through psycopg in two round trips; returns the cursor of each, all rows received."""
         self._alive()
         try:
             with self._guard:
@@ -98,8 +98,7 @@ class Session:
                     cursors = [driver.execute(text, parameters) for text, parameters in calls[:-1]]
                 # PostgreSQL does not time an idle transaction whose last statements came in a pipeline: a coordinator
                 # frozen here would hold its locks for ever. So the last one comes by itself.
-                cursors += [driver.execute(text, parameters) for text, parameters in calls[-1:]]
-                return [cursor.rowcount for cursor in cursors]
+                return cursors + [driver.execute(text, parameters) for text, parameters in calls[-1:]]
         except Exception as error:  # noqa: BLE001 - raised again as what it means
             self._raise(error)
 

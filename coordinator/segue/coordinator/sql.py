@@ -95,7 +95,7 @@ class SqlStore:
         if not versions:
             return None
         with self._session() as session:
-            return next((row.wake_at for row in session.rows(statements.next_wake_of(sorted(set(versions))))), None)
+            return next((row.alarm_at for row in session.rows(statements.next_wake_of(sorted(set(versions))))), None)
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
         with self._session() as session:
@@ -136,10 +136,10 @@ class SqlStore:
         times = [drained.get(partition) for partition in ends]
         return None if None in times else min((time for time in times if time is not None), default=None)
 
-    def forget_published(self, message_ids: Sequence[str]) -> None:
-        if message_ids:
+    def forget_published(self, batches: Sequence[int]) -> None:
+        if batches:
             with self._session() as session:
-                self._batch_of(session).delete_messages(message_ids)
+                self._batch_of(session).delete_batches(batches)
 
     def register(self, name: str, version: int, fingerprint: str) -> str:
         values = {"name": name, "version": version, "fingerprint": fingerprint}

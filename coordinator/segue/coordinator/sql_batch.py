@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Table
 
 from segue.coordinator import audit, schema, statements
+from segue.coordinator.batches import pack_messages, sagas_of
 from segue.coordinator.rows import (
     NetRows,
     check_values,
     dead_letter_of,
     dead_letter_values,
     event_values,
-    message_values,
     net_rows,
     saga_values,
 )
@@ -23,9 +23,6 @@ from segue.coordinator.session import Session
 from segue.coordinator.store import AuditEntry, Changes, DeadLetterRow, EventRow, OffsetMove, OperatorRequest, SagaRow
 from segue.errors import Fenced, SegueError
 from segue.outbox.message import Message
-
-#: Values in one IN list; SQLite takes at most 32,766 parameters in a statement.
-_CHUNK = 5_000
 
 
 class SqlBatch:
@@ -63,10 +60,6 @@ class SqlBatch:
         rows = self._session.rows(statements.seen_of(sorted(set(pairs)))) if pairs else ()
         return {(row.saga_id, row.message_id) for row in rows}
 
-    def unpublished(self, saga_ids: Collection[str]) -> set[str]:
-        rows = self._session.rows(statements.unpublished_of(sorted(set(saga_ids)))) if saga_ids else ()
-        return {row.saga_id for row in rows}
-
     def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
         if not versions or limit <= 0:
             return []
@@ -83,36 +76,37 @@ class SqlBatch:
     def foldable(self, limit: int) -> list[DeadLetterRow]:
         return [dead_letter_of(row._asdict()) for row in self._session.rows(statements.foldable_dead_letters(limit))]
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes) -> int | None:
         try:
-            self._write_transitions(net_rows(changes), changes.events, changes.messages)
+            batch = self._write_transitions(net_rows(changes), changes.events, changes.messages)
             self._write_dead_letters(changes)
             self._append_audits(changes.audits)
             self._delete_requests(changes.requests_done)
-            self.delete_messages(changes.published)
+            self.delete_batches(changes.published)
+            return batch
         except SegueError as error:
             raise self._session.fail(error) from error.__cause__
 
-    def _write_transitions(self, net: NetRows, events: Sequence[EventRow], messages: Sequence[Message]) -> None:
+    def _write_transitions(self, net: NetRows, events: Sequence[EventRow], messages: Sequence[Message]) -> int | None:
         if net.inserts:
             self._all_written("started", net.inserts, self._insert_sagas(net.inserts))
         if net.updates:
             self._all_written("moved on", net.updates, self._update_sagas(net.updates))
         self._write_events(events)
-        self._write_messages(messages)
+        return self._write_batch(messages)
 
     def _all_written(self, what: str, rows: Sequence[Any], written: int) -> None:
         if written != len(rows):
             raise Fenced(f"{len(rows) - written} of {len(rows)} sagas were {what} by another process meanwhile")
 
     def _insert_sagas(self, rows: Sequence[SagaRow]) -> int:
-        values = [saga_values(row) for row in rows]
+        values = [saga_values(row) | {"alarm_at": row.wake_at} for row in rows]
         return self._session.change(self._insert_new(schema.saga), self._checked(schema.saga, values))
 
     def _update_sagas(self, rows: Sequence[tuple[int, SagaRow]]) -> int:
         values = self._checked(schema.saga, [saga_values(row) for _, row in rows])
         for value, (expected, _) in zip(values, rows, strict=True):
-            value |= {"saga_id": value.pop("id"), "expected": expected}
+            value |= {"saga_id": value.pop("id"), "expected": expected, "now": self.now}
         return self._session.change(statements.UPDATE_SAGA, values)
 
     def _write_events(self, events: Sequence[EventRow]) -> None:
@@ -120,10 +114,15 @@ class SqlBatch:
             values = self._checked(schema.saga_event, [event_values(event) for event in events])
             self._session.change(schema.saga_event.insert(), values)
 
-    def _write_messages(self, messages: Sequence[Message]) -> None:
-        if messages:
-            values = self._checked(schema.outbox, [message_values(message) for message in messages])
-            self._session.change(self._insert_new(schema.outbox), values)
+    def _write_batch(self, messages: Sequence[Message]) -> int | None:
+        if not messages:
+            return None
+        names = ("created_at", "size", "sagas", "messages")
+        values = dict(zip(names, self._batch(messages), strict=True))
+        return int(self._session.returned(statements.INSERT_BATCH, [values])[0].seq)
+
+    def _batch(self, messages: Sequence[Message]) -> tuple[datetime, int, list[str], bytes]:
+        return self.now, len(messages), sagas_of(messages), pack_messages(messages)
 
     def _write_dead_letters(self, changes: Changes) -> None:
         if changes.dead_letters:
@@ -148,10 +147,10 @@ class SqlBatch:
         if ids and self._session.change(statements.delete_requests(ids)) != len(set(ids)):
             raise Fenced("an operator request was dealt with by another process meanwhile")
 
-    def delete_messages(self, ids: Sequence[str]) -> None:
-        """Delete rows of the outbox."""
-        for chunk in _chunks(ids):
-            self._session.change(statements.delete_messages(chunk))
+    def delete_batches(self, seqs: Sequence[int]) -> None:
+        """Delete batches of messages."""
+        if seqs:
+            self._session.change(statements.delete_batches(seqs))
 
     def _insert_new(self, table: Table) -> Any:
         return statements.insert_new(self._session.dialect, table)
@@ -181,11 +180,6 @@ def append_audits(session: Session, entries: Sequence[AuditEntry]) -> None:
 def saga_of(row: Any) -> SagaRow:
     """The saga in a row of Core."""
     return SagaRow(**row._mapping)
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for begin in range(0, len(ids), _CHUNK):
-        yield ids[begin : begin + _CHUNK]
 
 
 def _listed(moves: Iterable[OffsetMove]) -> str:

@@ -11,20 +11,24 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
+    FunctionElement,
     Select,
     Table,
     Update,
     and_,
     bindparam,
+    case,
     delete,
     or_,
     select,
     text,
+    true,
     tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy.ext.compiler import compiles
 
 from segue.coordinator.schema import (
     audit,
@@ -33,15 +37,17 @@ from segue.coordinator.schema import (
     definition,
     operator_request,
     outbox,
+    outbox_batch,
     saga,
     saga_event,
 )
+from segue.outbox.schema import Moment
 from segue.topics.broker import Partition
 
-SAGA_COLUMNS = tuple(column.name for column in saga.columns)
+#: Without `alarm_at`, which only this module knows.
+SAGA_COLUMNS = tuple(column.name for column in saga.columns if column.name != "alarm_at")
 EVENT_COLUMNS = tuple(column.name for column in saga_event.columns)
-#: Without `seq`, which the database counts.
-MESSAGE_COLUMNS = tuple(column.name for column in outbox.columns if column.name != "seq")
+_SAGA = tuple(saga.c[name] for name in SAGA_COLUMNS)
 
 #: Milliseconds are all that SQLite's clock has.
 NOW_SQLITE = text("SELECT strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')")
@@ -56,6 +62,35 @@ def insert_new(dialect: str, table: Table) -> Any:
     """INSERT … ON CONFLICT DO NOTHING: what is there already stays as it is."""
     build = postgresql.insert if dialect == "postgresql" else sqlite.insert
     return build(table).on_conflict_do_nothing()
+
+
+class Elements(FunctionElement[str]):
+    """The elements of a JSON array of text, a row each, in a column `value`."""
+
+    inherit_cache = True
+    name = "elements"
+
+
+@compiles(Elements, "sqlite")
+def _sqlite_elements(element: Elements, compiler: Any, **kw: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(Elements, "postgresql")
+def _postgresql_elements(element: Elements, compiler: Any, **kw: Any) -> str:
+    return f"json_array_elements_text({compiler.process(element.clauses, **kw)})"
+
+
+def batched_sagas() -> Select[Any]:
+    """The sagas that have a message in a batch; not correlated, so that the database reads the batches once."""
+    sagas = Elements(outbox_batch.c.sagas).table_valued("value")
+    return select(sagas.c.value).select_from(outbox_batch.join(sagas, true()))
+
+
+def unpublished() -> ColumnElement[bool]:
+    """Sagas with a message that is not known to be published."""
+    waits = select(outbox.c.seq).where(outbox.c.saga_id == saga.c.id).exists()
+    return or_(waits, saga.c.id.in_(batched_sagas()))
 
 
 # Offsets
@@ -101,7 +136,7 @@ def drain_offset(coordinator: str, partition: Partition, end: int, noted_at: Any
 
 def lock_sagas(ids: Sequence[str]) -> Select[Any]:
     """Lock these sagas in the order of their ids."""
-    return select(saga).where(saga.c.id.in_(ids)).order_by(saga.c.id).with_for_update()
+    return select(*_SAGA).where(saga.c.id.in_(ids)).order_by(saga.c.id).with_for_update()
 
 
 def _of_versions(versions: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
@@ -110,11 +145,10 @@ def _of_versions(versions: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
 
 def due_sagas(until: Any, limit: int, versions: Sequence[tuple[str, int]]) -> Select[Any]:
     """Lock sagas whose time has come, oldest first."""
-    unpublished = select(outbox.c.seq).where(outbox.c.saga_id == saga.c.id).exists()
     return (
-        select(saga)
-        .where(saga.c.wake_at.is_not(None), saga.c.wake_at <= until, _of_versions(versions), ~unpublished)
-        .order_by(saga.c.wake_at, saga.c.id)
+        select(*_SAGA)
+        .where(saga.c.alarm_at.is_not(None), saga.c.alarm_at <= until, _of_versions(versions), ~unpublished())
+        .order_by(saga.c.alarm_at, saga.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -128,8 +162,8 @@ def live_versions() -> Select[Any, Any]:
 
 def next_wake_of(versions: Sequence[tuple[str, int]]) -> Select[Any]:
     """The earliest moment at which one of these is to be woken."""
-    wanted = saga.c.wake_at.is_not(None)
-    return select(saga.c.wake_at).where(wanted, _of_versions(versions)).order_by(saga.c.wake_at).limit(1)
+    wanted = saga.c.alarm_at.is_not(None)
+    return select(saga.c.alarm_at).where(wanted, _of_versions(versions)).order_by(saga.c.alarm_at).limit(1)
 
 
 def history_of(ids: Sequence[str]) -> Select[Any]:
@@ -143,22 +177,48 @@ def seen_of(pairs: Sequence[tuple[str, str]]) -> Select[Any, Any]:
     return select(columns.saga_id, columns.message_id).where(tuple_(columns.saga_id, columns.message_id).in_(pairs))
 
 
-def unpublished_of(ids: Sequence[str]) -> Select[Any]:
-    """Which of these sagas have a message in the outbox."""
-    return select(outbox.c.saga_id).where(outbox.c.saga_id.in_(ids)).distinct()
-
-
+#: The alarm stays where it is as long as it rings in time, and has not rung.
+_ALARM = case(
+    (bindparam("wake_at", type_=Moment()).is_(None), None),
+    (
+        and_(saga.c.alarm_at > bindparam("now", type_=Moment()), saga.c.alarm_at <= bindparam("wake_at")),
+        saga.c.alarm_at,
+    ),
+    else_=bindparam("wake_at"),
+)
 #: `:expected` is the revision that must stand there.
 UPDATE_SAGA = (
     update(saga)
     .where(saga.c.id == bindparam("saga_id"), saga.c.revision == bindparam("expected"))
-    .values({column.name: bindparam(column.name) for column in saga.columns if column.name != "id"})
+    .values({name: bindparam(name) for name in SAGA_COLUMNS if name != "id"} | {"alarm_at": _ALARM})
 )
 
 
-def delete_messages(ids: Sequence[str]) -> Any:
-    """Delete messages that are published."""
-    return delete(outbox).where(outbox.c.id.in_(ids))
+# The outbox
+
+INSERT_BATCH = outbox_batch.insert().returning(outbox_batch.c.seq)
+
+
+def delete_batches(seqs: Sequence[int]) -> Any:
+    """Delete batches that are published."""
+    return delete(outbox_batch).where(outbox_batch.c.seq.in_(seqs))
+
+
+def old_batches(before: Any, limit: int) -> Select[Any]:
+    """The oldest batches that nobody has published."""
+    return (
+        select(outbox_batch.c.seq)
+        .where(outbox_batch.c.created_at <= before)
+        .order_by(outbox_batch.c.seq)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def take_batches(before: Any, limit: int) -> Any:
+    """Delete those and return them, for their messages to be written elsewhere in the same transaction."""
+    old = outbox_batch.c.seq.in_(old_batches(before, limit))
+    return delete(outbox_batch).where(old).returning(outbox_batch.c.seq, outbox_batch.c.messages)
 
 
 # Dead letters and operator requests
@@ -253,9 +313,22 @@ def _insert_arrays(table: Table, names: Sequence[str]) -> str:
     return f"INSERT INTO {table.name} ({_quoted(names)}) SELECT * FROM unnest({_arrays(table, names)})"
 
 
+def _insert_sagas() -> str:
+    names = _quoted(SAGA_COLUMNS)
+    return (
+        f"INSERT INTO saga ({names}, alarm_at) SELECT {names}, wake_at"
+        f" FROM unnest({_arrays(saga, SAGA_COLUMNS)}) AS v({names}) ON CONFLICT (id) DO NOTHING"
+    )
+
+
 def _update_sagas() -> str:
-    names = [column.name for column in saga.columns]
+    names = SAGA_COLUMNS
     pairs = [f'"{name}" = v."{name}"' for name in names if name not in {"id", "input"}]
+    # The alarm stays where it is as long as it rings in time, and has not rung.
+    pairs.append(
+        "alarm_at = CASE WHEN saga.alarm_at > %s::timestamptz AND saga.alarm_at <= v.wake_at"
+        " THEN saga.alarm_at ELSE v.wake_at END"
+    )
     # An unchanged input comes as NULL: it may be large, and is sent to the database once.
     pairs.append('"input" = COALESCE(v."input", saga."input")')
     return (
@@ -279,9 +352,8 @@ UPDATE consumer_offset o SET next = locked.stop FROM locked
 WHERE o.coordinator = %s AND o.topic = locked.topic AND o.partition = locked.partition
 """
 #: Attributes, mostly empty, come as text or not at all: parsing `{}` costs more than reading any other column.
-PG_LOCK = (
-    f"SELECT {_quoted(saga.columns.keys())} FROM saga WHERE id = ANY(%s::text[]) ORDER BY id FOR UPDATE"
-).replace('"attributes"', "NULLIF(\"attributes\"::text, '{}')")
+_READ_SAGA = _quoted(SAGA_COLUMNS).replace('"attributes"', "NULLIF(\"attributes\"::text, '{}')")
+PG_LOCK = f"SELECT {_READ_SAGA} FROM saga WHERE id = ANY(%s::text[]) ORDER BY id FOR UPDATE"
 PG_HISTORY = (
     f"SELECT {_quoted(saga_event.columns.keys())} FROM saga_event WHERE saga_id = ANY(%s::text[]) ORDER BY saga_id, seq"
 )
@@ -289,10 +361,8 @@ PG_SEEN = """
 SELECT e.saga_id, e.message_id FROM unnest(%s::text[], %s::text[]) AS v(saga_id, message_id)
 JOIN saga_event e ON e.saga_id = v.saga_id AND e.message_id = v.message_id
 """
-PG_UNPUBLISHED = "SELECT DISTINCT saga_id FROM outbox WHERE saga_id = ANY(%s::text[])"
-PG_DELETE_MESSAGES = "DELETE FROM outbox WHERE id = ANY(%s::uuid[])"
-PG_INSERT_SAGAS = _insert_arrays(saga, SAGA_COLUMNS) + " ON CONFLICT (id) DO NOTHING"
+PG_INSERT_SAGAS = _insert_sagas()
 PG_UPDATE_SAGAS = _update_sagas()
 PG_INSERT_EVENTS = _insert_arrays(saga_event, EVENT_COLUMNS)
-#: A message that still waits there is the same one: ids are derived.
-PG_INSERT_MESSAGES = _insert_arrays(outbox, MESSAGE_COLUMNS) + " ON CONFLICT (id) DO NOTHING"
+PG_INSERT_BATCH = "INSERT INTO outbox_batch (created_at, size, sagas, messages) VALUES (%s, %s, %s, %s) RETURNING seq"
+PG_DELETE_BATCHES = "DELETE FROM outbox_batch WHERE seq = ANY(%s::bigint[])"

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-import msgspec
-
 from segue.outbox.message import Message
 from segue.topics.broker import Partition, Record
 
@@ -21,7 +19,8 @@ DeadLetterState = Literal["received", "parked", "dead", "replayed", "discarded"]
 RequestKind = Literal["retry", "skip", "resolve", "cancel", "replay", "discard", "wake"]
 
 
-class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaRow:
     """The row that answers the questions people ask; column by column the table `saga`."""
 
     id: str
@@ -46,11 +45,12 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     #: The saga's code has not yet seen all that happened (no process with this version was there, or it is blocked).
     undriven: bool = False
     parent_id: str | None = None
-    attributes: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
     tenant: str = ""
 
 
-class EventRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
     """One transition of one saga: `seq` counts from 1 without gaps and equals the row's revision after it."""
 
     saga_id: str
@@ -140,6 +140,7 @@ class Changes:
     updated: list[SagaRow] = field(default_factory=list)
     expected: dict[str, int] = field(default_factory=dict)
     events: list[EventRow] = field(default_factory=list)
+    #: They become one row, a batch: whoever writes them publishes them from memory.
     messages: list[Message] = field(default_factory=list)
     #: New dead letters; one whose origin is already there is left as it is.
     dead_letters: list[DeadLetterRow] = field(default_factory=list)
@@ -150,8 +151,8 @@ class Changes:
     audits: list[AuditEntry] = field(default_factory=list)
     #: Operator requests that are dealt with.
     requests_done: list[int] = field(default_factory=list)
-    #: Ids of outbox messages that Kafka has acknowledged.
-    published: list[str] = field(default_factory=list)
+    #: Batches of messages, all of which Kafka has acknowledged.
+    published: list[int] = field(default_factory=list)
 
 
 class Batch(Protocol):
@@ -178,15 +179,12 @@ class Batch(Protocol):
         """Which of these (saga id, message id) are already in the history."""
         ...
 
-    def unpublished(self, saga_ids: Collection[str]) -> set[str]:
-        """Which of these sagas have a row in the outbox: their deadlines do not fire."""
-        ...
-
     def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
-        """Lock up to `limit` sagas of these (definition, version) with `wake_at <= until`, oldest first.
+        """Lock up to `limit` sagas of these (definition, version) whose alarm rings by `until`, oldest first.
 
-        Locked ones are skipped. A saga with a row in the outbox is left out: no deadline fires while its command is
-        unpublished.
+        An alarm is never later than the saga's `wake_at`, but may be earlier: the saga is written as it is, then, and
+        its alarm is put right. Locked ones are skipped. A saga with a message in the outbox or in a batch is left out:
+        no deadline fires while its command is unpublished.
         """
         ...
 
@@ -202,8 +200,8 @@ class Batch(Protocol):
         """Lock up to `limit` `parked` dead letters whose saga exists by now, oldest first, skipping locked ones."""
         ...
 
-    def write(self, changes: Changes) -> None:
-        """Write it all.
+    def write(self, changes: Changes) -> int | None:
+        """Write it all; returns the number of the batch that its messages are, None if there are none.
 
         Raises Fenced where a revision is not the expected one, or a started saga's id was taken meanwhile (run again);
         RejectedWrite where the database refuses a value for good (SQLSTATE 22, 23, 54: bisect).
@@ -224,7 +222,7 @@ class Store(Protocol):
     def now(self) -> datetime: ...
 
     def next_wake(self, versions: Collection[tuple[str, int]]) -> datetime | None:
-        """The earliest `wake_at` of sagas of these (definition, version); a hint, read without locks."""
+        """The earliest alarm of sagas of these (definition, version); a hint, read without locks."""
         ...
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]: ...
@@ -249,8 +247,8 @@ class Store(Protocol):
         """
         ...
 
-    def forget_published(self, message_ids: Sequence[str]) -> None:
-        """Delete outbox rows that Kafka has acknowledged."""
+    def forget_published(self, batches: Sequence[int]) -> None:
+        """Delete batches of messages, all of which Kafka has acknowledged; one that is gone already is no error."""
         ...
 
     def register(self, name: str, version: int, fingerprint: str) -> str:

@@ -5,8 +5,9 @@ Lives as long as one transaction. It decides nothing about sagas (the engine doe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -146,6 +147,13 @@ class Work:
         """Let a saga's due alarms fire. One that was woken for nothing gets its row's `wake_at` put right."""
         if isinstance(self.happen(saga_id, inputs.Wake(gate=gate)), Ignored) and saga_id not in self._wakes:
             self._wakes[saga_id] = wake_at(self.instance(saga_id).state)
+
+    def put_early_alarms_right(self, rows: Sequence[SagaRow], until: datetime) -> list[SagaRow]:
+        """Those of `rows` whose `wake_at` has come; the others are written as they are, which sets their alarm anew."""
+        early = [row for row in rows if row.wake_at is not None and row.wake_at > until]
+        self.changes.updated.extend(early)
+        self.changes.expected.update({row.id: row.revision for row in early})
+        return [row for row in rows if row.wake_at is None or row.wake_at <= until]
 
     def item(self, item: Item) -> None:
         """Apply one record of the replies or requests topic."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from segue.coordinator.memory import MemoryStore
 from segue.coordinator.service import Coordinator, Options
 from segue.coordinator.store import OperatorRequest, SagaRow, Store
 from segue.errors import NotFound
@@ -163,10 +164,12 @@ class Estate:
 
     def relay(self) -> None:
         """Publish what a crash left in the outbox, as the relay does in the end."""
-        for message in list(self.store.tables.outbox.values()):  # type: ignore[attr-defined]
+        assert isinstance(self.store, MemoryStore)
+        self.store.unpack(timedelta(0))
+        for message in list(self.store.tables.outbox.values()):
             out = message.outgoing()
             self.send(out.topic, message.aggregateid, out.value, out.headers)
-            self.store.forget_published([message.id])
+            self.store.forget_messages([message.id])
 
     def ask(self, kind: Any, saga_id: str | None = None, *, letter: int | None = None, **arguments: Any) -> int:
         now = self.store.now()

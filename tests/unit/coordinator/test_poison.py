@@ -34,10 +34,10 @@ class Picky:
         with self._store.batch() as batch:
             write = batch.write
 
-            def picky(changes: Any) -> None:
+            def picky(changes: Any) -> Any:
                 if any(event.saga_id == self._refused for event in changes.events):
                     raise RejectedWrite("invalid byte sequence")
-                write(changes)
+                return write(changes)
 
             batch.write = picky
             yield batch

@@ -24,6 +24,7 @@ TABLES = (
     "operator_request",
     "audit",
     "outbox",
+    "outbox_batch",
     "outbox_lane",
     "outbox_relay",
     "outbox_quarantine",
@@ -52,26 +53,27 @@ def _sagas() -> None:
         sa.Column("id", sa.String(length=255), nullable=False),
         sa.Column("definition", sa.String(length=255), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("parent_id", sa.String(length=255), nullable=True),
+        sa.Column("tenant", sa.String(length=120), nullable=False),
+        sa.Column("attributes", sa.JSON(), nullable=False),
+        sa.Column("input", sa.LargeBinary(), nullable=False),
+        sa.Column("started_at", MOMENT, nullable=False),
+        sa.Column("deadline_at", MOMENT, nullable=True),
         sa.Column("status", sa.String(length=20), nullable=False),
         sa.Column("attention", sa.String(length=20), nullable=False),
         sa.Column("step", sa.String(length=600), nullable=True),
         sa.Column("waiting_for", sa.String(length=600), nullable=True),
-        sa.Column("input", sa.LargeBinary(), nullable=False),
         sa.Column("result", sa.LargeBinary(), nullable=True),
         sa.Column("error_class", sa.String(length=255), nullable=True),
         sa.Column("error_code", sa.String(length=255), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("started_at", MOMENT, nullable=False),
         sa.Column("updated_at", MOMENT, nullable=False),
         sa.Column("ended_at", MOMENT, nullable=True),
-        sa.Column("deadline_at", MOMENT, nullable=True),
         sa.Column("wake_at", MOMENT, nullable=True),
+        sa.Column("alarm_at", MOMENT, nullable=True),
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.Column("undriven", sa.Boolean(), nullable=False),
-        sa.Column("parent_id", sa.String(length=255), nullable=True),
-        sa.Column("attributes", sa.JSON(), nullable=False),
-        sa.Column("tenant", sa.String(length=120), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(
@@ -84,12 +86,12 @@ def _sagas() -> None:
     )
     op.create_index("saga_definition_status", "saga", ["definition", "status"], unique=False)
     op.create_index(
-        "saga_wake_at",
+        "saga_alarm_at",
         "saga",
-        ["wake_at"],
+        ["alarm_at"],
         unique=False,
-        postgresql_where=sa.text("wake_at IS NOT NULL"),
-        sqlite_where=sa.text("wake_at IS NOT NULL"),
+        postgresql_where=sa.text("alarm_at IS NOT NULL"),
+        sqlite_where=sa.text("alarm_at IS NOT NULL"),
     )
     op.create_table(
         "saga_event",
@@ -242,6 +244,16 @@ def _outbox() -> None:
     op.create_index("outbox_lane_seq", "outbox", ["lane", "seq"], unique=False)
     op.create_index("outbox_saga", "outbox", ["saga_id"], unique=False)
     op.create_table(
+        "outbox_batch",
+        sa.Column("seq", SERIAL, sa.Identity(always=False), nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("sagas", sa.JSON(), nullable=False),
+        sa.Column("messages", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("seq"),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
         "outbox_lane",
         sa.Column("lane", sa.SmallInteger(), autoincrement=False, nullable=False),
         sa.Column("owner", sa.String(length=255), nullable=False),
@@ -281,4 +293,11 @@ def _tune_postgresql() -> None:
         "ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,"
         " autovacuum_vacuum_cost_delay = 0)"
     )
+    op.execute(
+        "ALTER TABLE outbox_batch SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,"
+        " autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0,"
+        " toast.autovacuum_vacuum_threshold = 2000, toast.autovacuum_vacuum_cost_delay = 0)"
+    )
+    # Compressed already.
+    op.execute("ALTER TABLE outbox_batch ALTER COLUMN messages SET STORAGE EXTERNAL")
     op.execute("ALTER TABLE saga_event SET (autovacuum_vacuum_insert_scale_factor = 0.1)")
