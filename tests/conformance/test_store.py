@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from segue.coordinator.store import Changes
@@ -123,7 +124,10 @@ def test_an_input_that_changes_is_written_and_one_that_does_not_stays(bench: Ben
 
     with store.batch() as batch:
         rows = batch.lock(["o-1", "o-2"])
-        updated = [replace(rows["o-1"], revision=2, input=b"new"), replace(rows["o-2"], revision=2)]
+        updated = [
+            msgspec.structs.replace(rows["o-1"], revision=2, input=b"new"),
+            msgspec.structs.replace(rows["o-2"], revision=2),
+        ]
         batch.write(Changes(updated=updated))
 
     assert [row.input for row in locked(store, "o-1", "o-2").values()] == [b"new", saga().input]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from segue.coordinator.store import Batch, Changes
@@ -114,7 +114,7 @@ _REJECTED: dict[str, dict[str, Any]] = {
     "attributes that are no JSON": {"started": [saga("o-9", attributes={"a": float("nan")})]},
     "attributes of objects": {"started": [saga("o-9", attributes={"a": object()})]},
     "update with a NUL": {"updated": [saga("o-1", revision=2, waiting_for="\x00")]},
-    "event type too long": {"events": [replace(event(), type="x" * 61)]},
+    "event type too long": {"events": [msgspec.structs.replace(event(), type="x" * 61)]},
     "message id that is no uuid": {"messages": [message("a", id="not-a-uuid")]},
     "message header with a NUL in its key": {"messages": [message("a", aggregateid="\x00")]},
     "dead letter reason too long": {"dead_letters": [letter(reason="x" * 61)]},
@@ -154,7 +154,7 @@ def test_a_thousand_sagas_are_written_and_read_in_one_batch(bench: Bench) -> Non
     with store.batch() as batch:
         assert len(batch.lock([row.id for row in rows])) == 1000
         assert sum(map(len, batch.history([row.id for row in rows]).values())) == 1000
-        batch.write(Changes(updated=[replace(row, revision=2) for row in rows]))
+        batch.write(Changes(updated=[msgspec.structs.replace(row, revision=2) for row in rows]))
 
     assert {row.revision for row in locked(store, *(row.id for row in rows)).values()} == {2}
     assert bench.taken_over() == messages

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 import segue.activities.participant as participant
 import segue.activities.partitions as partitions
 import segue.coordinator.cache as cache
@@ -651,7 +653,7 @@ def found_ended_blocked(patch: Patch) -> None:
     old = work.Work._rebuilt
 
     def rebuilt(self: Any, row: Any, *, fresh: bool) -> Any:
-        return old(self, replace(row, status="running", result=None), fresh=fresh)
+        return old(self, msgspec.structs.replace(row, status="running", result=None), fresh=fresh)
 
     patch(work.Work, "_rebuilt", rebuilt)
 

@@ -292,9 +292,7 @@ class SimOutboxStore:
 
     def delete(self, seqs: Sequence[int]) -> None:
         wanted = set(seqs)
-        self.delete_ids([i for i in self._outbox.rows if self._outbox.seq_of(i) in wanted])
-
-    def delete_ids(self, ids: Sequence[str]) -> None:
+        ids = [i for i in self._outbox.rows if self._outbox.seq_of(i) in wanted]
         fault = self._process.io(COMMIT)
         if fault == "commit.failed":
             raise StoreUnavailable("rolled back")
@@ -448,10 +446,17 @@ class BookSession:
     ) -> dict[str, tuple[Mapping[str, Any], bool, datetime]]:
         return {key: self.lock_inbox_row(consumer, key) for key in sorted(set(saga_keys))}
 
-    def update_inbox_rows(
-        self, consumer: str, changes: Mapping[str, Mapping[str, Any]], inserted: Collection[str]
+    def write_inbox_rows(
+        self,
+        consumer: str,
+        *,
+        new: Mapping[str, Mapping[str, Any]],
+        known: Mapping[str, Mapping[str, Any]],
+        unused: Collection[str],
     ) -> None:
-        for key, values in changes.items():
+        for key in unused:
+            self.delete_inbox_row(consumer, key)
+        for key, values in (*new.items(), *known.items()):
             self.update_inbox_row(consumer, key, values)
 
     def insert_messages(self, messages: Sequence[Message]) -> None:

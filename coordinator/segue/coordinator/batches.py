@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
 from datetime import timedelta
 from operator import attrgetter
 from typing import Any
@@ -31,9 +30,11 @@ from segue.outbox.store import Exclusion, PendingRow
 TAKE_OVER = timedelta(seconds=10)
 #: Rows that are unpacked in one transaction.
 _UNPACKED = 20
-_NAMES = tuple(field.name for field in fields(Message))
+_NAMES = Message.__struct_fields__
 _VALUES = attrgetter(*_NAMES)
-_DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in fields(Message) if f.default is not MISSING}
+_DEFAULTS: Mapping[str, Any] = {
+    f.name: f.default for f in msgspec.structs.fields(Message) if f.default is not msgspec.NODEFAULT
+}
 _LENGTHS: Mapping[str, int] = {
     column.name: column.type.length or 0 for column in outbox.columns if isinstance(column.type, String)
 }

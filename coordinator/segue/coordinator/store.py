@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from segue.outbox.message import Message
 from segue.topics.broker import Partition, Record
 
@@ -19,8 +21,7 @@ DeadLetterState = Literal["received", "parked", "dead", "replayed", "discarded"]
 RequestKind = Literal["retry", "skip", "resolve", "cancel", "replay", "discard", "wake"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaRow:
+class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The row that answers the questions people ask; column by column the table `saga`."""
 
     id: str
@@ -45,12 +46,11 @@ class SagaRow:
     #: The saga's code has not yet seen all that happened (no process with this version was there, or it is blocked).
     undriven: bool = False
     parent_id: str | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = msgspec.field(default_factory=dict)
     tenant: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventRow:
+class EventRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One transition of one saga: `seq` counts from 1 without gaps and equals the row's revision after it."""
 
     saga_id: str
