@@ -8,6 +8,7 @@ from sqlalchemy import create_engine
 
 from benchmarks.contracts import registry
 from benchmarks.roles.leash import Leash
+from segue.cli.collecting import collecting_rarely
 from segue.coordinator.batches import TAKE_OVER, BatchedOutbox
 from segue.coordinator.service import Coordinator, Options
 from segue.coordinator.sql import SqlStore
@@ -42,7 +43,7 @@ def main() -> None:
             "peak_rss": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
     )
-    with relay:
+    with relay, collecting_rarely():
         coordinator.run(leash.stopped.is_set)
     producer.close()
     relays_producer.close()

@@ -12,6 +12,7 @@ import typer
 from sqlalchemy import create_engine
 
 from segue.activities import Worker
+from segue.cli.collecting import collecting_rarely
 from segue.cli.connections import broker_id, database_url, kafka, reads, store
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
@@ -99,6 +100,7 @@ def run_coordinator(
     with (
         stopping(at_eof=stop_at_eof) as stop,
         _relay(run, None, client, observer, options),
+        collecting_rarely(),
     ):
         coordinator.run(stop.is_set)
     run.out.note(f"coordinator {names.coordinator} is drained")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -60,7 +61,13 @@ def booleans(values: Sequence[bool]) -> str:
 
 def moments(values: Sequence[datetime | None]) -> str:
     """An array literal of timestamps with time zone."""
-    return "{" + ",".join(["NULL" if value is None else f'"{value.isoformat()}"' for value in values]) + "}"
+    return "{" + ",".join(["NULL" if value is None else _moment(value) for value in values]) + "}"
+
+
+#: Nearly all moments of one batch are the same few.
+@lru_cache(maxsize=1024)
+def _moment(value: datetime) -> str:
+    return f'"{value.isoformat()}"'
 
 
 def documents(values: Sequence[Mapping[str, Any]]) -> str:
