@@ -34,7 +34,7 @@ class Limits:
     pending_commands: int = 10_000
     #: Signals of one saga that nobody has received yet.
     pending_signals: int = 1_000
-    #: Transitions in the history of one saga.
+    #: Transitions in the history of one saga; its code is told nothing more beyond, so that a rebuild stays bounded.
     history_events: int = 50_000
 
 

@@ -8,7 +8,7 @@ from segue.ids import CommandId
 from segue.saga.events import Action, AnyEvent, EndStatus
 
 
-class SendCommand(msgspec.Struct, frozen=True, kw_only=True):
+class SendCommand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Send a command (again: then it has the id, the time and the deadline it had before).
 
     Times are microseconds since 1970. A compensation has no deadline: it never expires.
@@ -24,7 +24,7 @@ class SendCommand(msgspec.Struct, frozen=True, kw_only=True):
     deadline: int | None
 
 
-class Finish(msgspec.Struct, frozen=True, kw_only=True):
+class Finish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The saga has ended."""
 
     status: EndStatus
@@ -33,7 +33,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
 Effect = SendCommand | Finish
 
 
-class Moved(msgspec.Struct, frozen=True, kw_only=True):
+class Moved(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The saga moved on: one row of history and what to do. `wake_at` (microseconds): when to look again by itself."""
 
     events: list[AnyEvent]
@@ -41,7 +41,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     wake_at: int | None
 
 
-class Ignored(msgspec.Struct, frozen=True):
+class Ignored(msgspec.Struct, frozen=True, gc=False):
     """Nothing changes, for a reason: `duplicate`, `late`, `foreign`, `ended`, … Stable words, counted and logged."""
 
     reason: str

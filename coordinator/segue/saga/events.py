@@ -24,7 +24,7 @@ NULL = msgspec.Raw(b"null")
 NOTHING = msgspec.Raw(b"")
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Why a step or a saga failed; `kind`: refused by the participant, silence, retries spent, or the saga's code."""
 
     code: str
@@ -34,7 +34,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     class_name: str = ""
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="e", tag=str.lower):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="e", tag=str.lower, gc=False):
     """Base of all events; the tag is the class's name in lower case."""
 
 

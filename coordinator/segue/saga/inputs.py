@@ -10,7 +10,7 @@ from segue.ids import CommandId
 from segue.saga.events import NOTHING, NULL
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
+class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A participant answered. `body` is the output of a success, `{"message", "details"}` of the others."""
 
     command_id: CommandId
@@ -21,14 +21,14 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: float | None = None
 
 
-class SignalArrived(msgspec.Struct, frozen=True, kw_only=True):
+class SignalArrived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A signal for this saga."""
 
     name: str
     payload: msgspec.Raw = NULL
 
 
-class Cancel(msgspec.Struct, frozen=True, kw_only=True):
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Stop the saga. `compensate`: `all`, `none`, or `to:STEP`."""
 
     compensate: str = "all"
@@ -36,13 +36,13 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = ""
 
 
-class Wake(msgspec.Struct, frozen=True, kw_only=True):
+class Wake(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Time has passed. Alarms up to `gate` (microseconds) may fire: until then every answer that came has been read."""
 
     gate: int
 
 
-class RetryStep(msgspec.Struct, frozen=True, kw_only=True):
+class RetryStep(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A person: try again what is parked, in doubt, deferred or blocked (all, or one step), maybe edited."""
 
     step: str | None = None
@@ -50,7 +50,7 @@ class RetryStep(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = ""
 
 
-class SkipStep(msgspec.Struct, frozen=True, kw_only=True):
+class SkipStep(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A person: go on without this step (or leave a deferred compensation undone)."""
 
     step: str
@@ -58,7 +58,7 @@ class SkipStep(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = ""
 
 
-class ResolveStep(msgspec.Struct, frozen=True, kw_only=True):
+class ResolveStep(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A person knows what happened: `success` (with the output) or `failure` (no effect; of an undo: it stays)."""
 
     step: str

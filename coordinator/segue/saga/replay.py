@@ -16,16 +16,20 @@ from segue.saga.state import SagaState, apply, end_transition
 from segue.saga.transition import Instance
 
 #: Events that the code asked for; the replay must ask for the same ones in the same order.
-_REQUESTS = (
-    e.StepScheduled,
-    e.StepAbandoned,
-    e.TimerStarted,
-    e.TimerCancelled,
-    e.ReceiveStarted,
-    e.ReceiveCancelled,
-    e.AttributeSet,
-    e.PivotPassed,
+_REQUESTS = frozenset(
+    (
+        e.StepScheduled,
+        e.StepAbandoned,
+        e.TimerStarted,
+        e.TimerCancelled,
+        e.ReceiveStarted,
+        e.ReceiveCancelled,
+        e.AttributeSet,
+        e.PivotPassed,
+    )
 )
+#: After these the saga's code is not needed any more.
+_ENDS = frozenset((e.StopRequested, e.ProgramReturned, e.SagaParked))
 
 
 def rebuild(
@@ -42,11 +46,10 @@ def rebuild(
     asks for something else than the history holds; the caller rebuilds without a definition and records the block.
     `exact`: payloads and policies must be the same, too, as tests of unchanged code demand.
     """
-    decoded = [(at, e.decode_events(payload)) for at, payload in transitions]
     state = SagaState(saga_id)
     replay = None if definition is None else _Replay(saga_id, definition, converter, exact=exact)
-    for at, events in decoded:
-        for event in events:
+    for at, payload in transitions:
+        for event in e.decode_events(payload):
             if replay is not None:
                 if _ends_code(event):
                     replay.program.close()
@@ -62,9 +65,7 @@ def rebuild(
 
 def _ends_code(event: e.AnyEvent) -> bool:
     """The saga's code is not needed after this one."""
-    if isinstance(event, e.StopHeld):
-        return event.cause != "deadline"
-    return isinstance(event, e.StopRequested | e.ProgramReturned | e.SagaParked)
+    return type(event) in _ENDS or (type(event) is e.StopHeld and event.cause != "deadline")
 
 
 class _Replay:
@@ -80,13 +81,13 @@ class _Replay:
 
     def before(self, state: SagaState, event: e.AnyEvent, at: int) -> None:
         """Called before `event` is folded into `state`."""
-        if isinstance(event, e.Started):
+        if type(event) in _REQUESTS:
+            self.recorded.append(event)
+        elif type(event) is e.Started:
             self.program.input = bytes(event.input)
-        elif isinstance(event, e.Undriven):
+        elif type(event) is e.Undriven:
             while len(state.deliveries) > event.pending:
                 self.tell(state, at)
-        elif isinstance(event, _REQUESTS):
-            self.recorded.append(event)
 
     def end_of_transition(self, state: SagaState, at: int) -> None:
         if not state.undriven:

@@ -36,7 +36,7 @@ _ALARM_ORDER: dict[str, int] = {
 NEVER = 2**62
 
 
-class Undo(msgspec.Struct, frozen=True, kw_only=True):
+class Undo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How far the compensation of one step is."""
 
     status: UndoStatus = "none"
@@ -59,7 +59,7 @@ class Undo(msgspec.Struct, frozen=True, kw_only=True):
 _NO_UNDO = Undo()
 
 
-class Step(msgspec.Struct, kw_only=True):
+class Step(msgspec.Struct, kw_only=True, gc=False):
     """One occurrence of an activity in one saga."""
 
     name: str
@@ -101,7 +101,7 @@ class Step(msgspec.Struct, kw_only=True):
     undo: Undo = _NO_UNDO
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """Something that the saga's code is to be told: the outcome of a step, a fired timer, a received signal."""
 
     kind: Literal["start", "step", "timer", "signal"]

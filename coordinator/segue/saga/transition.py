@@ -161,6 +161,9 @@ class _Turn:
                 self.record(e.Undriven(pending=len(state.deliveries)))
                 return
             delivery = state.deliveries.pop(0)
+            if state.revision >= self.limits.history_events:
+                self.block(_too_long(self.limits.history_events), delivery)
+                return
             try:
                 requests = program.deliver(delivery, self.now)
             except CodeFailed as failed:
@@ -597,6 +600,11 @@ def _failure_of(reply: Reply) -> e.Failure:
         details = msgspec.Raw(msgspec.json.encode(body.get("details")))
     kind = "rejected" if reply.outcome == "failure" else "spent"
     return e.Failure(code=reply.error or reply.outcome, message=message, kind=kind, details=details)  # type: ignore[arg-type]
+
+
+def _too_long(allowed: int) -> e.Failure:
+    message = f"its history has reached {allowed:,} transitions, the most that are allowed (limits.history_events)"
+    return e.Failure(code="history_limit", message=message, kind="saga")
 
 
 def _silence(timeout: int) -> e.Failure:

@@ -12,7 +12,7 @@ from tests.unit.saga.kit import Run
 
 @pytest.fixture(params=[False, True], ids=["cached", "evicted"])
 def begin(request: pytest.FixtureRequest) -> Callable[..., Run]:
-    def make(definition: Any, input: Any = None) -> Run:
-        return Run(definition, input, evict=request.param)
+    def make(definition: Any, input: Any = None, **more: Any) -> Run:
+        return Run(definition, input, evict=request.param, **more)
 
     return make

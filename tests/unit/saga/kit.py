@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from segue.contract import Activity, Signal
+from segue.limits import DEFAULT_LIMITS, Limits
 from segue.saga import events as e
 from segue.saga.definition import SagaDefinition
 from segue.saga.effects import Ignored, Moved, SendCommand
@@ -68,8 +69,16 @@ def raw(value: Any) -> msgspec.Raw:
 class Run:
     """One saga under test."""
 
-    def __init__(self, definition: SagaDefinition[Any, Any], input: Any = None, *, evict: bool = False) -> None:
+    def __init__(
+        self,
+        definition: SagaDefinition[Any, Any],
+        input: Any = None,
+        *,
+        evict: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self.definition = definition
+        self.limits = limits
         self.evict = evict
         self.now = START
         self.converter = Converter()
@@ -84,7 +93,7 @@ class Run:
     # --- what happens
 
     def happen(self, happened: Input) -> Moved | Ignored:
-        result = advance(self.instance, happened, self.now)
+        result = advance(self.instance, happened, self.now, limits=self.limits)
         if isinstance(result, Ignored):
             self.ignored.append(result)
         else:

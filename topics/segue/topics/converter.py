@@ -20,8 +20,9 @@ from segue.topics.codec import JsonCodec
 
 T = TypeVar("T")
 
-#: What msgspec writes and the strict reader may refuse: integers outside 64 bits, NUL, and NaN (written as null).
-_SUSPICIOUS = re.compile(rb"[0-9]{19}|\\u0000")
+#: Every digit becomes a zero, everything else a space.
+_DIGITS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
+_LONG_NUMBER = b"0" * 19
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _WITH_PATH = re.compile(r"(.*) - at `(?:key in )?\$(.*)`", re.DOTALL)
 
@@ -56,7 +57,7 @@ class Converter:
         if len(data) > self._limits.payload_bytes:
             allowed = self._limits.payload_bytes
             raise InvalidPayload(f"{_name(value.__class__)} makes {len(data)} bytes of JSON, allowed are {allowed}")
-        if _SUSPICIOUS.search(data) or data.count(b"[") + data.count(b"{") > self._limits.depth:
+        if _is_suspicious(data) or data.count(b"[") + data.count(b"{") > self._limits.depth:
             self._check_strictly(value, data)
         if type is not None and get_origin(type) is not None:
             self.from_bytes(data, type)
@@ -103,6 +104,12 @@ class Converter:
 
 
 _CLASS = type
+
+
+def _is_suspicious(data: bytes) -> bool:
+    """Whether the strict reader may refuse what msgspec writes: integers outside 64 bits, NUL."""
+    # As a regular expression it takes seven times as long, and was a tenth of a transition.
+    return _LONG_NUMBER in data.translate(_DIGITS) or b"\\u0000" in data
 
 
 def _is_model(kind: Any) -> bool:

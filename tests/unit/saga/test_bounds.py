@@ -1,0 +1,84 @@
+"""What bounds a saga: the length of its history, and what one step more costs however many there are."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from segue.limits import Limits
+from segue.saga import Saga, saga
+from segue.saga.inputs import RetryStep
+from segue.saga.replay import rebuild
+from tests.unit.saga.kit import Order, Run, charge, refund, reserve
+
+
+@saga("charging-for-ever")
+async def charging(s: Saga, order: Order) -> None:
+    while True:
+        await s.call(charge, order, compensate=refund)
+
+
+def at_its_limit(begin: Any) -> Run:
+    run: Run = begin(charging, limits=Limits(history_events=4))
+    for step in ("payments.charge", "payments.charge#2", "payments.charge#3", "payments.charge#4"):
+        run.reply(step)
+    return run
+
+
+def test_a_saga_whose_history_is_too_long_is_blocked_and_loses_nothing(begin: Any) -> None:
+    run = at_its_limit(begin)
+    assert run.commands[-1] == "payments.charge#4"
+    assert (run.status, run.state.attention, run.state.blocked.code) == ("running", "blocked", "history_limit")
+    assert "4 transitions" in run.state.blocked.message
+    assert run.state.steps["payments.charge#4"].status == "succeeded"
+
+
+def test_a_person_can_stop_a_saga_whose_history_is_too_long_and_all_is_undone(begin: Any) -> None:
+    run = at_its_limit(begin)
+    run.cancel()
+    while run.status == "compensating":
+        run.undone(run.undos[-1])
+    assert run.undos == ["payments.charge#4", "payments.charge#3", "payments.charge#2", "payments.charge"]
+    assert run.status == "cancelled"
+
+
+def test_a_saga_goes_on_where_longer_histories_are_allowed(begin: Any) -> None:
+    run = at_its_limit(begin)
+    run.limits = Limits(history_events=100)
+    run.instance = rebuild("s-1", run.rows, charging, run.converter)
+    run.happen(RetryStep())
+    assert run.state.attention == "none"
+    assert run.commands[-1] == "payments.charge#5"
+
+
+@pytest.mark.parametrize("wide", [3, 40])
+def test_a_wide_undo_sends_each_compensation_once_and_ends(wide: int) -> None:
+    @saga("wide")
+    async def many(s: Saga, order: Order) -> None:
+        await asyncio.gather(*(s.call(charge, order, compensate=refund) for _ in range(wide)))
+        await s.call(reserve, order)
+
+    run = Run(many)
+    steps = run.commands
+    for step in steps:
+        run.reply(step)
+    run.reply("stock.reserve", "failure", error="none_left")
+    assert run.undos == steps
+    for step in steps:
+        run.undone(step)
+    assert (run.status, len(run.undos)) == ("compensated", wide)
+
+
+def test_random_numbers_are_the_same_whenever_they_are_first_asked_for(begin: Any) -> None:
+    @saga("lucky")
+    async def lucky(s: Saga, order: Order) -> float:
+        await s.call(reserve, order)
+        return s.random.random()
+
+    run = begin(lucky)
+    run.reply("stock.reserve")
+    again = Run(lucky)
+    again.reply("stock.reserve")
+    assert bytes(run.state.result) == bytes(again.state.result)
