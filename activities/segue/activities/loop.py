@@ -37,6 +37,8 @@ Batch = Sequence[tuple[Task, Prepared]]
 
 #: Seconds for which a broker that could not be read from is left alone.
 READ_PENALTY = 1.0
+#: Seconds that an idle step waits for acknowledgements, before it looks for commands again.
+ACK_PATIENCE = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,9 @@ class CommandLoop:
         moved |= self._relay.step_when_due()
         moved |= self._read(0.0 if moved or self.busy else patience)
         moved |= self._start_ready()
+        if not moved and not self._running:
+            # Nothing will join these replies soon: they need not linger.
+            moved = self._publisher.serve(min(patience, ACK_PATIENCE))
         self._flow_control()
         self._commit(at_once=False)
         return moved

@@ -84,11 +84,11 @@ class ReplyPublisher:
         except Unavailable as error:
             landed(error)
 
-    def serve(self) -> bool:
-        """Hear acknowledgements, send again what is due; whether anything happened."""
+    def serve(self, patience: float = 0.0) -> bool:
+        """Hear acknowledgements, for up to `patience` seconds, send again what is due; whether anything happened."""
         if not self.flying:
             return False
-        moved = self._producer.poll(0.0) > 0 or bool(self._shelved)
+        moved = self._producer.poll(patience) > 0 or bool(self._shelved)
         while self._shelved:
             flight, error = self._shelved.popleft()
             self._end(flight) if error is None else self._later(flight)

@@ -31,6 +31,9 @@ from segue.topics import Codecs, TopicNames
 from segue.topics import Converter as MsgspecConverter
 from segue.topics.broker import Consumer, Partition, Producer
 
+#: Seconds that a turn with nothing to read waits for acknowledgements, before it looks for records again.
+ACK_PATIENCE = 0.005
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -167,9 +170,11 @@ class Coordinator:
                 self.start()
             if self._lost_track:
                 self._find_back()
-            worked = self._consume(wait)
+            lingering = self._publisher.in_flight > 0
+            worked = self._consume(0.0 if lingering else wait)
+            # Nothing to read: what was published last need not wait for company, and its outbox rows can go.
+            self._publisher.poll(min(wait, ACK_PATIENCE) if lingering and not worked else 0.0)
             worked = self._look_after() or worked
-            self._publisher.poll()
             self._forget()
             if self._relay is not None:
                 self._relay.step_when_due()
@@ -183,7 +188,7 @@ class Coordinator:
         failures = 0
         while not stop():
             try:
-                busy = self.step(self._patience())
+                busy = self.step(min(self.options.tick, 0.05))
                 failures = failures + 1 if self._lost_track and not busy else 0
             except ConfigError:
                 self.close()
@@ -210,10 +215,6 @@ class Coordinator:
         """Leave the group; idempotent."""
         self._cache.clear()
         self._consumer.close()
-
-    def _patience(self) -> float:
-        """Short while acknowledgements are awaited, so that outbox rows go soon."""
-        return 0.005 if self._publisher.in_flight else min(self.options.tick, 0.05)
 
     # --- records
 

@@ -15,7 +15,7 @@ from segue.activities import Activity, Rejected, ReplyLater, RetryLater, Worker,
 from segue.errors import ConfigError, ContractError, NotAllowed, NotFound
 from segue.outbox.schema import inbox_table
 from segue.topics.broker import Outgoing
-from segue.topics.memory import MemoryBroker
+from segue.topics.memory import MemoryBroker, MemoryProducer
 from tests.unit.activities.kit import (
     COMMANDS,
     DEAD,
@@ -50,6 +50,18 @@ def test_effect_fence_and_reply_are_one_commit_and_the_reply_reaches_kafka(servi
     assert service.balance() == 1
     assert service.outbox_rows() == 0
     assert service.committed() == 1
+
+
+def test_a_reply_lingers_no_longer_than_there_is_something_to_do(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.loop.step()
+    service.send(command())
+    poll = MemoryProducer.poll
+    monkeypatch.setattr(MemoryProducer, "poll", lambda self, timeout=0.0: poll(self) if timeout else 0)
+    while service.loop.step(0.1):
+        assert not service.wire() or not service.loop.busy
+    assert service.outcomes() == ["success"]
 
 
 def test_a_reply_echoes_the_headers_of_its_command(service: Service) -> None:

@@ -12,6 +12,7 @@ from segue.contract import hours, minutes
 from segue.errors import StoreUnavailable
 from segue.saga import Saga, SagaFailed, saga
 from segue.topics.envelope import Reply
+from segue.topics.memory import MemoryProducer
 from tests.unit.coordinator.kit import NAMES, Estate
 from tests.unit.saga.kit import (
     Order,
@@ -55,6 +56,21 @@ def test_a_failure_undoes_in_reverse_order(estate: Make) -> None:
     row = e.saga("o-1")
     assert (row.status, row.error_code, row.attention) == ("compensated", "no_courier", "none")
     assert e.sent("o-1")[-2:] == ["undo stock.reserve", "undo payments.charge"]
+
+
+def test_commands_linger_no_longer_than_there_is_something_to_read(
+    estate: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e = estate(order_saga)
+    [coordinator] = e.coordinators
+    coordinator.step()
+    e.start(order_saga, ORDER, "o-1")
+    poll = MemoryProducer.poll
+    monkeypatch.setattr(MemoryProducer, "poll", lambda self, timeout=0.0: poll(self) if timeout else 0)
+    assert coordinator.step(0.1)
+    assert not e.broker.records("payments.commands")
+    coordinator.step(0.1)
+    assert len(e.broker.records("payments.commands")) == 1
 
 
 def test_a_thousand_sagas_need_few_commits(estate: Make) -> None:

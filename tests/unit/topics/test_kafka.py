@@ -101,6 +101,18 @@ def test_a_full_queue_is_transient(nowhere: KafkaSettings) -> None:
     assert [type(ack) for ack in acks] == [BrokerUnavailable] * 2
 
 
+def test_who_waits_for_acknowledgements_lets_no_record_linger(broker: EmbeddedBroker) -> None:
+    broker.create_topics(["lingering"])
+    producer = KafkaProducer(broker.settings({"linger.ms": 50_000, "delivery.timeout.ms": 60_000}))
+    acks: list[Exception | None] = []
+    for _ in range(3):
+        producer.send(Outgoing(topic="lingering", value=b"v"), acks.append)
+    assert producer.poll() == 0
+    assert producer.poll(10) == 3
+    assert acks == [None, None, None]
+    producer.close()
+
+
 @pytest.mark.parametrize(
     ("properties", "message"),
     [

@@ -135,7 +135,11 @@ class Producer(Protocol):
         ...
 
     def poll(self, timeout: float = 0.0) -> int:
-        """Serve callbacks; how many."""
+        """Serve callbacks; how many.
+
+        Records may linger so that full requests are sent. Who waits has nothing to add: with a `timeout` all are sent
+        at once, and it returns when all are acknowledged, at the latest after so many seconds.
+        """
         ...
 
     def flush(self, timeout: float) -> int:

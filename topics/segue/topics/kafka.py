@@ -455,8 +455,13 @@ class KafkaProducer:
 
     def poll(self, timeout: float = 0.0) -> int:
         self._process.check()
-        told = self._tell_refused()
-        told += self._client.poll(0 if told else timeout)
+        waiting, told = self._waiting, self._tell_refused()
+        if timeout > 0 and waiting and not told:
+            # While it is flushed librdkafka lets no record linger; `linger.ms` itself can't be changed at runtime.
+            self._client.flush(timeout)
+            told = waiting - self._waiting
+        else:
+            told += self._client.poll(0 if told else timeout)
         if self._fatal is not None:
             self._renew(self._fatal)
         return told

@@ -32,7 +32,9 @@ _CONSUMER_FIXED: Mapping[str, Property] = {"enable.partition.eof": True, "auto.o
 _PRODUCER_DEFAULTS: Mapping[str, Property] = {
     "enable.idempotence": True,
     "acks": "all",
-    "linger.ms": 1,
+    # Under load, fuller requests: measured, a saga costs all processes together a fifth less CPU than with 1. Who has
+    # nothing else to do does not wait for it (`Producer.poll` with a timeout).
+    "linger.ms": 5,
     "compression.type": "lz4",
     "delivery.timeout.ms": int(DELIVERY_TIMEOUT * 1000),
     # Java's choice of partition; librdkafka's own default puts four keys of five elsewhere.
