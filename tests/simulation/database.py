@@ -251,7 +251,7 @@ class Outbox:
                     lane=lane,
                     topic=message.aggregatetype,
                     key=message.aggregateid,
-                    message=message,
+                    record=message.outgoing(),
                 )
             )
         found.sort(key=lambda row: row.seq)

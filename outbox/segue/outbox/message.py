@@ -51,7 +51,7 @@ _VALUES = attrgetter(*COLUMN_HEADERS)
 _CREATED_AT, _ATTEMPT, _DEADLINE = map(list(COLUMN_HEADERS).index, ("created_at", "saga_attempt", "deadline"))
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """A row of the outbox. `aggregatetype` is the topic, `aggregateid` the key (Debezium's names)."""
 
     id: str

@@ -7,7 +7,7 @@ lists about twice what the literals made here do (5 µs). The same rows through 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import BigInteger, Boolean, Connection, Integer, LargeBinary, Sm
 
 from segue.errors import RejectedWrite
 from segue.outbox.schema import Moment, inbox_table, outbox_table
+from segue.outbox.store import Exclusion
 
 #: Drivers whose placeholder is %s; another one (asyncpg) takes the way of all other databases.
 DRIVERS = frozenset(("psycopg", "psycopg_async", "psycopg2"))
@@ -127,6 +128,39 @@ def insert_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> No
 def _insert_text(names: tuple[str, ...]) -> str:
     arrays = ", ".join(f"%s::{_OUTBOX[name][0]}[]" for name in names)
     return f"INSERT INTO outbox ({', '.join(names)}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
+
+
+def load(
+    connection: Connection,
+    columns: tuple[str, ...],
+    owner: str,
+    limit: int,
+    memory_first_for: timedelta | None,
+    excluded: Exclusion,
+) -> Sequence[Sequence[Any]]:
+    """The oldest rows of the lanes which `owner` holds: (seq, lane, *columns) of each."""
+    parts, values = [_load_text(columns)], [owner]
+    if excluded.topics:
+        parts.append("AND outbox.aggregatetype <> ALL(%s::text[])")
+        values.append(texts(list(excluded.topics)))
+    if excluded.lines:
+        parts.append("AND (aggregatetype, aggregateid) NOT IN (SELECT * FROM unnest(%s::text[], %s::text[]))")
+        values += [texts([topic for topic, _ in excluded.lines]), texts([key for _, key in excluded.lines])]
+    if memory_first_for is not None:
+        young = "created_at >= clock_timestamp() - %s::interval"
+        parts.append(f"AND (saga_action IN ('invoke', 'compensate') AND {young}) IS NOT TRUE")
+        values.append(f"{memory_first_for.total_seconds():f} seconds")
+    text = " ".join((*parts, "ORDER BY outbox.seq LIMIT %s"))
+    return connection.exec_driver_sql(text, (*values, limit)).fetchall()
+
+
+@lru_cache(maxsize=4)
+def _load_text(columns: tuple[str, ...]) -> str:
+    names = ", ".join("outbox.id::text" if name == "id" else f"outbox.{name}" for name in columns)
+    return (
+        f"SELECT outbox.seq, outbox.lane, {names} FROM outbox JOIN outbox_lane USING (lane) "
+        "WHERE outbox_lane.owner = %s AND outbox_lane.leased_until > clock_timestamp()"
+    )
 
 
 def delete_seqs(connection: Connection, seqs: Sequence[int]) -> None:

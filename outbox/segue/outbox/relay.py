@@ -35,6 +35,11 @@ Line = tuple[str, str]
 
 #: Lines that are excluded from loading by name; with more of them the relay pauses as a whole.
 MAX_BLOCKED_LINES = 200
+#: Most rows that are held at a time, and most bytes of them; the first load of a backlog is of `batch` rows, whatever
+#: their size.
+MOST_ROWS, MOST_BYTES = 4000, 32 * 1024 * 1024
+#: What a row takes beside its payload, in bytes, about.
+ROW_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,7 @@ class RelayOptions:
 
     #: Leave commands and replies that are younger to whoever wrote them and publishes them from memory; None: take all.
     older_than: timedelta | None = None
-    #: Rows that are loaded at a time.
+    #: Rows that are loaded at a time, to begin with; more of them while the outbox is full.
     batch: int = 500
     #: How long a lane belongs to a relay that is not heard of.
     lease: timedelta = timedelta(seconds=15)
@@ -98,6 +103,8 @@ class Relay:
         self._blocked_topics: dict[str, float] = {}
         self._paused_until = 0.0
         self._full = False
+        #: Rows to hold at a time.
+        self._window = options.batch
         self._pause = options.shortest_pause
         self._next_look = 0.0
         self._thread: threading.Thread | None = None
@@ -188,9 +195,9 @@ class Relay:
 
     def _load(self, now: float) -> bool:
         held = sum(map(len, self._lines.values())) + len(self._acked) + len(self._refused)
-        if now < self._paused_until or held > (self._options.batch // 2 if self._full else 0) or not self._lanes:
+        if now < self._paused_until or held > (self._window // 4 if self._full else 0) or not self._lanes:
             return False
-        limit = self._options.batch + held
+        limit = self._window + held
         rows = self._store.load(
             self._owner,
             limit,
@@ -200,7 +207,15 @@ class Relay:
         if rows:
             hit("relay.after_load")
         self._full = len(rows) >= limit
+        self._window = self._fitting(rows)
         return self._take(rows)
+
+    def _fitting(self, rows: Sequence[PendingRow]) -> int:
+        """How many rows to hold: of each key one is under way, so that a backlog moves as fast as it has keys."""
+        if not self._full:
+            return self._options.batch
+        size = sum(len(row.record.value or b"") for row in rows if row.record is not None) // len(rows)
+        return max(self._options.batch, min(2 * self._window, MOST_ROWS, MOST_BYTES // (size + ROW_BYTES)))
 
     def _take(self, rows: Sequence[PendingRow]) -> bool:
         known = {row.seq for line in self._lines.values() for row in line}
@@ -228,13 +243,13 @@ class Relay:
         while self._ready:
             line = self._ready.popleft()
             row = self._lines[line][0]
-            if row.message is None:
+            if row.record is None:
                 self._refused.append((row, row.fault))
                 self._next_of(row)
                 continue
             self._flying[row.seq] = row
             try:
-                self._producer.send(row.record or row.message.outgoing(), partial(self._land, row))
+                self._producer.send(row.record, partial(self._land, row))
             except Exception as error:  # noqa: BLE001 - a full queue, or a closed producer: heard like any refusal
                 self._landed.append((row, error))
                 break
@@ -244,9 +259,6 @@ class Relay:
         return sent > 0
 
     def _land(self, row: PendingRow, error: Exception | None) -> None:
-        self._landed.append((row, error))
-
-    def _heard(self, row: PendingRow, error: Exception | None) -> None:
         self._landed.append((row, error))
 
     def _hear(self, now: float) -> bool:
@@ -280,7 +292,7 @@ class Relay:
     # --- failures
 
     def _refuse(self, row: PendingRow, error: Exception, now: float) -> None:
-        self._observer.event("relay.send.failed", id=row.message and row.message.id, topic=row.topic, error=error)
+        self._observer.event("relay.send.failed", seq=row.seq, topic=row.topic, error=error)
         line = self._line(row)
         penalty = now + spread(self._options.penalty)
         if isinstance(error, InputError):
@@ -309,7 +321,7 @@ class Relay:
     def _write_down(self, now: float) -> bool:
         """Delete what Kafka has, once there is a batch of it or nothing else to wait for."""
         moved = False
-        if self._acked and (len(self._acked) >= self._options.batch // 2 or not self._flying):
+        if self._acked and (len(self._acked) >= self._window // 2 or not self._flying):
             hit("relay.before_delete")
             self._store.delete(list(self._acked))
             self._observer.count("relay.published", len(self._acked))

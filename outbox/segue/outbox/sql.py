@@ -44,6 +44,7 @@ Transact = Callable[[Callable[[Connection], T]], T]
 
 _COLUMNS = (*COLUMN_HEADERS, "aggregatetype", "aggregateid", "payload", "headers")
 _PENDING = tuple(outbox_table.c[name] for name in ("seq", "lane", *_COLUMNS))
+_TOPIC, _KEY = _COLUMNS.index("aggregatetype"), _COLUMNS.index("aggregateid")
 
 
 class DatabaseTime(FunctionElement[datetime]):
@@ -129,25 +130,14 @@ def message_of_row(row: RowMapping | Mapping[str, Any]) -> Message:
     return Message(headers={str(name): str(value) for name, value in headers.items()}, **columns)
 
 
-def _pending_row(row: Row[Any]) -> PendingRow:
-    fields: tuple[Any, ...] = tuple(row)
-    seq, lane, *values = fields
-    columns = dict(zip(_COLUMNS, values, strict=True))
-    message, record, fault = None, None, ""
+def _pending_row(row: Sequence[Any]) -> PendingRow:
+    seq, lane, *values = row
+    record, fault = None, ""
     try:
-        message = message_of_row(columns)
-        record = message.outgoing()
+        record = message_of_row(dict(zip(_COLUMNS, values, strict=True))).outgoing()
     except Exception as error:  # noqa: BLE001 - whatever another writer has put there must not stop the relay
-        message, fault = None, f"{type(error).__name__}: {error}"
-    return PendingRow(
-        seq=seq,
-        lane=lane,
-        topic=columns["aggregatetype"],
-        key=columns["aggregateid"],
-        message=message,
-        fault=fault,
-        record=record,
-    )
+        fault = f"{type(error).__name__}: {error}"
+    return PendingRow(seq=seq, lane=lane, topic=values[_TOPIC], key=values[_KEY], record=record, fault=fault)
 
 
 # --- the relay's store
@@ -176,19 +166,10 @@ class SqlOutboxStore:
     def load(
         self, owner: str, limit: int, *, memory_first_for: timedelta | None, excluded: Exclusion
     ) -> Sequence[PendingRow]:
-        lane, outbox = outbox_lane_table.c, outbox_table.c
-        conditions: list[ColumnElement[bool]] = [lane.owner == owner, lane.leased_until > DatabaseTime()]
-        if excluded.topics:
-            conditions.append(outbox.aggregatetype.not_in(list(excluded.topics)))
-        if excluded.lines:
-            conditions.append(tuple_(outbox.aggregatetype, outbox.aggregateid).not_in(list(excluded.lines)))
-
-        def work(connection: Connection) -> Sequence[Row[Any]]:
-            if memory_first_for is not None:
-                at_once = or_(outbox.saga_action.is_(None), outbox.saga_action.not_in(("invoke", "compensate")))
-                conditions.append(or_(at_once, outbox.created_at < database_now(connection) - memory_first_for))
-            query = select(*_PENDING).join(outbox_lane_table, lane.lane == outbox.lane).where(*conditions)
-            return connection.execute(query.order_by(outbox.seq).limit(limit)).all()
+        def work(connection: Connection) -> Sequence[Sequence[Any]]:
+            if postgres.speaks(connection):
+                return postgres.load(connection, _COLUMNS, owner, limit, memory_first_for, excluded)
+            return _load(connection, owner, limit, memory_first_for, excluded)
 
         return [_pending_row(row) for row in self._run(work)]
 
@@ -209,6 +190,22 @@ class SqlOutboxStore:
         self._run(work)
 
 
+def _load(
+    connection: Connection, owner: str, limit: int, memory_first_for: timedelta | None, excluded: Exclusion
+) -> Sequence[Row[Any]]:
+    lane, outbox = outbox_lane_table.c, outbox_table.c
+    conditions: list[ColumnElement[bool]] = [lane.owner == owner, lane.leased_until > DatabaseTime()]
+    if excluded.topics:
+        conditions.append(outbox.aggregatetype.not_in(list(excluded.topics)))
+    if excluded.lines:
+        conditions.append(tuple_(outbox.aggregatetype, outbox.aggregateid).not_in(list(excluded.lines)))
+    if memory_first_for is not None:
+        at_once = or_(outbox.saga_action.is_(None), outbox.saga_action.not_in(("invoke", "compensate")))
+        conditions.append(or_(at_once, outbox.created_at < database_now(connection) - memory_first_for))
+    query = select(*_PENDING).join(outbox_lane_table, lane.lane == outbox.lane).where(*conditions)
+    return connection.execute(query.order_by(outbox.seq).limit(limit)).all()
+
+
 def _delete_seqs(connection: Connection, seqs: Sequence[int]) -> None:
     if postgres.speaks(connection):
         postgres.delete_seqs(connection, seqs)
@@ -220,7 +217,10 @@ def _quarantine(connection: Connection, row: PendingRow, error: str, attempts: i
     stored = connection.execute(select(*_PENDING).where(outbox_table.c.seq == row.seq)).mappings().first()
     if stored is None:
         return
-    packed = pack(row.message) if row.message is not None else (stored["payload"] or b"")
+    try:
+        packed = pack(message_of_row(stored))
+    except Exception:  # noqa: BLE001 - the same row that made no sense when it was loaded
+        packed = stored["payload"] or b""
     connection.execute(
         insert_or_ignore(connection, outbox_quarantine_table),
         {

@@ -17,16 +17,14 @@ from segue.topics.broker import Outgoing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingRow:
-    """A row that waits to be published; `message` is None where it makes no sense, and `fault` says why."""
+    """A row that waits to be published: what it becomes, or a `fault` that says why it makes no sense."""
 
     seq: int
     lane: int
     topic: str
     key: str
-    message: Message | None
+    record: Outgoing | None
     fault: str = ""
-    #: What the message becomes, where the store has found out already.
-    record: Outgoing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
