@@ -13,6 +13,7 @@ import msgspec
 
 import segue.activities.participant as participant
 import segue.activities.partitions as partitions
+import segue.activities.publish as publish
 import segue.coordinator.cache as cache
 import segue.coordinator.gate as gate
 import segue.coordinator.memory as memory
@@ -199,6 +200,37 @@ def worker_offset(patch: Patch) -> None:
         return result
 
     patch(partitions.PartitionWork, "accept", accept)
+
+
+@mutant("a worker tells Kafka that a command is done before Kafka has its reply")
+def offset_before_reply(patch: Patch) -> None:
+    old = partitions.PartitionWork.answered
+
+    def answered(self: Any, task: Any) -> None:
+        old(self, task)
+        self.delivered(task)
+
+    patch(partitions.PartitionWork, "answered", answered)
+
+
+@mutant("a stored reply is not sent when its command comes once more")
+def stored_reply_kept_back(patch: Patch) -> None:
+    old = participant.Participant.decided
+
+    def decided(self: Any, rows: Any, prepared: Any) -> Any:
+        fence, now, handled = old(self, rows, prepared)
+        known = fence.answer_to(prepared.command)
+        if known.command_id == prepared.command.id and known.reply is not None:
+            handled = participant.Handled()
+        return fence, now, handled
+
+    patch(participant.Participant, "decided", decided)
+
+
+@mutant("a reply that the broker could not take counts as delivered")
+def reply_ack_ignored(patch: Patch) -> None:
+    old = publish.ReplyPublisher.landed
+    patch(publish.ReplyPublisher, "landed", lambda self, flight, error: old(self, flight, None))
 
 
 # --- outbox

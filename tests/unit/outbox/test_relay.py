@@ -11,10 +11,13 @@ import pytest
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
+import segue.outbox.relay as relay_module
 from segue import outbox
 from segue.errors import BrokerUnavailable, RejectedRecord
 from segue.outbox.relay import Relay, RelayOptions
 from segue.outbox.schema import outbox_lane_table, outbox_quarantine_table, outbox_table
+from segue.outbox.sql import SqlOutboxStore
+from segue.outbox.store import PendingRow
 from segue.topics.broker import Acked, Outgoing
 from segue.topics.memory import MemoryBroker
 from tests.unit.activities.kit import FakeClock, memory_engine, sqlite_engine
@@ -231,6 +234,31 @@ def test_a_relay_whose_lanes_were_taken_sends_nothing_more_of_them(engine: Engin
     drive(relay, clock, 10)
     assert producer.values == []
     assert rows(engine) == 1
+
+
+@pytest.mark.parametrize(("size", "most"), [(10, 80), (16 * 1024, 40)])
+def test_a_backlog_is_held_in_growing_parts_as_far_as_their_bytes_allow(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int, most: int
+) -> None:
+    monkeypatch.setattr(relay_module, "MOST_BYTES", 40 * (16 * 1024 + relay_module.ROW_BYTES))
+    asked: list[int] = []
+
+    class Watched(SqlOutboxStore):
+        def load(self, owner: str, limit: int, **more: Any) -> Sequence[PendingRow]:
+            found = super().load(owner, limit, **more)
+            asked.append(len(found))
+            return found
+
+    producer, clock = Fussy(), FakeClock()
+    values = [f"{n:0{size}}" for n in range(200)]
+    add(engine, *values)
+    options = RelayOptions(batch=10, patience=0.0)
+    drive(Relay(Watched(engine), producer, options=options, clock=clock), clock, steps=450)
+    assert producer.values == values, "one key: one under way at a time, in order"
+    held = max(asked)
+    assert asked[0] == 10
+    assert most <= held <= most + most // 4 + 1
+    assert rows(engine) == 0
 
 
 def test_a_crash_after_the_send_sends_the_same_bytes_again(engine: Engine) -> None:
