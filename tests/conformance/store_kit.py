@@ -30,7 +30,7 @@ from segue.coordinator.store import (
 from segue.ids import derive
 from segue.outbox.message import Message
 from segue.outbox.store import Exclusion
-from segue.topics.broker import Partition, Record
+from segue.topics.broker import Outgoing, Partition, Record
 
 T0 = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 P0 = Partition("orders.replies", 0)
@@ -56,19 +56,19 @@ class Bench:
         self._open.append(store)
         return store
 
-    def taken_over(self, age: timedelta = timedelta(0)) -> list[Message]:
-        """What a relay finds that leaves younger messages to their writers, in its order."""
+    def taken_over(self, age: timedelta = timedelta(0)) -> list[Outgoing | None]:
+        """What a relay would send that leaves younger messages to their writers, in its order."""
         if self.url is None:
             store = self.store()
             assert isinstance(store, MemoryStore)
             store.unpack(age)
-            return list(store.tables.outbox.values())
+            return [message.outgoing() for message in store.tables.outbox.values()]
         engine = create_engine(self.url, poolclass=NullPool)
         outbox = BatchedOutbox(engine)
         outbox.lease("relay", timedelta(minutes=1))
         rows = outbox.load("relay", 5_000, memory_first_for=age, excluded=Exclusion())
         engine.dispose()
-        return [row.message for row in rows if row.message is not None]
+        return [row.record for row in rows]
 
     def close(self) -> None:
         for store in self._open:
@@ -144,6 +144,11 @@ def message(name: str, saga_id: str | None = "o-1", **values: Any) -> Message:
         "headers": {"ce_source": "orders", "baggage": 'a="b\\c"'},
     }
     return Message(**(standard | values))
+
+
+def sent(*messages: Message) -> list[Outgoing]:
+    """What these messages become."""
+    return [message.outgoing() for message in messages]
 
 
 def letter(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import text
 
-from segue.coordinator.store import Batch, Changes
+from segue.coordinator.postgres_batch import PostgresBatch
+from segue.coordinator.store import Batch, Changes, SagaRow
 from segue.errors import Fenced, RejectedWrite
 from tests.conformance.store_kit import (
     COORDINATOR,
@@ -24,6 +26,7 @@ from tests.conformance.store_kit import (
     move,
     offset,
     saga,
+    sent,
     write,
 )
 
@@ -157,7 +160,7 @@ def test_a_thousand_sagas_are_written_and_read_in_one_batch(bench: Bench) -> Non
         batch.write(Changes(updated=[msgspec.structs.replace(row, revision=2) for row in rows]))
 
     assert {row.revision for row in locked(store, *(row.id for row in rows)).values()} == {2}
-    assert bench.taken_over() == messages
+    assert bench.taken_over() == sent(*messages)
 
 
 def test_moments_keep_their_microseconds_and_come_back_in_utc(bench: Bench) -> None:
@@ -170,3 +173,20 @@ def test_moments_keep_their_microseconds_and_come_back_in_utc(bench: Bench) -> N
     if bench.kind != "memory":
         assert found is not None
         assert found.isoformat() == "2026-07-01T18:29:59.999999+00:00"
+
+
+def test_a_saga_that_goes_on_is_updated_without_touching_an_index_of_postgresql(postgres_bench: Bench) -> None:
+    store = postgres_bench.store()
+    soon = store.now() + timedelta(hours=1)
+    write(store, started=[saga(wake_at=soon)])
+
+    def hot(row: SagaRow) -> int:
+        with store.batch() as batch:
+            assert isinstance(batch, PostgresBatch)
+            counted = text("SELECT pg_stat_get_xact_tuples_hot_updated('saga'::regclass) AS n")
+            before = int(batch._session.rows(counted)[0].n)
+            batch.write(Changes(updated=[row]))
+            return int(batch._session.rows(counted)[0].n) - before
+
+    assert hot(saga(revision=2, wake_at=soon + timedelta(hours=1), step="pay", updated_at=soon)) == 1
+    assert hot(saga(revision=3, wake_at=soon - timedelta(minutes=1))) == 0

@@ -80,7 +80,7 @@ def overdue(now: datetime) -> ColumnElement[bool]:
     return and_(
         saga.c.status.in_(LIVE),
         or_(
-            saga.c.wake_at < late,
+            and_(saga.c.alarm_at < late, saga.c.wake_at < late),  # the alarm is never later, and indexed
             and_(saga.c.status == "running", saga.c.deadline_at < late),
             and_(saga.c.undriven, saga.c.updated_at < late),
         ),

@@ -92,6 +92,15 @@ saga = Table(
         postgresql_where=text("attention <> 'none'"),
         sqlite_where=text("attention <> 'none'"),
     ),
+    Index(
+        "saga_deadline_at",
+        "deadline_at",
+        postgresql_where=text("deadline_at IS NOT NULL AND status = 'running'"),
+        sqlite_where=text("deadline_at IS NOT NULL AND status = 'running'"),
+    ),
+    Index("saga_undriven", "id", postgresql_where=text("undriven"), sqlite_where=text("undriven")),
+    #: The order of lists: newest first.
+    Index("saga_started_at", "started_at", "id"),
     Index("saga_definition_status", "definition", "status"),
 )
 

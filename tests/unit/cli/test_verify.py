@@ -78,7 +78,12 @@ def test_a_message_on_its_way_is_a_witness_of_progress(database: Database, on_da
         (update(schema.saga).values(status="completed"), {"fold"}),
         (update(schema.saga).values(result=b"{}"), {"fold"}),
         (update(schema.saga_event).where(schema.saga_event.c.seq == 2).values(payload=b"nonsense"), {"fold"}),
-        (update(schema.saga).values(wake_at=SYSTEM_CLOCK.now() - timedelta(minutes=1)), {"overdue"}),
+        (
+            update(schema.saga).values(
+                dict.fromkeys(("wake_at", "alarm_at"), SYSTEM_CLOCK.now() - timedelta(minutes=1))
+            ),
+            {"overdue"},
+        ),
         (update(schema.saga).values(deadline_at=SYSTEM_CLOCK.now() - timedelta(minutes=1)), {"overdue", "fold"}),
     ],
 )
@@ -109,6 +114,7 @@ def test_old_messages_quarantine_and_requests_that_nobody_takes_are_told(
     )  # fmt: skip
     with database.store.batch() as batch:
         batch.write(Changes(messages=[message]))
+    database.execute(update(schema.outbox_batch).values(created_at=long_ago))
     request = OperatorRequest(kind="retry", saga_id="x", actor="a", reason="", not_before=long_ago, created_at=long_ago)
     database.store.ask([request])
     quarantined = {

@@ -86,6 +86,23 @@ def _sagas() -> None:
     )
     op.create_index("saga_definition_status", "saga", ["definition", "status"], unique=False)
     op.create_index(
+        "saga_deadline_at",
+        "saga",
+        ["deadline_at"],
+        unique=False,
+        postgresql_where=sa.text("deadline_at IS NOT NULL AND status = 'running'"),
+        sqlite_where=sa.text("deadline_at IS NOT NULL AND status = 'running'"),
+    )
+    op.create_index(
+        "saga_undriven",
+        "saga",
+        ["id"],
+        unique=False,
+        postgresql_where=sa.text("undriven"),
+        sqlite_where=sa.text("undriven"),
+    )
+    op.create_index("saga_started_at", "saga", ["started_at", "id"], unique=False)
+    op.create_index(
         "saga_alarm_at",
         "saga",
         ["alarm_at"],
