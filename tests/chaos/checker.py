@@ -26,7 +26,15 @@ from examples.transfer.contracts import BANKS, Transfer
 from examples.transfer.workload import expected_statuses, transfers
 from segue.coordinator import verification
 from segue.coordinator.reads import Reads
-from segue.coordinator.schema import consumer_offset, dead_letter, outbox, outbox_quarantine, saga, saga_event
+from segue.coordinator.schema import (
+    consumer_offset,
+    dead_letter,
+    outbox,
+    outbox_batch,
+    outbox_quarantine,
+    saga,
+    saga_event,
+)
 from tests.chaos.damage import FORGED, digest
 from tests.chaos.history import Line, read
 
@@ -184,7 +192,7 @@ def _verified(url: str) -> Iterator[Violation]:
 
 def _outboxes(databases: Databases) -> Iterator[Violation]:
     for name, url in databases.items():
-        for table in (outbox, outbox_quarantine):
+        for table in (outbox, outbox_quarantine, *((outbox_batch,) if name == "coordinator" else ())):
             count = _count(url, table)
             if count:
                 yield Violation(rule="outboxes are empty", subject=f"{name}.{table.name}", found=f"{count} rows")
