@@ -147,9 +147,11 @@ def _insert_or_lock_on_postgres(connection: Connection, consumer: str, key: str)
 
 
 def _lock_on_postgres(connection: Connection, consumer: str, keys: Sequence[str]) -> dict[str, LockedRow]:
-    locked: dict[str, LockedRow] = {}
-    moment: datetime
-    for moment, key, *values in postgres.lock_fences(connection, consumer, keys):
-        if key is not None:
-            locked[key] = (dict(zip(postgres.FENCE_COLUMNS, values, strict=True)), False, moment)
-    return {key: locked.get(key) or (postgres.BLANK, True, moment) for key in keys}
+    found = postgres.lock_fences(connection, consumer, keys)
+    now: datetime = found[0][0]  # there is always a row, if only for the time
+    locked: dict[str, LockedRow] = {
+        key: (dict(zip(postgres.FENCE_COLUMNS, values, strict=True)), False, now)
+        for _, key, *values in found
+        if key is not None
+    }
+    return {key: locked.get(key) or (postgres.BLANK, True, now) for key in keys}
