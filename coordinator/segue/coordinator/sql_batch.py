@@ -118,7 +118,7 @@ class SqlBatch:
         if not messages:
             return None
         names = ("created_at", "size", "sagas", "messages")
-        values = dict(zip(names, self._batch(messages), strict=True))
+        values: dict[str, Any] = dict(zip(names, self._batch(messages), strict=True))
         return int(self._session.returned(statements.INSERT_BATCH, [values])[0].seq)
 
     def _batch(self, messages: Sequence[Message]) -> tuple[datetime, int, list[str], bytes]:
