@@ -5,11 +5,10 @@ R1 to R6 are the rules of docs/reliability.md; numbers in brackets are the seman
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace as with_fields
 
 import segue.activities.participant as participant
 import segue.activities.partitions as partitions
@@ -32,47 +31,9 @@ from segue.errors import Fenced
 from segue.saga import events as e
 from segue.saga.effects import Ignored
 from tests.simulation import database, processes
+from tests.simulation.patching import Patch, mutant
 
 Turn: Any = transition._Turn
-
-
-class Patch:
-    """Replaces attributes, and puts them back."""
-
-    def __init__(self) -> None:
-        self._saved: list[tuple[Any, str, Any]] = []
-
-    def __call__(self, owner: Any, name: str, new: Any) -> Any:
-        old = getattr(owner, name)
-        self._saved.append((owner, name, owner.__dict__.get(name, old) if isinstance(owner, type) else old))
-        setattr(owner, name, new)
-        return old
-
-    def undo(self) -> None:
-        while self._saved:
-            owner, name, old = self._saved.pop()
-            setattr(owner, name, old)
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """A rule, and how to break it."""
-
-    breaks: str
-    apply: Callable[[Patch], None]
-
-
-MUTANTS: dict[str, Mutant] = {}
-
-
-def mutant(breaks: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
-    """Register a mutant under the function's name."""
-
-    def register(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        MUTANTS[apply.__name__] = Mutant(breaks, apply)
-        return apply
-
-    return register
 
 
 # --- dedupe
@@ -562,6 +523,16 @@ def open_commands(patch: Patch) -> None:
 @mutant("[5] a deferred compensation is forgotten")
 def deferred(patch: Patch) -> None:
     old = state.steps_to_undo
+    finish = Turn.finish
+
+    def forgetful(self: Any) -> None:
+        undos = dict(self.state.undos)
+        for name in [name for name, step in undos.items() if step.undo.status == "deferred"]:
+            del self.state.undos[name]
+        finish(self)
+        self.state.undos.update(undos)
+
+    patch(Turn, "finish", forgetful)
     patch(transition, "steps_to_undo", lambda s: (step for step in old(s) if step.undo.status != "deferred"))
 
 
@@ -602,7 +573,7 @@ def tombstone(patch: Patch) -> None:
 @mutant("[2] a re-send has other bytes than the first copy")
 def resend_bytes(patch: Patch) -> None:
     old = Turn.command
-    patch(Turn, "command", lambda self, step, action: replace(old(self, step, action), sent_at=self.now))
+    patch(Turn, "command", lambda self, step, action: with_fields(old(self, step, action), sent_at=self.now))
 
 
 @mutant("[2] silence makes a new attempt instead of a re-send")
@@ -652,81 +623,3 @@ def no_wake(patch: Patch) -> None:
     old = transition.wake_at
     patch(transition, "wake_at", lambda s: None if s.status == "compensating" else old(s))
     patch(work, "wake_at", transition.wake_at)
-
-
-# --- what the simulation found in the product, put back
-
-
-@mutant("found: a compensation sent again carries an output that was not known at first")
-def found_undo_body(patch: Patch) -> None:
-    old = Turn.command
-
-    def command(self: Any, step: Any, action: str) -> Any:
-        sent = old(self, step, action)
-        return sent if action == "invoke" else replace(sent, body=step.undo.edited or state.undo_body(step))
-
-    patch(Turn, "command", command)
-
-
-@mutant("found: the relay tells the age of a row by its own clock")
-def found_relay_clock(patch: Patch) -> None:
-    old = database.SimOutboxStore.load
-
-    def load(self: Any, owner: str, limit: int, *, memory_first_for: Any, excluded: Any) -> Any:
-        behind = self._process.world.db_now() - self._process.now()
-        age = None if memory_first_for is None else memory_first_for + behind
-        return old(self, owner, limit, memory_first_for=age, excluded=excluded)
-
-    patch(database.SimOutboxStore, "load", load)
-
-
-@mutant("found: a saga whose code has ended is held up by code that has changed since")
-def found_ended_blocked(patch: Patch) -> None:
-    old = work.Work._rebuilt
-
-    def rebuilt(self: Any, row: Any, *, fresh: bool) -> Any:
-        return old(self, msgspec.structs.replace(row, status="running", result=None), fresh=fresh)
-
-    patch(work.Work, "_rebuilt", rebuilt)
-
-
-@mutant("found: a blocked undo can't be released")
-def found_blocked_undo(patch: Patch) -> None:
-    old = Turn.retry_by_person
-
-    def retry(self: Any, retry: Any) -> Any:
-        if self.state.blocked is not None and retry.step is None and self.instance.program is None:
-            return Ignored("not_allowed", "no code for this saga's version is here")
-        return old(self, retry)
-
-    patch(Turn, "retry_by_person", retry)
-
-
-@mutant("found: a call abandoned just before the pivot is never undone, and its saga never ends")
-def found_abandoned_at_pivot(patch: Patch) -> None:
-    old = Turn.undo
-
-    def undo(self: Any) -> None:
-        if not self.state.pivot or self.state.undoing:
-            old(self)
-
-    patch(Turn, "undo", undo)
-
-
-@mutant("found: a frozen coordinator resets an offset that others have moved since the topic was created again")
-def found_late_reset(patch: Patch) -> None:
-    def reset_offset(self: Any, coordinator: str, partition: Any, known: Any, offset: Any, audit: Any) -> None:
-        self.tables.offsets[(coordinator, partition)] = offset
-        self.tables.audits.append(audit)
-
-    patch(memory.MemoryStore, "reset_offset", reset_offset)
-
-
-@mutant("found: a parked signal that was applied meanwhile is tried again for ever, and fences everybody")
-def found_parked_twice(patch: Patch) -> None:
-    old = work.Work.prepare
-
-    def prepare(self: Any, saga_ids: Any, *, rows: Any = (), messages: Any = ()) -> None:
-        old(self, saga_ids, rows=rows, messages=() if isinstance(messages, tuple) else messages)
-
-    patch(work.Work, "prepare", prepare)

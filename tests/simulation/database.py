@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
+from segue.activities.later import settle
+from segue.activities.outcome import Answered
+from segue.activities.runner import InlineRunner
 from segue.coordinator.memory import MemoryBatch, MemoryStore, Tables
-from segue.coordinator.store import Changes, EventRow, OffsetMove, SagaRow, StoredOffset
+from segue.coordinator.store import Changes, EventRow, OffsetMove, OperatorRequest, SagaRow, StoredOffset
 from segue.errors import StoreUnavailable
 from segue.outbox.message import LANES, Message, lane_of
 from segue.outbox.store import Exclusion, PendingRow
@@ -25,6 +30,9 @@ from tests.simulation.world import COMMIT, READ, Process, World
 class Database:
     """What the coordinators share."""
 
+    #: Microseconds after which its clock shows another time.
+    resolution = 1
+
     def __init__(self, world: World, oracles: Oracles) -> None:
         self.world = world
         self.oracles = oracles
@@ -32,6 +40,16 @@ class Database:
         self.outbox = Outbox(world, self.tables.outbox)
         #: Told of every commit: the earliest wake-up that it wrote, in microseconds of the database's clock.
         self.moved: Callable[[Changes], None] = lambda changes: None
+
+    def open(self, process: Process) -> tuple[Any, Any]:
+        """(store, outbox) of a coordinator."""
+        store = SimStore(process, self)
+        return store, SimOutboxStore(process, self.outbox, store.forget_raw, store.unpack_old)
+
+    def ask(self, request: OperatorRequest) -> None:
+        """Queue what a person asks for."""
+        n = self.tables.next_id()
+        self.tables.requests[n] = replace(request, id=n)
 
 
 def read(process: Process) -> None:
@@ -147,7 +165,7 @@ class SimBatch(MemoryBatch):
         return super().due(until, limit, versions)
 
     def write(self, changes: Changes) -> int | None:
-        return None if _empty(changes) else super().write(changes)
+        return None if empty(changes) else super().write(changes)
 
     def commit(self) -> None:
         if not self._fences and not self._changes:
@@ -163,7 +181,7 @@ class SimBatch(MemoryBatch):
         oracles.committed(before, self._fences, every, self._now)
 
 
-def _empty(changes: Changes) -> bool:
+def empty(changes: Changes) -> bool:
     """Most transactions find nothing to do."""
     return not (
         changes.events
@@ -336,6 +354,29 @@ class Books:
     def __post_init__(self) -> None:
         self.outbox = Outbox(self.world, {})
 
+    def open(self, process: Process) -> tuple[Any, Any]:
+        """(runner, outbox) of a worker; without an outbox it is in the runner's database."""
+        runner = InlineRunner(BookDesk(self, process))
+        return runner, SimOutboxStore(process, self.outbox, self.forget)
+
+    def add(self, session: Any, effect: Effect) -> None:
+        """A handler books something."""
+        session.add(effect)
+
+    def send(self, session: Any, message: Message) -> None:
+        """A handler tells the world something."""
+        session.insert_messages([message])
+
+    def answer(self, process: Process, token: str, output: Any) -> bool:
+        """What `segue.activities.reply` does in a transaction of its own; whether it was the first answer."""
+        read(process)
+        session = BookSession(self, process)
+        message = settle(session, token, Answered(outcome="success", body=msgspec.json.encode(output)))
+        if message is not None:
+            session.insert_messages([message])
+        session.commit()
+        return message is not None
+
     def forget(self, ids: Sequence[str]) -> None:
         self.oracles.forgotten(ids)
         for message_id in ids:
@@ -437,6 +478,14 @@ class BookSession:
 
     def update_inbox_row(self, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
         self.rows[saga_key] = {**(self.rows[saga_key] or _BLANK), **values}
+
+    def store_details(self, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
+        row, new, _ = self.lock_inbox_row(consumer, saga_key)
+        handled = any(row[f"{a}_id"] == command_id and row[f"{a}_reply"] is None for a in ("invoke", "compensate"))
+        if handled:
+            self.update_inbox_row(consumer, saga_key, {"details": details})
+        elif new:
+            self.delete_inbox_row(consumer, saga_key)
 
     def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
         self.rows[saga_key] = None

@@ -17,12 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.simulation.broken import MUTANTS, Mutant, Patch
+from tests.simulation import broken, broken_found, broken_sql, broken_worker
+from tests.simulation.patching import MUTANTS, Mutant, Patch
 from tests.simulation.run import TAPES, say
 from tests.simulation.shrink import shrink
-from tests.simulation.system import run, settle
+from tests.simulation.system import TIERS, run, settle
 from tests.simulation.tape import Choices, Tape, save
 
+#: Where mutants are; to import them is to have them in `MUTANTS`.
+FILES = (broken, broken_found, broken_sql, broken_worker)
 #: Where the schedules begin, for all mutants the same.
 FIRST_SEED = 1
 #: A set that takes seconds: mutants that die young, of every kind.
@@ -63,7 +66,7 @@ def hunt(name: str, limit: int, seconds: float, first: int = FIRST_SEED) -> Verd
         for n in range(limit):
             oracle: str | None = None
             try:
-                found = run(Tape(first + n)).violation
+                found = run(Tape(first + n), TIERS[mutant.tier]).violation
                 oracle = None if found is None else found.oracle
             except Exception as error:  # noqa: BLE001 - a mutant may break the product so much that it falls over
                 oracle = f"crash ({type(error).__name__})"
@@ -78,16 +81,17 @@ def hunt(name: str, limit: int, seconds: float, first: int = FIRST_SEED) -> Verd
 
 def record(name: str, seed: int, oracle: str) -> None:
     """Shrink the tape on which a mutant died, and keep it."""
+    tier = TIERS[MUTANTS[name].tier]
     with applied(MUTANTS[name]):
 
         def fails(choices: Choices) -> bool:
-            found = run(Tape(seed, choices)).violation
+            found = run(Tape(seed, choices), tier).violation
             return found is not None and found.oracle == oracle
 
-        recorded = run(Tape(seed)).tape.recorded
+        recorded = run(Tape(seed), tier).tape.recorded
         small = shrink(recorded, fails) if fails(recorded) else recorded
-        message = str(run(Tape(seed, small)).violation)[:300]
-    save(TAPES / f"{name}.json", small, mutant=name, oracle=oracle, seed=seed, message=message)
+        message = str(run(Tape(seed, small), tier).violation)[:300]
+    save(TAPES / f"{name}.json", small, mutant=name, tier=MUTANTS[name].tier, oracle=oracle, seed=seed, message=message)
 
 
 def _job(arguments: tuple[str, int, float, int]) -> Verdict:

@@ -158,7 +158,7 @@ class Oracles:
                     if (row.saga_id, row.message_id) in self.messages:
                         raise Violation("S8Replies", f"message {row.message_id} moves {row.saga_id} twice")
                     self.messages.add((row.saga_id, row.message_id))
-                if at > system.world.db_micros():
+                if at > max(system.world.db_micros(), system.world.db_most):
                     raise Violation("S9Timers", f"{row.saga_id} writes {row.at}, which is still to come")
                 saga.revision = row.seq
                 for event in e.decode_events(row.payload):
@@ -254,6 +254,8 @@ _POINTS: Mapping[type, str] = {
     e.StepUnknown: "unknown",
     e.StepParked: "parked",
     e.Undriven: "blocked",
+    e.StopHeld: "held",
+    e.ProgressReported: "progress",
 }
 #: Events at which some oracle looks; S3 wants all of them only after the end, which S4 sees as well.
 _JUDGED: frozenset[type] = frozenset(
@@ -261,5 +263,6 @@ _JUDGED: frozenset[type] = frozenset(
         e.StepSucceeded, e.StepFailed, e.StepUnknown, e.StepSkipped, e.StepInDoubt, e.StepUndone, e.UndoDeferred,
         e.RetryPlanned, e.CommandSent, e.CommandResent, e.TimerFired, e.StopRequested, e.Ended, e.SignalReceived,
         e.ProgressReported, e.StepParked, e.Redriven, e.Undriven,
+        e.StopHeld,
     )
 )  # fmt: skip

@@ -144,9 +144,15 @@ def _jump(system: System, how: int) -> None:
 
 
 def _database_clock(system: System, how: int) -> None:
-    """The database's clock jumps ahead."""
-    system.world.faults["clock.database"] += 1
-    system.world.db_skew += (500_000, 3 * SECOND)[how % 2]
+    """The database's clock jumps ahead, or steps back."""
+    world = system.world
+    if system.plan.clock_back and how & 2:
+        world.faults["clock.database_back"] += 1
+        world.db_most = max(world.db_most, world.db_micros())
+        world.db_skew -= (500_000, 3 * SECOND)[how % 2]
+    else:
+        world.faults["clock.database"] += 1
+        world.db_skew += (500_000, 3 * SECOND)[how % 2]
     for row in system.database.tables.sagas.values():
         if row.wake_at is not None:
             system.arm(row.wake_at)
@@ -164,9 +170,7 @@ _EVENTS = (
 def ask(system: System, kind: RequestKind, saga_id: str | None, *, letter: int | None = None, **arguments: Any) -> None:
     """Queue an operator request, as the CLI does."""
     now = system.world.db_now()
-    n = system.database.tables.next_id()
-    system.database.tables.requests[n] = OperatorRequest(
-        id=n,
+    request = OperatorRequest(
         kind=kind,
         saga_id=saga_id,
         dead_letter_id=letter,
@@ -176,6 +180,7 @@ def ask(system: System, kind: RequestKind, saga_id: str | None, *, letter: int |
         not_before=now,
         created_at=now,
     )
+    system.database.ask(request)
     for coordinator in system.coordinators:
         system.world.wake(coordinator, system.world.now + 50_000)
 
@@ -241,6 +246,8 @@ def heal(system: System) -> None:
     world.enabled = frozenset()
     world.interleave = world.wire_rate = 0.0
     system.broker.muted.clear()
+    for desk in system.desks.values():
+        desk.stream.disarm()
     for process in system.processes:
         process.stream.disarm()
         if process.consumer is not None:

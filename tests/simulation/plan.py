@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.simulation.sagas import FEATURES
 from tests.simulation.tape import Stream
@@ -37,6 +37,10 @@ class Plan:
     skewed: bool
     interleave: float
     wire_rate: float
+    later_rate: float
+    beats: bool
+    undos_per_minute: int | None
+    clock_back: bool
 
 
 #: Many small schedules find more than few large ones; but what sagas do to each other takes some of them.
@@ -70,4 +74,28 @@ def draw(s: Stream) -> Plan:
         skewed=bool(s.pick(2)),
         interleave=(0.0, 0.1, 0.5)[s.pick(3)],
         wire_rate=(0.0, 0.0, 0.1, 0.3)[s.pick(4)],
+        later_rate=(0.0, 0.0, 0.4)[s.pick(3)],
+        beats=bool(s.pick(2)),
+        undos_per_minute=(None, None, 1)[s.pick(3)],
+        clock_back=bool(s.pick(2)),
+    )
+
+
+def calm(plan: Plan) -> Plan:
+    """The same sagas in the same system, and nothing goes wrong."""
+    return replace(
+        plan,
+        rate=0.0,
+        enabled=frozenset(),
+        service_rate=0.0,
+        mute_rate=0.0,
+        events=0,
+        people=0,
+        deploy=0,
+        skewed=False,
+        interleave=0.0,
+        wire_rate=0.0,
+        later_rate=0.0,
+        beats=False,
+        undos_per_minute=None,
     )

@@ -12,12 +12,14 @@ EVENTS = (
     "process.kill", "group.zombie", "group.rebalance", "topic.truncated", "topic.recreated", "record.redriven",
     "poison", "clock.jump", "clock.database", "person.acts", "client.duplicate", "service.refuse", "service.slow",
     "service.later", "service.broken", "service.refuse_undo", "service.silent", "deploy.both",
-    "deploy.one", "deploy.broken",
+    "deploy.one", "deploy.broken", "clock.database_back", "service.beats",
+    "service.answers_later",
 )  # fmt: skip
 #: Places that every run of some length comes to.
 SOMETIMES = (
     "late_success", "undo_before_do", "duplicate_reply", "fenced", "ambiguous_commit", "in_doubt", "deferred", "parked",
     "blocked", "redriven_letter", "unknown", "gate_shut", "relay_published", "resent", "replayed", "late_reply",
+    "held", "progress", "details_kept", "answered_later", "answered_twice", "answered_in_vain",
 )  # fmt: skip
 ENDINGS = ("completed", "compensated", "failed", "cancelled")
 #: Each ending's least share of all sagas.

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import sessionmaker
 
-from segue.activities import Rejected, RetryLater, Worker, WorkerOptions
+from segue.activities import Rejected, ReplyLater, RetryLater, Worker, WorkerOptions
 from segue.activities.loop import CommandLoop, LoopOptions
-from segue.activities.runner import InlineRunner
 from segue.coordinator.service import Coordinator, Options
 from segue.limits import Limits
 from segue.outbox.message import Message
@@ -18,7 +17,7 @@ from segue.outbox.relay import Relay, RelayOptions
 from segue.topics import Codecs, TopicNames
 from segue.topics import Converter as MsgspecConverter
 from tests.simulation.broker import SESSION, Client, CountingObserver, SimConsumer, SimProducer
-from tests.simulation.database import BookDesk, Books, Effect, SimOutboxStore, SimStore
+from tests.simulation.database import Books, Effect
 from tests.simulation.sagas import CONTRACTS, RELEASES, Done, Job
 from tests.simulation.world import EPOCH_US, NEVER, SECOND, Process
 
@@ -111,9 +110,9 @@ class CoordinatorProcess(SimProcess):
     def boot(self) -> None:
         database = self.system.database
         consumer, producer = self.connect(NAMES.coordinator)
-        store = SimStore(self, database)
+        store, outbox = database.open(self)
         relay = Relay(
-            SimOutboxStore(self, database.outbox, store.forget_raw, store.unpack_old),
+            outbox,
             producer,
             options=RelayOptions(older_than=RELAY_AFTER, lease=LEASE, patience=0.0),
             owner=f"{self.name}/{self.incarnation}",
@@ -131,7 +130,11 @@ class CoordinatorProcess(SimProcess):
             clock=self,
             observer=self.world_observer,
             limits=LIMITS,
-            options=Options(batch_size=self.system.plan.batch, cache_size=self.system.plan.cache),
+            options=Options(
+                batch_size=self.system.plan.batch,
+                cache_size=self.system.plan.cache,
+                undos_per_minute=self.system.plan.undos_per_minute,
+            ),
             relay=relay,
         )
 
@@ -185,8 +188,7 @@ class WorkerProcess(SimProcess):
         )
         self.system.register(worker, self)
         consumer, producer = self.connect(self.books.name)
-        runner: Any = InlineRunner(BookDesk(self.books, self))
-        store = SimOutboxStore(self, self.books.outbox, self.books.forget)
+        runner, store = self.books.open(self)
         topic = NAMES.commands_of(self.books.name)
         self.loop = worker.loop(consumer, producer, topic=topic, runner=runner, store=store)
         self.loop.start()
@@ -221,19 +223,22 @@ WORKER_OPTIONS = WorkerOptions(
 )
 
 
-def handlers(process: Process, system: System) -> dict[str, Any]:
+def handlers(process: WorkerProcess, system: System) -> dict[str, Any]:
     """The handlers of one service: they book, and do what the schedule says."""
 
     def book(ctx: Any, amount: int) -> None:
-        ctx.session.add(Effect(ctx.command.key, ctx.command.action, amount))
+        process.books.add(ctx.session, Effect(ctx.command.key, ctx.command.action, amount))
         if system.plan.late_trouble:
-            system.write_ledger(ctx)
+            system.write_ledger(process.books, ctx)
 
     def do(ctx: Any, job: Job) -> Done:
         misbehave(process, system, ctx)
         book(ctx, job.amount)
         if system.plan.late_trouble:
             misbehave(process, system, ctx, after=True)
+        if system.plan.later_rate and process.stream.chance(system.plan.later_rate):
+            system.answer_later(process, ctx, Done(job.amount))
+            raise ReplyLater
         return Done(job.amount)
 
     def hard(ctx: Any, job: Job) -> None:
@@ -249,16 +254,32 @@ def handlers(process: Process, system: System) -> dict[str, Any]:
         book(ctx, what.input.amount)
 
     def long(ctx: Any, job: Job) -> Done:
+        system.told(process, ctx)
+        beat(process, system, ctx)
         misbehave(process, system, ctx)
-        system.third_party(ctx, job.amount)
+        system.third_party(process.books, ctx, job.amount)
         misbehave(process, system, ctx, after=True)
         return Done(job.amount)
 
     def unlong(ctx: Any, what: Any) -> None:
+        system.told(process, ctx)
+        beat(process, system, ctx)
         misbehave(process, system, ctx, undo=True)
-        system.third_party(ctx, what.input.amount)
+        system.third_party(process.books, ctx, what.input.amount)
 
     return {"do": do, "hard": hard, "read": look, "undo": undo, "long": long, "unlong": unlong}
+
+
+def beat(process: WorkerProcess, system: System, ctx: Any) -> None:
+    """Long work, which says that it goes on; the worker's own thread sends it meanwhile."""
+    if not system.plan.beats or system.world.healed:
+        return
+    for n in range(process.stream.pick(3)):
+        system.world.faults["service.beats"] += 1
+        ctx.heartbeat([ctx.command.id, n])
+        if process.loop is not None:
+            process.loop._publisher.serve()
+        process.sleep(SLOW[process.stream.pick(len(SLOW))])
 
 
 #: How long a slow handler takes.

@@ -19,8 +19,8 @@ from typing import Any
 
 from tests.simulation import points, tape
 from tests.simulation.shrink import shrink
+from tests.simulation.system import TIERS, settle
 from tests.simulation.system import run as run_schedule
-from tests.simulation.system import settle
 from tests.simulation.tape import Tape
 
 TAPES = Path(__file__).parent / "tapes"
@@ -56,13 +56,13 @@ class Tally:
         self.violations.extend(other.violations)
 
 
-def work(seed: int, seconds: float, out: Any) -> None:
+def work(tier: str, seed: int, seconds: float, out: Any) -> None:
     """One job: schedules from `seed` upwards; a tally every second."""
     settle()
     until = time.monotonic() + seconds
     tally, told = Tally(), time.monotonic()
     while (now := time.monotonic()) < until:
-        outcome = run_schedule(Tape(seed))
+        outcome = run_schedule(Tape(seed), TIERS[tier])
         tally.schedules += 1
         tally.turns += outcome.turns
         tally.faults.update(outcome.faults)
@@ -80,13 +80,13 @@ def work(seed: int, seconds: float, out: Any) -> None:
     out.put(None)
 
 
-def simulate(seconds: float, jobs: int, seed: int) -> tuple[Tally, float]:
+def simulate(tier: str, seconds: float, jobs: int, seed: int) -> tuple[Tally, float]:
     """(what was seen, how long it took)."""
     context = multiprocessing.get_context("spawn")
     out: Any = context.Queue()
     started = time.monotonic()
     children = [
-        context.Process(target=work, args=(seed + job * STRIDE, seconds, out), daemon=True) for job in range(jobs)
+        context.Process(target=work, args=(tier, seed + job * STRIDE, seconds, out), daemon=True) for job in range(jobs)
     ]
     for child in children:
         child.start()
@@ -114,17 +114,17 @@ def simulate(seconds: float, jobs: int, seed: int) -> tuple[Tally, float]:
     return tally, time.monotonic() - started
 
 
-def keep(oracle: str, seed: int, message: str) -> Path:
+def keep(tier: str, oracle: str, seed: int, message: str) -> Path:
     """Shrink the tape of a violation and save it."""
-    recorded = run_schedule(Tape(seed)).tape.recorded
+    recorded = run_schedule(Tape(seed), TIERS[tier]).tape.recorded
 
     def fails(choices: tape.Choices) -> bool:
-        found = run_schedule(Tape(seed, choices)).violation
+        found = run_schedule(Tape(seed, choices), TIERS[tier]).violation
         return found is not None and found.oracle == oracle
 
     small = shrink(recorded, fails) if fails(recorded) else recorded
     path = TAPES / f"{oracle}-{seed}.json"
-    tape.save(path, small, seed=seed, oracle=oracle, message=message[:300])
+    tape.save(path, small, tier=tier, seed=seed, oracle=oracle, message=message[:300])
     return path
 
 
@@ -143,15 +143,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--seed", type=int, default=None, help="start here instead of at a fresh seed")
+    parser.add_argument("--tier", choices=tuple(TIERS), default="memory", help="what the databases are")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else time.time_ns() % 1_000_000_000_000
-    say(f"seed {seed}, {options.jobs} jobs, {options.seconds:g} s")
-    tally, took = simulate(options.seconds, options.jobs, seed)
+    say(f"seed {seed}, {options.tier} tier, {options.jobs} jobs, {options.seconds:g} s")
+    tally, took = simulate(options.tier, options.seconds, options.jobs, seed)
     report(tally)
     settle()
     for oracle, failing, message in tally.violations[:MOST_SHRUNK]:
         say(f"VIOLATION of {oracle} at seed {failing}: {message}")
-        say(f"  shrunk to {keep(oracle, failing, message)}")
+        say(f"  shrunk to {keep(options.tier, oracle, failing, message)}")
     vacuous = points.missing(tally.faults, points.gathered(tally.points), tally.endings) if took > 30 else []
     for sentence in vacuous:
         say(f"VACUOUS: {sentence}")
@@ -159,6 +160,7 @@ def main() -> int:
         "schedules": tally.schedules,
         "per_second": round(tally.schedules / took, 1),
         "jobs": options.jobs,
+        "tier": options.tier,
         "violations": len(tally.violations),
         "seed": seed,
         "faults": sum(tally.faults.values()),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from segue import ids
 from segue.activities import Worker
@@ -19,6 +21,7 @@ from segue.outbox.message import Message, message_of
 from segue.topics.broker import Outgoing, Partition, Record
 from segue.topics.envelope import Request, RequestAction, encode_headers
 from tests.simulation import people
+from tests.simulation.answers import ANSWERS, AnswerProcess
 from tests.simulation.broker import CountingObserver, SimBroker, damaged
 from tests.simulation.database import Books, Database, Effect
 from tests.simulation.oracles import Oracles, Violation, header
@@ -37,6 +40,7 @@ from tests.simulation.processes import (
 )
 from tests.simulation.sagas import SERVICES, Node
 from tests.simulation.sagas import draw as draw_saga
+from tests.simulation.sql import SqlBooks, SqlDatabase
 from tests.simulation.tape import Tape
 from tests.simulation.world import EPOCH_US, SECOND, Restless, World
 
@@ -61,23 +65,39 @@ class Outcome:
     turns: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """What the databases are."""
+
+    database: Callable[[World, Oracles], Database]
+    books: Callable[[World, Oracles, str], Books]
+
+
+#: The product's store in memory and its like: fast, and others commit in the middle of anybody's transaction.
+MEMORY = Tier(Database, Books)
+#: The product's SQL on SQLite in memory.
+SQL = Tier(SqlDatabase, SqlBooks)
+TIERS = {"memory": MEMORY, "sql": SQL}
+
+
 class System:
     """Everything in one schedule."""
 
     signal_limit = LIMITS.pending_signals
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None) -> None:
         self.tape = tape
         self.world = World(tape)
         self.observer = CountingObserver(self.world)
-        self.plan = draw_plan(tape.stream("plan"))
+        drawn = draw_plan(tape.stream("plan"))
+        self.plan = plan or drawn
         self.oracles = Oracles()
         self.oracles.system = self
         self.broker = SimBroker(self.world, self.oracles, partitions=self.plan.partitions)
         self.broker.lost = self.lost
-        self.database = Database(self.world, self.oracles)
+        self.database = tier.database(self.world, self.oracles)
         self.database.moved = self.moved
-        self.books = {name: Books(self.world, self.oracles, name) for name in SERVICES}
+        self.books = {name: tier.books(self.world, self.oracles, name) for name in SERVICES}
         self.services = tape.stream("services")
         self.over = False
         #: There has been another build than the first.
@@ -102,6 +122,12 @@ class System:
             WorkerProcess(self, f"{b.name}{n}", b) for b in self.books.values() for n in range(self.plan.workers)
         ]
 
+        self.desks = {
+            books.name: AnswerProcess(self, f"{books.name}.desk", books)
+            for books in self.books.values()
+            if self.plan.later_rate
+        }
+
     @property
     def processes(self) -> list[SimProcess]:
         return [*self.coordinators, *self.workers]
@@ -117,6 +143,9 @@ class System:
         for process in self.processes:
             process.stream.arm(plan.rate)
             process.start()
+        for desk in self.desks.values():
+            desk.stream.arm(plan.rate)
+            desk.start()
         people.client(self)
         people.nemesis(self)
         people.operators(self)
@@ -143,7 +172,7 @@ class System:
     def close(self) -> None:
         """Let go of everything."""
         self.over = True
-        for process in self.processes:
+        for process in (*self.processes, *self.desks.values()):
             process.kill()
 
     # --- what happens in the world
@@ -159,7 +188,7 @@ class System:
 
     def arm(self, wake_at: datetime) -> None:
         """Somebody will look when the database's clock shows `wake_at`."""
-        when = max(self.world.now + 2_000, self.world_time(wake_at) + 1)
+        when = max(self.world.now + 2_000, self.world_time(wake_at) + self.database.resolution)
         if when not in self._armed:
             self._armed.add(when)
             self.world.at(when, lambda: self.ring(when))
@@ -250,7 +279,25 @@ class System:
                 self.broker.muted.add(key)
                 self.world.faults["service.silent"] += 1
 
-    def third_party(self, ctx: Any, amount: int) -> None:
+    def answer_later(self, process: WorkerProcess, ctx: Any, output: Any) -> None:
+        """Another process will answer, now and then twice."""
+        stream = process.stream
+        self.world.faults["service.answers_later"] += 1
+        for _ in range(1 + stream.pick(2)):
+            self.desks[process.books.name].expect(ANSWERS[stream.pick(len(ANSWERS))], ctx.token, output)
+
+    def told(self, process: WorkerProcess, ctx: Any) -> None:
+        """A handler that runs in no transaction finds what its fence row keeps of heartbeats."""
+        row = process.books.inbox[ctx.command.key]
+        kept = None if row["details"] is None else msgspec.json.decode(row["details"])
+        if ctx.details != kept and self.plan.workers == 1:
+            raise Violation("BEATS", f"{ctx.command.key} is told {ctx.details}, its row keeps {kept}")
+        if kept is not None:
+            self.world.points["details_kept"] += 1
+            if not kept[0] == ctx.command.id and ctx.command.action == "compensate" and ctx.command.attempt == 1:
+                raise Violation("BEATS", f"the undo of {ctx.command.key} is told where its invoke ended")
+
+    def third_party(self, books: Books, ctx: Any, amount: int) -> None:
         """Somebody else's API, with an idempotency key that can be cancelled."""
         key, action = ctx.command.key, ctx.command.action
         known = self.third.setdefault(key, set())
@@ -258,17 +305,16 @@ class System:
             raise RuntimeError("cancelled")
         if action not in known:
             known.add(action)
-            books = ctx.session.books
             books.effects[(key, action)] = [Effect(key, action, amount)]
 
-    def write_ledger(self, ctx: Any) -> None:
+    def write_ledger(self, books: Books, ctx: Any) -> None:
         """An event about what was done, in the handler's transaction."""
         command = ctx.command
-        topic = f"ledger.{ctx.session.books.name}"
+        topic = f"ledger.{books.name}"
         identity = derive("ledger", command.key, command.action)
         headers = encode_headers((("ce_id", identity), ("ce_type", "booked"), ("content-type", "application/json")))
         message: Message = message_of(topic, command.saga_id, headers, b"1", self.world.db_now())
-        ctx.session.insert_messages([message])
+        books.send(ctx.session, message)
 
     # --- what oracles ask
 
@@ -312,10 +358,10 @@ def draw_input(system: System, n: int) -> tuple[str, bytes]:
     return name, CONVERTER.to_bytes(node, Node)
 
 
-def run(tape: Tape) -> Outcome:
-    """Run the schedule of a tape."""
+def run(tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None) -> Outcome:
+    """Run the schedule of a tape; by `plan`, if given, instead of the one that the tape draws."""
     random.seed(tape.seed)  # what the product spreads in time, it spreads by this
-    system = System(tape)
+    system = System(tape, tier, plan)
     violation: Violation | None = None
     try:
         system.run()

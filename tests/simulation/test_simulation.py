@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.simulation import points
-from tests.simulation.broken import MUTANTS
 from tests.simulation.mutants import QUICK, applied, hunt
+from tests.simulation.patching import MUTANTS
 from tests.simulation.run import TAPES
 from tests.simulation.shrink import shrink
-from tests.simulation.system import run
+from tests.simulation.system import TIERS, run
 from tests.simulation.tape import Choices, Tape, load, save, size
 
 #: Fixed seeds of this suite, in parts that can run side by side.
@@ -88,8 +88,8 @@ def tapes() -> list[Path]:
 
 @pytest.mark.parametrize("path", tapes(), ids=lambda path: path.stem)
 def test_a_tape_that_once_failed_fails_no_more(path: Path) -> None:
-    _, choices = load(path)
-    outcome = run(Tape(0, choices))
+    notes, choices = load(path)
+    outcome = run(Tape(0, choices), TIERS[str(notes.get("tier", "memory"))])
     assert outcome.violation is None, str(outcome.violation)
 
 
@@ -100,7 +100,8 @@ def test_tapes_fail_again_when_their_bugs_are_put_back() -> None:
         notes, choices = load(path)
         if "mutant" in notes:
             with applied(MUTANTS[str(notes["mutant"])]):
-                biting += run(Tape(0, choices)).violation is not None
+                tier = TIERS[MUTANTS[str(notes["mutant"])].tier]
+                biting += run(Tape(0, choices), tier).violation is not None
     assert biting, 'no tape shows its bug any more: record them anew: `make mutants ARGS="--record found_…"`'
 
 

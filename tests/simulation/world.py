@@ -54,6 +54,8 @@ class World:
         self.wire_rate = 0.0
         #: The database's clock, ahead of the world's.
         self.db_skew = 0
+        #: The latest time that it showed before it stepped back.
+        self.db_most = 0
         self.healed = False
         self.digest = 0
         self._moment_of = -1

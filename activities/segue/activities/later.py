@@ -13,6 +13,7 @@ from segue.errors import NotAllowed, NotFound, UsageError
 from segue.outbox.fences import SqlServiceRows
 from segue.outbox.inbox import Fence, lock_fence, store_answer
 from segue.outbox.message import Message, unpack
+from segue.outbox.store import ServiceRows
 from segue.outbox.writer import add_message
 from segue.topics.converter import Converter
 from segue.topics.envelope import Command
@@ -45,15 +46,24 @@ def reject(session: Session | AsyncSession, token: str, rejected: Rejected) -> A
 
 
 def _in_session(session: Session | AsyncSession, token: str, answered: Answered) -> Awaitable[None] | None:
-    consumer, action, key = _parts(token)
     if isinstance(session, AsyncSession):
-        return session.run_sync(lambda sync: _answer(sync, consumer, action, key, answered))
-    _answer(session, consumer, action, key, answered)
+        return session.run_sync(lambda sync: _answer(sync, token, answered))
+    _answer(session, token, answered)
     return None
 
 
-def _answer(session: Session, consumer: str, action: str, key: str, answered: Answered) -> None:
-    rows = SqlServiceRows(session.connection())
+def _answer(session: Session, token: str, answered: Answered) -> None:
+    message = settle(SqlServiceRows(session.connection()), token, answered)
+    if message is not None:
+        add_message(session, message)
+
+
+def settle(rows: ServiceRows, token: str, answered: Answered) -> Message | None:
+    """Store the answer in the fence row; the reply, for the outbox of the same transaction, or None: it has one.
+
+    Raises what `reply` does.
+    """
+    consumer, action, key = _parts(token)
     fence, now = lock_fence(rows, consumer, key)
     known = fence.invoke if action == "invoke" else fence.compensate
     if fence.new or known.reply is None or known.command_id is None:
@@ -62,11 +72,11 @@ def _answer(session: Session, consumer: str, action: str, key: str, answered: An
         raise NotFound(f"no command waits for an answer under the token of {key!r:.200}")
     _refuse_undone(fence, action, key)
     if known.outcome != "pending":
-        return
+        return None
     command = _command_of(unpack(known.reply), known.command_id, known.attempt, action, key)
     message = reply_to(command, answered, source=f"/{consumer}", now=now, memory_first=False)
     store_answer(rows, consumer, command, answered.stored_outcome, message, tombstone=False)
-    add_message(session, message)
+    return message
 
 
 def _refuse_undone(fence: Fence, action: str, key: str) -> None:

@@ -27,7 +27,6 @@ from segue.errors import ConfigError, EnvelopeError, Unavailable
 from segue.failpoints import hit
 from segue.observe import Observer
 from segue.outbox.faults import is_transient_database
-from segue.outbox.fences import store_details
 from segue.outbox.message import Message
 from segue.outbox.relay import Relay
 from segue.topics.broker import Consumer, Partition, Producer
@@ -411,7 +410,7 @@ class CommandLoop:
 
         def store(desk: Desk) -> None:
             with desk.transaction() as sessions:
-                store_details(sessions.session.connection(), self._name, command.key, command.id, beat.details)
+                sessions.rows.store_details(self._name, command.key, command.id, beat.details)
 
         self._runner.submit(store, self._beat_stored)
 

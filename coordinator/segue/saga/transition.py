@@ -154,7 +154,7 @@ class _Turn:
         """Tell the code everything it is to be told, and do what it asks for, until it rests."""
         state = self.state
         while state.deliveries and not state.undriven:
-            if state.undoing or state.returned or state.parked is not None or state.held is not None:
+            if self.code_is_over:
                 return
             program = self.instance.program
             if program is None:
@@ -176,6 +176,12 @@ class _Turn:
         self.state.deliveries.insert(0, delivery)
         self.record(e.Undriven(pending=len(self.state.deliveries), error=failure))
         self.drop_program()
+
+    @property
+    def code_is_over(self) -> bool:
+        """Nothing that happens is for the code any more: it has returned or failed, or is being undone."""
+        state = self.state
+        return state.undoing or state.returned or state.parked is not None or state.held is not None
 
     def redrive(self) -> None:
         """The code is here (again): deadlines move by the time that they stood still."""
@@ -506,7 +512,7 @@ class _Turn:
     def retry_by_person(self, retry: RetryStep) -> Ignored | None:
         state = self.state
         if state.blocked is not None and retry.step is None:
-            if self.instance.program is None and not (state.undoing or state.returned):
+            if self.instance.program is None and not self.code_is_over:
                 return Ignored("not_allowed", "no code for this saga's version is here")
             self.redrive()
             return None

@@ -131,6 +131,9 @@ class SqlServiceRows:
         for rows in alike.values():
             postgres.update_fences(self._connection, consumer, rows)
 
+    def store_details(self, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
+        store_details(self._connection, consumer, saga_key, command_id, details)
+
     def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
         delete_inbox_row(self._connection, consumer, saga_key)
 

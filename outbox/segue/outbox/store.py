@@ -91,6 +91,10 @@ class ServiceRows(Protocol):
 class GroupRows(ServiceRows, Protocol):
     """The same for many commands at once, and the outbox."""
 
+    def store_details(self, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
+        """Keep the last heartbeat's details, while that command is still being handled."""
+        ...
+
     def lock_inbox_rows(self, consumer: str, saga_keys: Sequence[str]) -> Mapping[str, LockedRow]:
         """Lock those of these fence rows that are there, in the order of the keys; the others are new.
 

@@ -9,9 +9,11 @@ import msgspec
 from msgspec.structs import replace
 
 from segue.contract import hours, minutes
-from segue.saga import ActivityRejected, ActivityTimeout, Retry, Saga, saga
+from segue.saga import ActivityRejected, ActivityTimeout, Retry, Saga, SagaFailed, saga
+from segue.saga import events as e
 from segue.saga.effects import Ignored
 from segue.saga.inputs import Reply, ResolveStep, RetryStep, SkipStep
+from segue.saga.transition import block
 from tests.unit.saga.kit import (
     Order,
     Run,
@@ -384,6 +386,20 @@ def test_a_blocked_saga_goes_on_with_mended_code_and_its_deadlines_moved(begin: 
     assert run.status == "running"
     run.reply("stock.reserve")
     assert run.status == "completed"
+
+
+def test_a_saga_that_parked_and_was_then_blocked_is_released_without_its_code(begin: Any) -> None:
+    @saga("past")
+    async def past(s: Saga, order: Order) -> None:
+        s.pivot()
+        raise SagaFailed("no way on")
+
+    run = begin(past)
+    assert run.state.attention == "parked"
+    run._stored(block(run.instance, e.Failure(code="undecodable", message="?", kind="saga"), run.now))
+    assert run.state.attention == "blocked"
+    run.happen(RetryStep())
+    assert (run.state.attention, run.ignored) == ("parked", [])
 
 
 def test_an_exception_group_is_recorded_under_its_earliest_activity_error(begin: Any) -> None:

@@ -1,0 +1,77 @@
+"""Who answers commands whose handlers have raised `ReplyLater`: another process, later, twice, or too late."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from segue.errors import NotAllowed, NotFound
+from segue.outbox.faults import is_transient_database
+from tests.simulation.database import Books
+from tests.simulation.world import NEVER, SECOND, Process
+
+if TYPE_CHECKING:
+    from tests.simulation.system import System
+
+#: When the answer comes, in microseconds after the handler has put it off: some steps are over by then.
+ANSWERS = (200_000, 2 * SECOND, 12 * SECOND, 40 * SECOND)
+
+
+class AnswerProcess(Process):
+    """What it has to answer is in tables of its own, which nothing here can break."""
+
+    def __init__(self, system: System, name: str, books: Books) -> None:
+        super().__init__(system.world, name)
+        self._system = system
+        self._books = books
+        self._waiting: list[tuple[int, str, Any]] = []
+
+    def expect(self, after: int, token: str, output: Any) -> None:
+        """Answer this command after so many microseconds."""
+        self._waiting.append((self.world.now + after, token, output))
+        self.world.wake(self, self.world.now + after)
+
+    def boot(self) -> None:
+        pass
+
+    def turn(self) -> bool:
+        due = [waiting for waiting in self._waiting if waiting[0] <= self.world.now]
+        for waiting in due:
+            if self._answer(*waiting):
+                self._waiting.remove(waiting)
+        return bool(due)
+
+    def _answer(self, when: int, token: str, output: Any) -> bool:
+        points = self.world.points
+        try:
+            first = self._books.answer(self, token, output)
+            points["answered_later" if first else "answered_twice"] += 1
+        except NotAllowed:
+            points["answered_in_vain"] += 1
+        except NotFound:
+            pass  # the transaction that put it off was rolled back
+        except Exception as error:
+            if not is_transient_database(error):
+                raise
+            self.hurt = True
+            return False
+        finally:
+            for worker in self._system.workers:
+                if worker.books is self._books:
+                    self.world.wake(worker, self.world.now + 1_000)
+        return True
+
+    def more(self) -> bool:
+        return self.hurt
+
+    def next_time(self) -> int:
+        if self.hurt:
+            return self.backoff()
+        return min((when for when, _, _ in self._waiting), default=NEVER)
+
+    def died(self) -> None:
+        if not self._system.over:
+            self.world.at(self.world.now + SECOND, self._restart)
+
+    def _restart(self) -> None:
+        if not self.alive:
+            self.start()

@@ -1,0 +1,105 @@
+"""What the simulation found in the product, put back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace as with_fields
+
+import segue.coordinator.memory as memory
+import segue.coordinator.work as work
+import segue.saga.state as state
+import segue.saga.transition as transition
+from segue.saga.effects import Ignored
+from tests.simulation import database
+from tests.simulation.patching import Patch, mutant
+
+Turn: Any = transition._Turn
+
+
+@mutant("found: a compensation sent again carries an output that was not known at first")
+def found_undo_body(patch: Patch) -> None:
+    old = Turn.command
+
+    def command(self: Any, step: Any, action: str) -> Any:
+        sent = old(self, step, action)
+        return sent if action == "invoke" else with_fields(sent, body=step.undo.edited or state.undo_body(step))
+
+    patch(Turn, "command", command)
+
+
+@mutant("found: the relay tells the age of a row by its own clock")
+def found_relay_clock(patch: Patch) -> None:
+    old = database.SimOutboxStore.load
+
+    def load(self: Any, owner: str, limit: int, *, memory_first_for: Any, excluded: Any) -> Any:
+        behind = self._process.world.db_now() - self._process.now()
+        age = None if memory_first_for is None else memory_first_for + behind
+        return old(self, owner, limit, memory_first_for=age, excluded=excluded)
+
+    patch(database.SimOutboxStore, "load", load)
+
+
+@mutant("found: a saga whose code has ended is held up by code that has changed since")
+def found_ended_blocked(patch: Patch) -> None:
+    old = work.Work._rebuilt
+
+    def rebuilt(self: Any, row: Any, *, fresh: bool) -> Any:
+        return old(self, with_fields(row, status="running", result=None), fresh=fresh)
+
+    patch(work.Work, "_rebuilt", rebuilt)
+
+
+@mutant("found: a blocked undo can't be released")
+def found_blocked_undo(patch: Patch) -> None:
+    old = Turn.retry_by_person
+
+    def retry(self: Any, retry: Any) -> Any:
+        if self.state.blocked is not None and retry.step is None and self.instance.program is None:
+            return Ignored("not_allowed", "no code for this saga's version is here")
+        return old(self, retry)
+
+    patch(Turn, "retry_by_person", retry)
+
+
+@mutant("found: a call abandoned just before the pivot is never undone, and its saga never ends")
+def found_abandoned_at_pivot(patch: Patch) -> None:
+    old = Turn.undo
+
+    def undo(self: Any) -> None:
+        if not self.state.pivot or self.state.undoing:
+            old(self)
+
+    patch(Turn, "undo", undo)
+
+
+@mutant("found: a frozen coordinator resets an offset that others have moved since the topic was created again")
+def found_late_reset(patch: Patch) -> None:
+    def reset_offset(self: Any, coordinator: str, partition: Any, known: Any, offset: Any, audit: Any) -> None:
+        self.tables.offsets[(coordinator, partition)] = offset
+        self.tables.audits.append(audit)
+
+    patch(memory.MemoryStore, "reset_offset", reset_offset)
+
+
+@mutant("found: a parked signal that was applied meanwhile is tried again for ever, and fences everybody")
+def found_parked_twice(patch: Patch) -> None:
+    old = work.Work.prepare
+
+    def prepare(self: Any, saga_ids: Any, *, rows: Any = (), messages: Any = ()) -> None:
+        old(self, saga_ids, rows=rows, messages=() if isinstance(messages, tuple) else messages)
+
+    patch(work.Work, "prepare", prepare)
+
+
+@mutant("found: a saga that is blocked while the breaker holds its undo can't be released")
+def found_blocked_hold(patch: Patch) -> None:
+    old = Turn.retry_by_person
+
+    def retry(self: Any, retry: Any) -> Any:
+        held = self.state.held is not None or self.state.parked is not None
+        if self.state.blocked is not None and held and retry.step is None and self.instance.program is None:
+            return Ignored("not_allowed", "no code for this saga's version is here")
+        return old(self, retry)
+
+    patch(Turn, "retry_by_person", retry)

@@ -1,0 +1,116 @@
+"""Mutants of the worker: of groups of commands, of heartbeats, of late answers, and of undos that are held."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import segue.activities.later as later
+import segue.activities.loop as loop
+import segue.activities.participant as participant
+import segue.activities.partitions as partitions
+import segue.activities.unit as unit
+import segue.coordinator.breaker as breaker
+import segue.outbox.group as group
+import segue.saga.state as state
+import segue.saga.transition as transition
+from segue.outbox.inbox import lock_fence
+from segue.saga import events as e
+from segue.saga.retry import resend_delay
+from tests.simulation.patching import Patch, mutant
+
+# --- groups
+
+
+@mutant("in a group, a fence row is what it was when the group began")
+def group_stale_row(patch: Patch) -> None:
+    old = group.StagedRows.lock_inbox_row
+
+    def lock(self: Any, consumer: str, saga_key: str) -> Any:
+        row, new, now = old(self, consumer, saga_key)
+        kept = self.__dict__.setdefault("_first", {}).setdefault(saga_key, row)
+        return kept, new, now
+
+    patch(group.StagedRows, "lock_inbox_row", lock)
+
+
+@mutant("a group is committed although one of its handlers has raised")
+def group_commits(patch: Patch) -> None:
+    old = unit.UnitOfWork._member
+
+    def member(self: Any, *args: Any) -> Any:
+        try:
+            return old(self, *args)
+        except unit._GroupBroken:
+            return None
+
+    patch(unit.UnitOfWork, "_member", member)
+
+
+@mutant("what follows a group's last command of its key goes into the next group, which may overtake it")
+def group_followers(patch: Patch) -> None:
+    patch(partitions.Task, "follows", lambda self, other: False)
+
+
+@mutant("a group's replies are published before it is committed")
+def group_publishes_early(patch: Patch) -> None:
+    init, old = loop.CommandLoop.__init__, unit.UnitOfWork._member
+
+    def begin(self: Any, **parts: Any) -> None:
+        init(self, **parts)
+        parts["unit"]._early = self._publisher
+
+    def member(self: Any, *args: Any) -> Any:
+        handled = old(self, *args)
+        if handled.reply is not None:
+            self._early.publish(args[-1].command, handled.reply, lambda: None)
+            self._early.serve()
+        return handled
+
+    patch(loop.CommandLoop, "__init__", begin)
+    patch(unit.UnitOfWork, "_member", member)
+
+
+# --- what takes long
+
+
+@mutant("a sign of life does not give a step more time")
+def progress_time(patch: Patch) -> None:
+    def progress(self: Any, step: Any, details: Any) -> None:
+        if step.status == "issued":
+            resend = self.now + resend_delay(step.retry, 0)
+            self.record(e.ProgressReported(step=step.name, due=step.due, resend=resend, details=details))
+
+    patch(transition._Turn, "progress", progress)
+
+
+@mutant("what was kept of a heartbeat is not told to the next delivery")
+def details_lost(patch: Patch) -> None:
+    patch(participant, "_details", lambda prepared, fence: None)
+
+
+@mutant("a second answer to a command that was put off is sent, too")
+def later_twice(patch: Patch) -> None:
+    def lock(*args: Any) -> Any:
+        fence, now = lock_fence(*args)
+        return replace(fence, invoke=replace(fence.invoke, outcome=fence.invoke.outcome and "pending")), now
+
+    patch(later, "lock_fence", lock)
+
+
+@mutant("[8] what was compensated meanwhile is answered all the same")
+def later_after_undo(patch: Patch) -> None:
+    patch(later, "_refuse_undone", lambda fence, action, key: None)
+
+
+@mutant("the breaker holds nothing")
+def breaker_open(patch: Patch) -> None:
+    patch(breaker.Breaker, "held_until", lambda self, definition, now: None)
+
+
+@mutant("an undo that is held is not tried again")
+def held_for_ever(patch: Patch) -> None:
+    def held(s: Any, event: Any) -> None:
+        s.held = event
+
+    patch(state, "_held", held)
