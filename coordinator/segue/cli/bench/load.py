@@ -28,6 +28,8 @@ class LoadGenerator:
         self._failed: list[Exception] = []
         self.started = 0
         self.answered = 0
+        #: What Kafka said last when it could not be read.
+        self.trouble = ""
         self._seen: set[str] = set()
         consumer.subscribe([names.commands_of(SERVICE)], starts=lambda _assigned: {}, revoked=lambda _gone: None)
 
@@ -42,7 +44,13 @@ class LoadGenerator:
 
     def step(self) -> None:
         """Answer what has come. Raises what Kafka reports of messages that were sent."""
-        for record in self._consumer.poll(_AT_ONCE, _WAIT).records:
+        try:
+            records = self._consumer.poll(_AT_ONCE, _WAIT).records
+        except BrokerUnavailable as error:
+            # A topic that was just created may have no leader yet. The caller says when it is enough.
+            self.trouble = str(error)
+            records = ()
+        for record in records:
             self._answer(record)
         self._producer.poll()
         if self._failed:

@@ -126,7 +126,8 @@ class _Bench:
         if self._process.poll() is not None:
             raise Problem(f"the coordinator ended with code {self._process.returncode}")
         if SYSTEM_CLOCK.monotonic() > give_up:
-            raise Problem(f"{what} in time")
+            said = f"; Kafka said last: {self._load.trouble}" if self._load.trouble else ""
+            raise Problem(f"{what} in time{said}")
 
 
 def percentile(values: list[float], share: float) -> float:
