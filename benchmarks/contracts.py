@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from random import Random
 
 from segue.contract import Activity, Signal, days, hours
 from segue.saga import Registry, Retry, Saga, saga
@@ -111,6 +113,16 @@ def registry() -> Registry:
     return Registry([four, gather, chain, nap, wait, hasty])
 
 
+_WORDS = ("blue", "copper", "deliver", "eleven", "fragile", "garden", "invoice", "kitchen", "monday", "oven", "paper")
+
+
 def order(number: int, *, account: str = "ann", size: int = 300) -> Order:
     """An order whose JSON has about `size` bytes."""
-    return Order(id=f"o-{number}", account=account, note="n" * max(0, size - 50))
+    return Order(id=f"o-{number}", account=account, note=_note(number % 1_000, max(0, size - 50)))
+
+
+@cache
+def _note(kind: int, length: int) -> str:
+    """Words and numbers: a filler of one letter would compress as no business message does."""
+    random = Random(kind)
+    return " ".join(f"{random.choice(_WORDS)} {random.randrange(10_000)}" for _ in range(length // 8 + 1))[:length]

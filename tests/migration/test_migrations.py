@@ -193,7 +193,7 @@ def test_busy_tables_leave_room_and_are_vacuumed_early(postgres_url: str) -> Non
     with connected(postgres_url) as connection:
         rows = connection.execute(text("SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL")).all()
     options = {name: set(values) for name, values in rows}
-    assert "fillfactor=80" in options["saga"]
+    assert "fillfactor=50" in options["saga"]
     assert {"autovacuum_vacuum_scale_factor=0", "autovacuum_vacuum_threshold=2000"} <= options["outbox"]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from segue.errors import DecodeError
-from segue.saga.retry import Retry
+from segue.saga.retry import COMPENSATION_TIMEOUT, STEP_TIMEOUT, Retry
 
 Action = Literal["invoke", "compensate"]
 StopCause = Literal["failure", "deadline", "cancel"]
@@ -50,7 +50,7 @@ class Started(Event, frozen=True, kw_only=True):
     input: msgspec.Raw
     deadline: int | None = None
     compensation: Retry | None = None
-    compensation_timeout: int = 1_800_000_000
+    compensation_timeout: int = COMPENSATION_TIMEOUT
     trace: tuple[tuple[str, str], ...] = ()
 
 
@@ -130,7 +130,7 @@ class StepScheduled(Event, frozen=True, kw_only=True):
     readonly: bool = False
     optional: bool = False
     park: bool = False
-    timeout: int = 300_000_000
+    timeout: int = STEP_TIMEOUT
     retry: Retry | None = None
 
 
@@ -141,7 +141,7 @@ class CommandSent(Event, frozen=True, kw_only=True):
     """
 
     step: str
-    attempt: int
+    attempt: int = 1
     due: int
     resend: int
     action: Action = "invoke"

@@ -11,6 +11,10 @@ from segue.errors import ContractError
 _ZERO = timedelta(0)
 _SECOND = timedelta(seconds=1)
 _MICROSECOND = timedelta(microseconds=1)
+#: What a call and an undo may take where nothing else is said, in microseconds.
+STEP_TIMEOUT, COMPENSATION_TIMEOUT = 300_000_000, 1_800_000_000
+# msgspec leaves a default out only where the value is the very same object.
+_USUAL = {value: value for value in (STEP_TIMEOUT, COMPENSATION_TIMEOUT)}
 #: No silence before a re-send grows beyond this, unless the policy's first one is longer.
 _LONGEST_SILENCE = timedelta(minutes=1)
 
@@ -80,7 +84,8 @@ def may_retry(policy: Retry, attempt: int, code: str, first_sent: int, now: int)
 
 def micros(duration: timedelta) -> int:
     """Whole microseconds of a duration."""
-    return duration // _MICROSECOND
+    value = duration // _MICROSECOND
+    return _USUAL.get(value, value)
 
 
 def _grown(initial: timedelta, factor: float, times: int, maximum: timedelta) -> float:

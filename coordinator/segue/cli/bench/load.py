@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segue.cli.bench.sagas import SERVICE, STEPS, Load
 from segue.errors import BrokerUnavailable
-from segue.ids import reply_id
+from segue.ids import derive, reply_id
 from segue.topics.broker import Consumer, Outgoing, Producer, Record
 from segue.topics.converter import Converter
 from segue.topics.envelope import Reply, Request, parse_command
@@ -15,6 +15,13 @@ _LAST = f"{SERVICE}.{STEPS[-1]}"
 _AT_ONCE = 1_000
 #: Seconds that a turn waits for commands.
 _WAIT = 0.005
+#: Characters of a payload, beside some fifty of its own.
+_LENGTH = 250
+
+
+def _text(number: int) -> str:
+    """Half of it repeats, half does not, as in business messages: it is compressed on its way."""
+    return "".join(f"{word} {derive(str(number), str(word))[:8]} " for word in range(_LENGTH // 11))
 
 
 class LoadGenerator:
@@ -37,7 +44,7 @@ class LoadGenerator:
         """Start one saga; its id."""
         saga_id = f"bench-{self.started}"
         request = Request(id=f"{saga_id}-start", action="start", saga_id=saga_id, name="four-steps", source="bench")
-        body = self._converter.to_bytes(Load(number=self.started), Load)
+        body = self._converter.to_bytes(Load(number=self.started, text=_text(self.started)), Load)
         self._send(Outgoing(topic=self._names.requests, key=saga_id.encode(), value=body, headers=request.headers()))
         self.started += 1
         return saga_id

@@ -16,10 +16,10 @@ _TIMEOUT = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Load:
-    """Input of the saga and of each step: a number, and as many bytes as a business message has."""
+    """Input of the saga and of each step: a number, and a text as long as a business message."""
 
     number: int
-    filler: str = "-" * 250
+    text: str
 
 
 first, second, third, fourth = (Activity(f"{SERVICE}.{step}", Load, bool) for step in STEPS)
