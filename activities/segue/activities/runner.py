@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from sqlalchemy import Connection
@@ -25,6 +26,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from segue.activities.shared import SharedSession, SqlSharedSession
 from segue.clock import SYSTEM_CLOCK
+from segue.outbox.deadline import CALL_TIMEOUT, deadline, watch
 from segue.outbox.fences import SqlServiceRows
 from segue.outbox.store import GroupRows
 
@@ -103,20 +105,27 @@ class Runner(Protocol):
 
 
 class SyncDesk:
-    """A desk over a `sessionmaker`."""
+    """A desk over a `sessionmaker`; `call_timeout` bounds each call to a watched database."""
 
-    def __init__(self, sessions: Callable[[], Session], sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep) -> None:
+    def __init__(
+        self,
+        sessions: Callable[[], Session],
+        sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
+        *,
+        call_timeout: timedelta | None = None,
+    ) -> None:
         self._sessions = sessions
         self._sleep = sleep
+        self._call_timeout = call_timeout
 
     @contextmanager
     def transaction(self) -> Iterator[Sessions]:
-        with self._sessions() as session, session.begin():
-            yield Sessions(session, session)
+        with self.bare() as both, both.session.begin():
+            yield both
 
     @contextmanager
     def bare(self) -> Iterator[Sessions]:
-        with self._sessions() as session:
+        with deadline(self._call_timeout), self._sessions() as session:
             yield Sessions(session, session)
 
     def call(self, handler: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
@@ -129,8 +138,9 @@ class SyncDesk:
 class AsyncDesk:
     """A desk over an `async_sessionmaker`; only to be used inside a greenlet of the event loop."""
 
-    def __init__(self, sessions: Callable[[], AsyncSession]) -> None:
+    def __init__(self, sessions: Callable[[], AsyncSession], *, call_timeout: timedelta | None = None) -> None:
         self._sessions = sessions
+        self._call_timeout = call_timeout
 
     @contextmanager
     def transaction(self) -> Iterator[Sessions]:
@@ -140,7 +150,7 @@ class AsyncDesk:
     @contextmanager
     def bare(self) -> Iterator[Sessions]:
         handed = self._sessions()
-        with handed.sync_session as session:
+        with deadline(self._call_timeout), handed.sync_session as session:
             yield Sessions(session, handed)
 
     def call(self, handler: Callable[[Any, Any], Awaitable[Any]], context: Any, value: Any) -> Any:
@@ -175,8 +185,9 @@ class InlineRunner:
 class ThreadRunner:
     """Runs jobs in `threads` threads."""
 
-    def __init__(self, sessions: sessionmaker[Any], threads: int) -> None:
-        self._desk = SyncDesk(sessions)
+    def __init__(self, sessions: sessionmaker[Any], threads: int, *, call_timeout: timedelta = CALL_TIMEOUT) -> None:
+        _watch_binds(sessions)
+        self._desk = SyncDesk(sessions, call_timeout=call_timeout)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="segue-worker")
         self._ended = threading.Event()
 
@@ -201,8 +212,9 @@ class ThreadRunner:
 class AsyncRunner:
     """Runs jobs on one event loop, in a thread of its own."""
 
-    def __init__(self, sessions: async_sessionmaker[Any]) -> None:
-        self._desk = AsyncDesk(sessions)
+    def __init__(self, sessions: async_sessionmaker[Any], *, call_timeout: timedelta = CALL_TIMEOUT) -> None:
+        _watch_binds(sessions)
+        self._desk = AsyncDesk(sessions, call_timeout=call_timeout)
         self._engine = sessions.kw.get("bind")
         self._ended = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -240,6 +252,11 @@ class AsyncRunner:
         await asyncio.gather(*rest, return_exceptions=True)
         if isinstance(self._engine, AsyncEngine):
             await self._engine.dispose()  # its pooled connections belong to this loop, nobody else could close them
+
+
+def _watch_binds(sessions: sessionmaker[Any] | async_sessionmaker[Any]) -> None:
+    for bind in (sessions.kw.get("bind"), *(sessions.kw.get("binds") or {}).values()):
+        watch(bind)
 
 
 def _run(job: Job[T], desk: Desk) -> Done[T]:

@@ -26,6 +26,7 @@ from segue.contract import Activity
 from segue.errors import ConfigError, ContractError
 from segue.limits import DEFAULT_LIMITS, Limits
 from segue.observe import SILENT, Observer
+from segue.outbox.deadline import CALL_TIMEOUT
 from segue.outbox.inbox import HORIZON, sweep
 from segue.outbox.relay import Relay, RelayOptions
 from segue.outbox.schema import metadata
@@ -59,6 +60,9 @@ class WorkerOptions:
     relay_after: timedelta = timedelta(seconds=10)
     #: Seconds that a stop waits for commands which are being handled.
     drain: float = 20.0
+    #: How long one call to PostgreSQL may take, a handler's as well; then its connection is cut, and the command is
+    #: handled again. What a handler does between two calls does not count.
+    call_timeout: timedelta = CALL_TIMEOUT
     #: Topic of dead letters; None: `{worker}.dlq`.
     dead_letters: str | None = None
 
@@ -306,8 +310,8 @@ class Worker(Generic[S]):
 
     def _runner(self) -> Runner:
         if isinstance(self._sessions, async_sessionmaker):
-            return AsyncRunner(self._sessions)
-        return ThreadRunner(self._sessions, self.options.loop.concurrency)
+            return AsyncRunner(self._sessions, call_timeout=self.options.call_timeout)
+        return ThreadRunner(self._sessions, self.options.loop.concurrency, call_timeout=self.options.call_timeout)
 
     def _connect(self, bootstrap: str | None, properties: Mapping[str, Property]) -> tuple[Consumer, Producer]:
         # Imported here: it loads the Kafka client, which tests of a service do without.

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from segue.client.rows import Sight, look
 from segue.errors import ConfigError, StoreUnavailable
+from segue.outbox.deadline import CALL_TIMEOUT, deadline, watch
 from segue.outbox.faults import is_transient_database
 
 #: Seconds to wait for a connection to PostgreSQL.
@@ -56,9 +57,10 @@ class Database:
     def __init__(self, database: str | URL | Engine) -> None:
         self._own = not isinstance(database, Engine)
         self._engine = database if isinstance(database, Engine) else _engine(database)
+        watch(self._engine)
 
     def look(self, saga_id: str) -> Sight:
-        with _translated(), self._engine.connect() as connection:
+        with _translated(), deadline(CALL_TIMEOUT), self._engine.connect() as connection:
             return look(connection, saga_id)
 
     def close(self) -> None:
@@ -84,9 +86,10 @@ class AsyncDatabase:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        watch(engine)
 
     async def look(self, saga_id: str) -> Sight:
-        with _translated():
+        with _translated(), deadline(CALL_TIMEOUT):
             async with self._engine.connect() as connection:
                 return await connection.run_sync(look, saga_id)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,8 +11,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from segue.errors import ConfigError
+from segue.outbox.line import Line
 
-_SOCKET = "segue.socket"
+_LINE = "segue.line"
 
 
 def open_engine(url: str, *, pool_size: int, lock_timeout: timedelta, call_timeout: timedelta) -> Engine:
@@ -32,9 +31,9 @@ def connect(engine: Engine) -> Connection:
 
 def cut_of(connection: Connection) -> Callable[[], None]:
     """What makes a call on this connection return at once, with an error; may be called from another thread."""
-    sock: socket.socket | None = connection.connection.info.get(_SOCKET)
-    if sock is not None:
-        return lambda: _shut(sock)
+    line: Line | None = connection.connection.info.get(_LINE)
+    if line is not None:
+        return line.cut
     driver: Any = connection.connection.driver_connection
     return driver.interrupt  # type: ignore[no-any-return]
 
@@ -79,12 +78,13 @@ def _postgres(url: URL, pool_size: int, lock_timeout: timedelta, call_timeout: t
     @event.listens_for(engine, "connect")
     def prepare(dbapi_connection: Any, record: Any) -> None:
         dbapi_connection.execute(query, [text for pair in settings.items() for text in pair])
-        # A descriptor of our own: it stays that of this connection whatever becomes of the driver's.
-        record.info[_SOCKET] = socket.socket(fileno=os.dup(dbapi_connection.fileno()))
+        record.info[_LINE] = Line(dbapi_connection.fileno())
 
     @event.listens_for(engine, "close")
     def close(dbapi_connection: Any, record: Any) -> None:
-        _forget_socket(record)
+        line = record.info.pop(_LINE, None)
+        if line is not None:
+            line.close()
 
     return engine
 
@@ -109,19 +109,6 @@ def _sqlite(url: URL, pool_size: int, lock_timeout: timedelta) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
-
-
-def _forget_socket(record: Any) -> None:
-    sock = record.info.pop(_SOCKET, None)
-    if sock is not None:
-        sock.close()
-
-
-def _shut(sock: socket.socket) -> None:
-    try:
-        sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # the other side was faster
 
 
 def _ms(duration: timedelta) -> str:

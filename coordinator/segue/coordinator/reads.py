@@ -9,7 +9,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -37,6 +37,7 @@ from segue.coordinator.rows import dead_letter_of
 from segue.coordinator.statements import SAGA_COLUMNS
 from segue.coordinator.store import AuditEntry, DeadLetterRow, EventRow, OperatorRequest, SagaRow
 from segue.errors import ConfigError, InvalidId, NotFound, StoreUnavailable
+from segue.outbox.deadline import deadline, watch
 from segue.outbox.schema import Moment
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ T = TypeVar("T")
 #: Seconds that a connection may take, and after which the server gives a query up.
 CONNECT_TIMEOUT = 5
 QUERY_TIMEOUT = 60
+#: When nobody has said anything by then, not even that the query was given up, the connection is dead.
+_PATIENCE = timedelta(seconds=QUERY_TIMEOUT + 5)
 #: SQLSTATE of `undefined_table` and `undefined_column`.
 _NO_SCHEMA = frozenset(("42P01", "42703"))
 
@@ -90,6 +93,7 @@ class Reads:
     def __init__(self, url: str) -> None:
         self._url = parse_url(url)
         self._engine = _engine(self._url)
+        watch(self._engine)
 
     def close(self) -> None:
         """Give all connections back."""
@@ -98,7 +102,7 @@ class Reads:
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """A transaction that sees one moment of the database, whatever is written meanwhile."""
-        with translated(self._url), self._engine.connect() as connection, connection.begin():
+        with translated(self._url), deadline(_PATIENCE), self._engine.connect() as connection, connection.begin():
             yield connection
 
     def now(self) -> datetime:

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Executable, Row
 
 from segue.coordinator import statements
 from segue.coordinator.outcomes import outcome_of
-from segue.coordinator.watchdog import Guard
 from segue.errors import SegueError, StoreUnavailable
+from segue.outbox.watchdog import Guard
 
 Rows = Sequence[Row[Any]]
 

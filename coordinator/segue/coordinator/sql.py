@@ -18,9 +18,9 @@ from segue.coordinator.rows import request_values
 from segue.coordinator.session import Session
 from segue.coordinator.sql_batch import SqlBatch, append_audits, checked
 from segue.coordinator.store import AuditEntry, Batch, OperatorRequest, StoredOffset
-from segue.coordinator.watchdog import Watchdog
 from segue.errors import Fenced, StoreUnavailable
 from segue.observe import SILENT, Observer
+from segue.outbox.watchdog import Watchdog
 from segue.topics.broker import Partition
 
 

@@ -37,8 +37,10 @@ def is_transient_database(error: BaseException) -> bool:
         return any(text in str(origin).lower() for text in TRANSIENT_SQLITE)
     if origin is not None and origin.args and origin.args[0] in TRANSIENT_MYSQL:
         return True
-    # psycopg gives a lost connection, and a COMMIT whose answer was lost, an OperationalError without a state.
-    return kind.startswith("psycopg") and type(origin).__name__ == "OperationalError"
+    # psycopg gives a lost connection, and a COMMIT whose answer was lost, an OperationalError without a state; one of
+    # its subclasses (ConnectionTimeout) to a server that did not answer.
+    names = {parent.__name__ for parent in type(origin).__mro__}
+    return kind.startswith("psycopg") and "OperationalError" in names
 
 
 @contextmanager

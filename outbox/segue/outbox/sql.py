@@ -26,6 +26,7 @@ from sqlalchemy.ext.compiler import compiles
 
 from segue.clock import EPOCH
 from segue.outbox import postgres
+from segue.outbox.deadline import CALL_TIMEOUT, deadline, watch
 from segue.outbox.faults import translated
 from segue.outbox.message import COLUMN_HEADERS, LANES, Message, pack
 from segue.outbox.schema import (
@@ -147,16 +148,19 @@ class SqlOutboxStore:
     """`OutboxStore` on a database that SQLAlchemy knows.
 
     `database` is an engine, or a function that runs a piece of work in a transaction (so that an application with an
-    AsyncEngine can hand over its own way of doing that).
+    AsyncEngine can hand over its own way of doing that). With an engine no call waits longer than `call_timeout`.
     """
 
-    def __init__(self, database: Engine | Transact[Any]) -> None:
+    def __init__(self, database: Engine | Transact[Any], *, call_timeout: timedelta = CALL_TIMEOUT) -> None:
         self._database = database
+        self._call_timeout = call_timeout
+        if isinstance(database, Engine):
+            watch(database)
 
     def _run(self, work: Callable[[Connection], T]) -> T:
         with translated():
             if isinstance(self._database, Engine):
-                with self._database.begin() as connection:
+                with deadline(self._call_timeout), self._database.begin() as connection:
                     return work(connection)
             return cast("T", self._database(work))
 

@@ -79,8 +79,9 @@ class Watchdog:
 
     def _rouse(self) -> None:
         with self._wake:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="segue-store-watchdog", daemon=True)
+            # The thread of a parent does not live on in a forked child.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="segue-watchdog", daemon=True)
                 self._thread.start()
             self._idle = False
             self._wake.notify()

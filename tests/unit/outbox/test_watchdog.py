@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
-from segue.coordinator.watchdog import Watchdog
+from segue.outbox.watchdog import Watchdog
 
 PATIENCE = 10.0
 

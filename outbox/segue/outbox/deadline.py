@@ -1,0 +1,129 @@
+"""A deadline on what a service's own engine is asked for: an engine that is the user's, with the user's settings.
+
+A driver waits for ever on a half-open connection: a firewall or a failed-over proxy that forgot it, a host that lost
+its power. The server's own time-outs can't be heard there, and keepalives don't see a peer that still acknowledges TCP.
+
+psycopg does all its waiting in one public method, `Connection.wait`: for BEGIN, statements, COMMIT, ROLLBACK, the
+pool's ping and its reset. So the watchdog is armed there; SQLAlchemy's events have no end of a COMMIT, and no ping. The
+time between two calls, such as a handler's own work, does not count. Other drivers have settings for this
+(`command_timeout` of asyncpg, `read_timeout` of PyMySQL), and SQLite has no connection that could break.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from segue.outbox.line import Line
+from segue.outbox.watchdog import Guard, Watchdog
+
+#: How long one call to a service's database may take, unless somebody says otherwise.
+CALL_TIMEOUT = timedelta(seconds=30)
+
+_LINE = "segue.line"
+_DRIVERS = frozenset(("psycopg", "psycopg_async"))
+#: None where the calls are not ours: the rest of the application may use the same engine as it likes.
+_TIMEOUT: ContextVar[timedelta | None] = ContextVar("segue.call_timeout", default=None)
+
+
+def watch(bind: Engine | AsyncEngine | Connection | AsyncConnection | None) -> None:
+    """Make `deadline` hold for this engine; again is harmless, and for other drivers than psycopg nothing happens."""
+    engine = _engine_of(bind)
+    if engine is None or engine.dialect.driver not in _DRIVERS or event.contains(engine, "close", _close):
+        return
+    event.listen(engine, "do_connect", _connecting)
+    # Before the listeners of the dialect, which have questions of their own to a new connection.
+    event.listen(engine, "connect", _guard, insert=True)
+    # Connections that were made before this.
+    event.listen(engine, "checkout", _guard)
+    event.listen(engine, "close", _close)
+
+
+@contextmanager
+def deadline(timeout: timedelta | None) -> Iterator[None]:
+    """No call to a watched engine in this block waits longer than `timeout`; None: nothing changes.
+
+    A call that does raises the driver's OperationalError, and its connection is broken: an outage like any other. If
+    it was a COMMIT, nobody knows whether it happened.
+    """
+    token = _TIMEOUT.set(timeout if timeout is not None else _TIMEOUT.get())
+    try:
+        yield
+    finally:
+        _TIMEOUT.reset(token)
+
+
+@cache
+def _watchdog(timeout: timedelta) -> Watchdog:
+    return Watchdog(timeout)
+
+
+def _engine_of(bind: Engine | AsyncEngine | Connection | AsyncConnection | None) -> Engine | None:
+    if isinstance(bind, (AsyncEngine, AsyncConnection)):
+        bind = bind.sync_engine if isinstance(bind, AsyncEngine) else bind.sync_connection
+    return bind.engine if isinstance(bind, (Engine, Connection)) else None
+
+
+def _connecting(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:
+    timeout = _TIMEOUT.get()
+    if timeout is not None and "PGCONNECT_TIMEOUT" not in os.environ:
+        options.setdefault("connect_timeout", max(2, round(timeout.total_seconds())))
+
+
+def _guard(dbapi_connection: Any, record: Any, *_: object) -> None:
+    if _LINE in record.info:
+        return
+    driver = record.driver_connection
+    line = record.info[_LINE] = Line(driver.fileno())
+    bounded = _bounded_async if hasattr(driver, "__aenter__") else _bounded
+    driver.wait = bounded(type(driver).wait, weakref.ref(driver), line)
+
+
+def _close(dbapi_connection: Any, record: Any) -> None:
+    line = record.info.pop(_LINE, None)
+    if line is not None:
+        line.close()
+
+
+def _bounded(wait: Callable[..., Any], driver: weakref.ref[Any], line: Line) -> Callable[..., Any]:
+    def bounded(*arguments: Any, **options: Any) -> Any:
+        timeout = _TIMEOUT.get()
+        if timeout is None:
+            return wait(driver(), *arguments, **options)
+        with _said(_watchdog(timeout).guard(line.cut), timeout):
+            return wait(driver(), *arguments, **options)
+
+    return bounded
+
+
+def _bounded_async(wait: Callable[..., Any], driver: weakref.ref[Any], line: Line) -> Callable[..., Any]:
+    async def bounded(*arguments: Any, **options: Any) -> Any:
+        timeout = _TIMEOUT.get()
+        if timeout is None:
+            return await wait(driver(), *arguments, **options)
+        with _said(_watchdog(timeout).guard(line.cut), timeout):
+            return await wait(driver(), *arguments, **options)
+
+    return bounded
+
+
+@contextmanager
+def _said(guard: Guard, timeout: timedelta) -> Iterator[None]:
+    """The guard, and if it cut the connection an error that says so."""
+    try:
+        with guard:
+            yield
+    except Exception as error:
+        if guard.fired:
+            text = f"the database did not answer within {timeout.total_seconds():g} s; the connection was cut"
+            raise type(error)(text) from error
+        raise
