@@ -35,6 +35,7 @@ from segue.coordinator.schema import (
     saga,
     saga_event,
 )
+from segue.outbox.schema import inbox_table
 from tests.chaos.damage import FORGED, digest
 from tests.chaos.history import Line, read
 
@@ -86,6 +87,7 @@ def judge(lines: Sequence[Line], databases: Databases) -> list[Violation]:
         *_money_follows(wanted, rows, databases),
         *_verified(databases["coordinator"]),
         *_outboxes(databases),
+        *_answers(rows, databases),
         *_letters(story, databases["coordinator"]),
         *_offsets(story, databases["coordinator"]),
     ]
@@ -188,6 +190,16 @@ def _verified(url: str) -> Iterator[Violation]:
             yield Violation(rule=f"segue verify: {one.check}", subject=one.saga_id or "-", found=one.message)
     finally:
         reads.close()
+
+
+def _answers(rows: Mapping[str, Row], databases: Databases) -> Iterator[Violation]:
+    """A worker's reply stands in its fence row alone until Kafka has it: who asked must have gone on since."""
+    for bank in BANKS:
+        for fence in _rows(databases[bank], select(inbox_table.c.saga_key)):
+            row = rows.get(fence.saga_key.partition("/")[0])
+            if row is None or row.status not in ENDED:
+                found = "no such saga" if row is None else row.status
+                yield Violation(rule="an answer is heard", subject=f"{bank}: {fence.saga_key}", found=found)
 
 
 def _outboxes(databases: Databases) -> Iterator[Violation]:

@@ -29,6 +29,7 @@ LOOK_EVERY = 1.0
 #: Tables of the coordinator in which something that is still to be done would stand.
 _QUIET = (
     "SELECT (SELECT count(*) FROM saga WHERE ended_at IS NULL), (SELECT count(*) FROM outbox),"
+    " (SELECT count(*) FROM outbox_batch),"
     " (SELECT count(*) FROM operator_request),"
     " (SELECT count(*) FROM dead_letter WHERE state IN ('received', 'parked'))"
 )

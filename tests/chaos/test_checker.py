@@ -118,6 +118,35 @@ def test_a_message_left_in_an_outbox_is_seen(run: Run, database: str) -> None:
     assert "outboxes are empty" in rules(run)
 
 
+def test_a_batch_of_messages_left_by_a_coordinator_is_seen(run: Run) -> None:
+    run.sql(
+        "coordinator",
+        "INSERT INTO outbox_batch (created_at, size, sagas, messages) VALUES (CURRENT_TIMESTAMP, 1, '[]', x'00')",
+    )
+    assert rules(run) == {"outboxes are empty"}
+
+
+@pytest.mark.parametrize("status", ["running", None])
+def test_an_answer_that_nobody_heard_is_seen(run: Run, status: str | None) -> None:
+    asked = run.saga("completed") if status else "nobody"
+    run.sql("coordinator", f"UPDATE saga SET status = '{status}' WHERE id = '{asked}'")
+    run.sql(
+        "bank_a",
+        "INSERT INTO inbox (consumer, saga_key, attempt, compensate_attempt, tombstone, created_at, updated_at)"
+        f" VALUES ('bank_a', '{asked}/bank_a.hold', 1, 0, 0, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+    )
+    assert "an answer is heard" in rules(run)
+
+
+def test_an_answer_to_a_saga_that_has_ended_was_heard(run: Run) -> None:
+    run.sql(
+        "bank_a",
+        "INSERT INTO inbox (consumer, saga_key, attempt, compensate_attempt, tombstone, created_at, updated_at)"
+        f" VALUES ('bank_a', '{run.saga('failed')}/bank_a.hold', 1, 0, 0, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+    )
+    assert rules(run) == set()
+
+
 def letter(run: Run, state: str, value: str, headers: str = '[["h", "AQ=="]]') -> str:
     columns = {
         "state": f"'{state}'",
