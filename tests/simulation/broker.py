@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -38,6 +38,14 @@ class SimBroker(MemoryBroker):
         self.muted: set[str] = set()
         #: Told of records that were acknowledged and are gone.
         self.lost: Callable[[Outgoing], None] = lambda record: None
+        self._logs: dict[Partition, Any] = {}
+
+    def log(self, partition: Partition) -> Any:
+        """The same; it is asked for hundreds of times in a schedule."""
+        log = self._logs.get(partition)
+        if log is None:
+            log = self._logs[partition] = super().log(partition)
+        return log
 
     def append(self, record: Outgoing) -> None:
         topic = self.topic(record.topic)
@@ -55,7 +63,7 @@ class SimBroker(MemoryBroker):
         log.records.append(stored)
         self._oracles.appended(stored)
         if record.topic.endswith(".commands"):
-            self._oracles.system.maybe_mute(stored)
+            self._oracles.system.commanded(stored)
         source = topic.partitions[number]
         for member in self.members:
             if member.owns(source):
@@ -86,6 +94,7 @@ class SimBroker(MemoryBroker):
         """Somebody deletes a topic and creates it again."""
         count = len(self.topic(name).logs)
         self.delete_topic(name)
+        self._logs.clear()
         self.create_topic(name, count)
         self.told(name)
 

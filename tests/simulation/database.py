@@ -196,6 +196,10 @@ def empty(changes: Changes) -> bool:
     )
 
 
+#: The holder of lanes that were given up.
+_NOBODY = ""
+
+
 class Outbox:
     """Rows of one outbox by message id, with the numbers that were taken when they were written."""
 
@@ -207,8 +211,6 @@ class Outbox:
         #: Relay → when its lease of lanes ends, unless it is heard of; and its lanes with their tokens.
         self._lanes: dict[str, int] = {}
         self._held: dict[str, dict[int, int]] = {}
-        #: Lane → relay (or nobody) and the last token given.
-        self._owners: dict[int, tuple[str, int]] = {}
 
     def number(self, messages: Sequence[Message]) -> None:
         """`nextval`: outside of the transaction, so that numbers become visible out of order."""
@@ -227,27 +229,25 @@ class Outbox:
 
     def lease(self, owner: str, ttl: timedelta) -> Mapping[int, int]:
         now = self.world.now
-        until = now + round(ttl.total_seconds() * 1e6)
-        self._lanes[owner] = until
+        self._lanes[owner] = now + round(ttl.total_seconds() * 1e6)
+        if not self._held:
+            self._held[owner] = dict.fromkeys(range(LANES), 1)
         alive = sum(1 for seen in self._lanes.values() if seen > now)
-        share = -(-LANES // max(1, alive))
+        share = -(-LANES // alive)
         held = self._held.setdefault(owner, {})
         while len(held) > share:
             lane, token = held.popitem()
-            self._owners[lane] = ("", token)
-        if not self._owners:
-            held.update(dict.fromkeys(range(LANES), 1))
-            self._owners.update(dict.fromkeys(held, (owner, 1)))
-        elif len(held) < share:
-            for lane in range(LANES):
-                name, token = self._owners.get(lane, ("", 0))
-                if name != owner and self._lanes.get(name, 0) <= now:
-                    self._held.get(name, {}).pop(lane, None)
-                    self._owners[lane] = (owner, token + 1)
-                    held[lane] = token + 1
-                    if len(held) >= share:
-                        break
+            self._held.setdefault(_NOBODY, {})[lane] = token
+        if len(held) < share:
+            self._take_over(held, share, now)
         return dict(held)
+
+    def _take_over(self, held: dict[int, int], share: int, now: int) -> None:
+        """Fill up with the lanes of those that are not heard of any more."""
+        for name, lanes in self._held.items():
+            while lanes and len(held) < share and self._lanes.get(name, 0) <= now:
+                lane, token = lanes.popitem()
+                held[lane] = token + 1
 
     def load(self, owner: str, limit: int, younger: timedelta | None, excluded: Exclusion) -> Sequence[PendingRow]:
         if not self.rows or self._lanes.get(owner, 0) <= self.world.now:
@@ -277,8 +277,7 @@ class Outbox:
 
     def release(self, owner: str) -> None:
         self._lanes.pop(owner, None)
-        for lane, token in self._held.pop(owner, {}).items():
-            self._owners[lane] = ("", token)
+        self._held.setdefault(_NOBODY, {}).update(self._held.pop(owner, {}))
 
 
 class SimOutboxStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -221,11 +222,18 @@ def _act(system: System, what: int, whom: int) -> None:
                 ask(system, "replay", None, letter=letters[whom % len(letters)])
 
 
+#: What is deployed, and at which part of the horizon; every replacement costs as much as several transitions.
+_DEPLOYS: Mapping[int, Sequence[tuple[float, str]]] = {
+    3: ((0.2, "both"), (0.7, "one")),
+    4: ((0.3, "both"),),
+    5: ((0.2, "broken"),),
+}
+
+
 def deploys(system: System) -> None:
     """A new version midway and back, or a release with a bug."""
     plan = system.plan
-    script = ((), (), (), ((0.2, "both"), (0.7, "one")), ((0.3, "both"),), ((0.2, "broken"),))[plan.deploy]
-    for part, release in script:
+    for part, release in _DEPLOYS.get(plan.deploy, ()):
         for n, coordinator in enumerate(system.coordinators):
             when = round(plan.horizon_us * part) + n * 700_000
             system.world.at(when, lambda c=coordinator, r=release: deploy(system, c, r))  # type: ignore[misc]

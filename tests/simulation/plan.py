@@ -44,7 +44,7 @@ class Plan:
 
 
 #: Many small schedules find more than few large ones; but what sagas do to each other takes some of them.
-_SAGAS = (*[1] * 18, *[2] * 4, 4, 8)
+_SAGAS = (*[1] * 18, *[2] * 4, 4, 8, *[1] * 16, 2, 2)
 
 
 def draw(s: Stream) -> Plan:
@@ -68,7 +68,7 @@ def draw(s: Stream) -> Plan:
         batch=(500, 500, 1, 3)[s.pick(4)],
         cache=(10_000, 10_000, 1, 0)[s.pick(4)],
         restart_us=(200_000, 2_000_000)[s.pick(2)],
-        deploy=s.pick(6),
+        deploy=s.pick(12),
         spread_us=(0, 500_000, 5_000_000)[s.pick(3)],
         horizon_us=(8 * SECOND, 20 * SECOND)[s.pick(2)],
         skewed=bool(s.pick(2)),

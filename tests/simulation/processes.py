@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from segue.activities import Rejected, ReplyLater, RetryLater, Worker, WorkerOpt
 from segue.activities.loop import CommandLoop, LoopOptions
 from segue.coordinator.service import Coordinator, Options
 from segue.limits import Limits
-from segue.outbox.message import Message
 from segue.outbox.relay import Relay, RelayOptions
 from segue.topics import Codecs, TopicNames
 from segue.topics import Converter as MsgspecConverter
@@ -30,10 +28,15 @@ CODECS = Codecs(limits=LIMITS)
 CONVERTER = MsgspecConverter()
 #: Age at which a relay takes over what was to be published from memory.
 RELAY_AFTER = timedelta(seconds=2)
-LEASE = timedelta(seconds=4)
-_RELAY_AFTER_US = 2 * SECOND + 1_000
-#: How often a coordinator looks for requests.
-REQUESTS_US = 300_000
+LEASE = timedelta(seconds=2)
+#: How often a coordinator looks for requests: each look is a transaction with all of its boundaries.
+REQUESTS_US = 2 * SECOND
+#: How often it looks for parked records whose saga has come.
+FOLD_US = 3 * SECOND
+#: How soon after its last message a coordinator deletes what Kafka has.
+FORGET_US = 500_000
+#: How soon a worker's relay looks again while there are rows: it need not have had its turn when the last one came.
+RELAY_US = 300_000
 
 
 class SimProcess(Client):
@@ -88,16 +91,6 @@ class SimProcess(Client):
             return consumer.stubborn_until + 1_000
         return self.backoff() if consumer.behind or consumer.stopped else NEVER
 
-    def outbox_time(self, waiting: Iterable[Message], forget_us: int) -> int:
-        """When rows that are published are deleted, or, if they are not, the relay takes them over."""
-        oldest = min((message.created_at for message in waiting), default=None)
-        if oldest is None:
-            return NEVER
-        now = self.world.now
-        if self.idle <= 1:
-            return now + forget_us
-        return max(self.system.world_time(oldest) + _RELAY_AFTER_US, self.backoff(100_000))
-
 
 class CoordinatorProcess(SimProcess):
     """`segue coordinator run`: the coordinator's step, with the relay of its database inside."""
@@ -134,6 +127,8 @@ class CoordinatorProcess(SimProcess):
                 batch_size=self.system.plan.batch,
                 cache_size=self.system.plan.cache,
                 undos_per_minute=self.system.plan.undos_per_minute,
+                requests_every=REQUESTS_US / SECOND,
+                fold_every=FOLD_US / SECOND,
             ),
             relay=relay,
         )
@@ -159,9 +154,11 @@ class CoordinatorProcess(SimProcess):
                 due = self.system.world_time(row.wake_at)
                 if due <= now and not tables.unpublished.get(row.id):
                     when = min(when, self.backoff())  # of what is not due yet the alarms tell
-        when = min(when, self.outbox_time(tables.waiting(), 200_000))
+        assert self.coordinator is not None
+        if self.coordinator.busy:
+            when = min(when, now + FORGET_US)
         if any(r.state == "parked" and r.saga_id in tables.sagas for r in tables.letters.values()):
-            when = min(when, now + SECOND)
+            when = min(when, now + FOLD_US)
         return when
 
     def died(self) -> None:
@@ -206,7 +203,8 @@ class WorkerProcess(SimProcess):
         if self.hurt or self.loop.busy:
             return self.backoff()
         when = self.latest_rejoin()
-        when = min(when, self.outbox_time(self.books.outbox.rows.values(), 100_000))
+        if self.books.outbox.rows:
+            when = min(when, self.backoff(RELAY_US))
         if self.consumer is not None and self.consumer.lagging and self.idle < 4:
             when = min(when, self.backoff(200_000))
         return when
@@ -218,7 +216,7 @@ class WorkerProcess(SimProcess):
 
 _NO_SESSIONS: Any = sessionmaker()
 WORKER_OPTIONS = WorkerOptions(
-    loop=LoopOptions(commit_interval=0.2, concurrency=4, longest_backoff=2.0, revoke_patience=0.0),
+    loop=LoopOptions(commit_interval=0.0, concurrency=4, longest_backoff=2.0, revoke_patience=0.0),
     relay_after=RELAY_AFTER,
 )
 

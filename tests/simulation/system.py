@@ -31,7 +31,6 @@ from tests.simulation.processes import (
     CONVERTER,
     LIMITS,
     NAMES,
-    RELAY_AFTER,
     CoordinatorProcess,
     SimProcess,
     WorkerProcess,
@@ -48,6 +47,8 @@ from tests.simulation.world import EPOCH_US, SECOND, Restless, World
 PATIENCE = 900 * SECOND
 #: From one coordinator's look for what is due to the next one's.
 TICK = 20_000
+#: Age of a message, in microseconds, at which somebody looks whether its writer has forgotten it.
+LEFT_OVER = 2_300_000
 
 
 @dataclass(slots=True)
@@ -105,6 +106,10 @@ class System:
         #: World times at which an alarm is set, and how many have rung.
         self._armed: set[int] = set()
         self._rung = 0
+        #: Somebody will look whether messages are left over.
+        self._watched = False
+        #: Topic of commands → workers that begin with the first one.
+        self._asleep: dict[str, list[WorkerProcess]] = {}
         self.started: dict[str, tuple[str, bytes]] = {}
         self.poison: list[Record] = []
         self.forging = False
@@ -142,7 +147,10 @@ class System:
         world.wire_rate = plan.wire_rate
         for process in self.processes:
             process.stream.arm(plan.rate)
-            process.start()
+        for coordinator in self.coordinators:
+            coordinator.start()
+        for worker in self.workers:
+            self._asleep.setdefault(NAMES.commands_of(worker.books.name), []).append(worker)
         for desk in self.desks.values():
             desk.stream.arm(plan.rate)
             desk.start()
@@ -183,8 +191,9 @@ class System:
             for row in rows:
                 if row.wake_at is not None:
                     self.arm(row.wake_at)
-        if changes.messages and len(self.coordinators) > 1:
-            self.world.at(self.world.now + 2_300_000, self.left_over)
+        if changes.messages and not self._watched:
+            self._watched = True
+            self.world.at(self.world.now + LEFT_OVER, self.left_over)
 
     def arm(self, wake_at: datetime) -> None:
         """Somebody will look when the database's clock shows `wake_at`."""
@@ -210,11 +219,17 @@ class System:
             self.world.at(self.world.now + TICK, lambda: self.look(n + 1))
 
     def left_over(self) -> None:
-        """Rows that nobody has published for long are the relays'."""
-        before = self.world.db_now() - RELAY_AFTER
-        if any(message.created_at <= before for message in self.database.tables.waiting()):
+        """Rows that nobody has published for long are the relays', which look while there are any."""
+        oldest = min((message.created_at for message in self.database.tables.waiting()), default=None)
+        self._watched = oldest is not None
+        if oldest is None:
+            return
+        when, now = self.world_time(oldest) + LEFT_OVER, self.world.now
+        if when <= now:
             for coordinator in self.coordinators:
-                self.world.wake(coordinator, self.world.now)
+                self.world.wake(coordinator, now)
+            when = now + 2 * SECOND
+        self.world.at(when, self.left_over)
 
     def world_time(self, moment: datetime) -> int:
         """World time at which the database's clock shows `moment`."""
@@ -268,7 +283,13 @@ class System:
             known = self._refusals[key] = self.services.chance(self.plan.refuse_rate)
         return known
 
-    def maybe_mute(self, record: Record) -> None:
+    def commanded(self, record: Record) -> None:
+        """A command has arrived: its workers are there from the first one on."""
+        for worker in self._asleep.pop(record.topic, ()):
+            worker.start(self.world.now + 1_000 + worker.latency())
+        self._maybe_mute(record)
+
+    def _maybe_mute(self, record: Record) -> None:
         """Decide once for each step whether its service is silent till all is healed."""
         if not self.plan.mute_rate or self.world.healed:
             return
@@ -327,7 +348,9 @@ class System:
         return int(index[:-1]) + 1 if bracket else 1 + len(saga_id)
 
     def must_be_kept(self, record: Record) -> bool:
-        return True
+        """Where a tail was cut off, offsets are given twice: the second damaged record there is taken for the first."""
+        place = (record.source, record.offset)
+        return not any(other is not record and (other.source, other.offset) == place for other in self.poison)
 
     def outboxes(self) -> Iterator[tuple[str, dict[str, Message]]]:
         yield "the coordinators", {message.id: message for message in self.database.tables.waiting()}

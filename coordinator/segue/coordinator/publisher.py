@@ -56,6 +56,11 @@ class Publisher:
         """Messages that Kafka has not acknowledged yet."""
         return self._in_flight
 
+    @property
+    def busy(self) -> bool:
+        """Messages are under way, or their batches are still to be deleted."""
+        return self._in_flight > 0 or bool(self._published)
+
     def take_published(self, *, all: bool = False) -> list[int]:
         """Batches that are to be deleted now; empty while it is too early, unless `all`."""
         late = self._since is not None and self._clock.monotonic() - self._since >= FORGET_AFTER

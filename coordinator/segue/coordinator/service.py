@@ -183,6 +183,11 @@ class Coordinator:
             self._stumble(error)
             return False
 
+    @property
+    def busy(self) -> bool:
+        """What it published is not acknowledged yet, or not deleted yet: that takes another `step` soon."""
+        return self._publisher.busy or (self._relay is not None and not self._relay.idle)
+
     def run(self, stop: Callable[[], bool], clock: SystemClock = SYSTEM_CLOCK) -> None:
         """Drive `step` until `stop()` is true, then drain. Blocks."""
         failures = 0

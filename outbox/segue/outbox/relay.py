@@ -174,7 +174,8 @@ class Relay:
         before, self._lanes = self._lanes, self._store.lease(self._owner, lease)
         self._renew_at = now + lease.total_seconds() / 3
         self._lost_at = now + lease.total_seconds() * 0.9
-        self._forget_lanes({lane for lane, token in before.items() if self._lanes.get(lane) != token})
+        if self._lanes != before:
+            self._forget_lanes({lane for lane, token in before.items() if self._lanes.get(lane) != token})
 
     def _forget_lanes(self, lost: set[int]) -> None:
         if not lost:
