@@ -70,7 +70,8 @@ class Estate:
             "BANK": part,
             "DATABASE_URL": database,
             "SEGUE_COORDINATOR_NAME": NAMES.coordinator,
-            "SEGUE_COORDINATOR_DATABASE": database,
+            # A relay asks whether its database is this one: only there it looks for batches.
+            "SEGUE_COORDINATOR_DATABASE": self._url("coordinator", far=far and part == "coordinator"),
             "SEGUE_RELAY_DATABASE": database,
             "SEGUE_KAFKA_BOOTSTRAP": self.far_bootstrap if far and part == "coordinator" else self.bootstrap,
             "SEGUE_KAFKA_PROPERTIES": json.dumps(properties),
