@@ -34,6 +34,8 @@ class SimBroker(MemoryBroker):
         self._world = world
         self.oracles = self._oracles = oracles
         self.members: list[SimConsumer] = []
+        #: All that there have ever been.
+        self.joined: list[SimConsumer] = []
         #: Keys of commands whose answers get lost till the system is healed: a silent service.
         self.muted: set[str] = set()
         #: Told of records that were acknowledged and are gone.
@@ -111,6 +113,7 @@ class SimConsumer(MemoryConsumer):
         #: The last poll did not come to its end: what it owns is not known.
         self.unsure = True
         broker.members.append(self)
+        broker.joined.append(self)
 
     def poll(self, max_records: int, timeout: float) -> Polled:
         self.unsure = True

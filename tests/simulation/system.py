@@ -183,6 +183,19 @@ class System:
         for process in (*self.processes, *self.desks.values()):
             process.kill()
 
+    def dissolve(self) -> None:
+        """Take apart what refers to each other, which else the garbage collector has to find out."""
+        for part in (
+            *self.world.processes,
+            *self.broker.joined,
+            *self.oracles.every,
+            self.oracles,
+            self.broker,
+            self.world,
+        ):
+            vars(part).clear()
+        vars(self).clear()
+
     # --- what happens in the world
 
     def moved(self, changes: Changes) -> None:
@@ -395,7 +408,7 @@ def run(tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None) -> Outcome:
     endings: dict[str, int] = {}
     for row in system.database.tables.sagas.values():
         endings[row.status] = endings.get(row.status, 0) + 1
-    return Outcome(
+    outcome = Outcome(
         seed=tape.seed,
         violation=violation,
         digest=system.world.digest,
@@ -406,6 +419,8 @@ def run(tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None) -> Outcome:
         endings=endings,
         turns=system.world.turns,
     )
+    system.dissolve()
+    return outcome
 
 
 def settle() -> None:
