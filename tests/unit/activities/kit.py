@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import sqlite3
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -151,6 +152,8 @@ class Service:
     def die(self) -> None:
         """kill -9: what was not yet given to the broker is gone; another process starts."""
         self.consumer.close()
+        for connection in list(_OPENED.get(self.engine, ())):
+            connection.close()
         self.clock.seconds += 60  # longer than the leases of the dead one
         self.start()
 
@@ -226,17 +229,43 @@ def sqlite_engine(path: str) -> Engine:
     return engine
 
 
+class _Connection(sqlite3.Connection):
+    """Its statements end with it: in a killed worker they are garbage in a cycle, and hold locks until it is found."""
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        made = super().cursor(*args, **kwargs)
+        self.__dict__.setdefault("made", weakref.WeakSet()).add(made)
+        return made
+
+    def close(self) -> None:
+        for cursor in list(self.__dict__.pop("made", ())):
+            cursor.close()
+        super().close()
+
+
+#: The connections of each database of `memory_engine`.
+_OPENED: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[_Connection]] = weakref.WeakKeyDictionary()
+
+
 def memory_engine() -> Engine:
     """A database without a file, for tests that need hundreds of them; it outlives the workers that die."""
     name = f"file:kit-{fresh_id()}?mode=memory&cache=shared"
     keeper = sqlite3.connect(name, uri=True)  # a killed worker's connection is lost, and must not be the last one
-    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(name, uri=True), poolclass=NullPool)
+    opened: weakref.WeakSet[_Connection] = weakref.WeakSet()
+
+    def connect() -> _Connection:
+        connection = sqlite3.connect(name, uri=True, factory=_Connection)
+        opened.add(connection)
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    _OPENED[engine] = opened
     event.listen(engine, "engine_disposed", lambda _: keeper.close())
     return engine
 
 
 def later(moment: Command, **changes: Any) -> Command:
-    return replace(moment, **changes)
+    return msgspec.structs.replace(moment, **changes)
 
 
 def past(**ago: float) -> datetime:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import dataclasses
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +82,7 @@ def test_what_travels_is_read_back() -> None:
 
 
 def test_what_is_optional_may_be_missing() -> None:
-    bare = dataclasses.replace(COMMAND, subject=None, deadline=None, time=None, passed_on=(), action="compensate")
+    bare = msgspec.structs.replace(COMMAND, subject=None, deadline=None, time=None, passed_on=(), action="compensate")
     assert parse_command(record(bare.headers())) == bare
 
 

@@ -20,8 +20,9 @@ from segue.limits import DEFAULT_LIMITS, Limits
 NULL = b"null"
 INT64 = (-(2**63), 2**63 - 1)
 
-#: Only documents that match need their numbers looked at one by one: 19 digits in a row, or an exponent.
-_BIG_NUMBER = re.compile(rb"[0-9]{19}|[0-9][eE]")
+#: Every digit becomes a zero, everything else a space.
+_DIGITS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
+_LONG_NUMBER = b"0" * 19
 #: Strings (to skip) and brackets. A string without an end takes all the rest, so that the scan stays linear.
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|([\[{])|([\]}])', re.DOTALL)
 
@@ -52,11 +53,10 @@ class JsonCodec:
 
     content_type = "application/json"
 
-    __slots__ = ("_limits", "_plain", "_thorough")
+    __slots__ = ("_limits", "_thorough")
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
-        self._plain = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
         self._thorough = json.JSONDecoder(
             object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_int64, parse_float=_finite
         )
@@ -65,19 +65,17 @@ class JsonCodec:
         if not data:
             return NULL
         self._check_bounds(data)
-        if _BIG_NUMBER.search(data):
-            self._check(data, self._thorough)
-        elif b"\\" in data or not _has_no_duplicates(data):
-            self._check(data, self._plain)
+        if b"\\" in data or has_long_number(data) or not _has_no_duplicates(data):
+            self._check(data)
         return data
 
     def encode(self, data: bytes) -> bytes:
         return data
 
-    def _check(self, data: bytes, decoder: json.JSONDecoder) -> None:
+    def _check(self, data: bytes) -> None:
         try:
             text = data.decode()
-            value = decoder.decode(text)
+            value = self._thorough.decode(text)
         except UnicodeDecodeError as error:
             raise DecodeError(f"not JSON: byte {error.start} is not UTF-8") from None
         except (ValueError, RecursionError) as error:
@@ -174,6 +172,12 @@ def check_size(data: bytes, limits: Limits) -> None:
         raise DecodeError(f"payload has {len(data)} bytes, allowed are {limits.payload_bytes}")
 
 
+def has_long_number(data: bytes) -> bool:
+    """Whether there may be an integer outside 64 bits: 19 digits in a row."""
+    # As a regular expression it takes seven times as long, and was a tenth of a transition.
+    return _LONG_NUMBER in data.translate(_DIGITS)
+
+
 def _depth(data: bytes, enough: int) -> int:
     """How deep brackets are nested, outside strings; stops counting above `enough`."""
     depth = deepest = 0
@@ -190,10 +194,10 @@ def _depth(data: bytes, enough: int) -> int:
 
 
 def _has_no_duplicates(data: bytes) -> bool:
-    """True for JSON without duplicate keys; False may mean anything. For text without escapes and big numbers only.
+    """True for JSON without duplicate keys; False may mean anything. For text without escapes and long numbers only.
 
     The quick way for nearly every payload. Reading drops the earlier of two equal keys, and its colon is then missing
-    in what is written again; nothing can add a colon, as there are no escapes.
+    in what is written again; nothing can add a colon, as there are no escapes. Numbers that overflow are refused here.
     """
     try:
         if not data.isascii():

@@ -16,13 +16,10 @@ import msgspec
 
 from segue.errors import ContractError, DecodeError, InvalidPayload
 from segue.limits import DEFAULT_LIMITS, Limits
-from segue.topics.codec import JsonCodec
+from segue.topics.codec import JsonCodec, has_long_number
 
 T = TypeVar("T")
 
-#: Every digit becomes a zero, everything else a space.
-_DIGITS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
-_LONG_NUMBER = b"0" * 19
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _WITH_PATH = re.compile(r"(.*) - at `(?:key in )?\$(.*)`", re.DOTALL)
 
@@ -108,8 +105,7 @@ _CLASS = type
 
 def _is_suspicious(data: bytes) -> bool:
     """Whether the strict reader may refuse what msgspec writes: integers outside 64 bits, NUL."""
-    # As a regular expression it takes seven times as long, and was a tenth of a transition.
-    return _LONG_NUMBER in data.translate(_DIGITS) or b"\\u0000" in data
+    return has_long_number(data) or b"\\u0000" in data
 
 
 def _is_model(kind: Any) -> bool:

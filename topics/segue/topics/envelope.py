@@ -7,9 +7,9 @@ EnvelopeError, and the caller makes a dead letter of the record.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Literal, cast
 
 import msgspec
@@ -30,10 +30,26 @@ REQUEST_ACTIONS: frozenset[str] = frozenset(("start", "signal", "cancel"))
 #: Headers that are handed on from the message that caused another one.
 PASSED_ON = ("traceparent", "tracestate", "baggage")
 JSON = "application/json"
+#: Headers of a command that must be there, in the order in which `parse_command` unpacks them.
+_OF_COMMANDS = (
+    "ce_id",
+    "ce_type",
+    "ce_sagaid",
+    "ce_sagatype",
+    "ce_sagastep",
+    "ce_sagaaction",
+    "ce_sagaattempt",
+    "ce_sagakey",
+    "ce_sagareplyto",
+)
+_ALL_OF_COMMANDS = itemgetter(*_OF_COMMANDS)
+#: Longest value of a header that must be there, in characters.
+_LONGEST = 600
+#: Most bytes of UTF-8 that a character takes.
+_WIDEST = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A command as a participant sees it; `key` is its fence key, `id` the only thing a reply must echo."""
 
     id: str
@@ -172,11 +188,24 @@ def text_headers(record: Record, limits: Limits = DEFAULT_LIMITS) -> dict[str, s
 
     Raises EnvelopeError where there are too many of them.
     """
-    if len(record.headers) > limits.header_count:
-        raise EnvelopeError(f"{len(record.headers)} headers, allowed are {limits.header_count}")
+    pairs = record.headers
+    if len(pairs) > limits.header_count:
+        raise EnvelopeError(f"{len(pairs)} headers, allowed are {limits.header_count}")
+    try:
+        found = {name: value.decode() for name, value in pairs}  # type: ignore[union-attr]
+    except (AttributeError, UnicodeDecodeError):
+        return _careful_headers(pairs, limits)
+    size = sum(map(len, found)) + sum(map(len, found.values()))
+    if len(found) < len(pairs) or size * _WIDEST > limits.header_bytes:
+        return _careful_headers(pairs, limits)
+    return found
+
+
+def _careful_headers(pairs: Headers, limits: Limits) -> dict[str, str]:
+    """The same, one by one: for what is repeated, binary, missing or long."""
     size = 0
     found: dict[str, str] = {}
-    for name, value in record.headers:
+    for name, value in pairs:
         size += len(name) + len(value or b"")
         if value is not None:
             try:
@@ -192,22 +221,21 @@ def text_headers(record: Record, limits: Limits = DEFAULT_LIMITS) -> dict[str, s
 def parse_command(record: Record, limits: Limits = DEFAULT_LIMITS) -> Command:
     """The command that `record` carries. Raises EnvelopeError naming the header that is missing or wrong."""
     headers = text_headers(record, limits)
-    action = _required(headers, "ce_sagaaction")
+    id, activity, saga_id, saga_type, step, action, attempt, key, reply_to = _mandatory(headers)
     if action not in ACTIONS:
         raise EnvelopeError(f"header ce_sagaaction is {action!r:.40}, allowed are invoke and compensate")
-    attempt = _required(headers, "ce_sagaattempt")
     if not attempt.isascii() or not attempt.isdigit() or len(attempt) > 9 or int(attempt) < 1:
         raise EnvelopeError(f"header ce_sagaattempt is {attempt!r:.40}, expected a number from 1")
     return Command(
-        id=_required(headers, "ce_id"),
-        activity=_required(headers, "ce_type"),
-        saga_id=_required(headers, "ce_sagaid"),
-        saga_type=_required(headers, "ce_sagatype"),
-        step=_required(headers, "ce_sagastep"),
+        id=id,
+        activity=activity,
+        saga_id=saga_id,
+        saga_type=saga_type,
+        step=step,
         action=cast("Action", action),
         attempt=int(attempt),
-        key=_required(headers, "ce_sagakey"),
-        reply_to=_required(headers, "ce_sagareplyto"),
+        key=key,
+        reply_to=reply_to,
         source=headers.get("ce_source", ""),
         causation_id=headers.get("ce_causationid", ""),
         subject=headers.get("ce_subject"),
@@ -216,6 +244,18 @@ def parse_command(record: Record, limits: Limits = DEFAULT_LIMITS) -> Command:
         content_type=headers.get("content-type", JSON),
         passed_on=_passed_on(headers),
     )
+
+
+def _mandatory(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """All at once, as nothing is wrong with nearly every command; one by one to say what is."""
+    try:
+        values: tuple[str, ...] = _ALL_OF_COMMANDS(headers)
+    except KeyError:
+        pass
+    else:
+        if all(values) and max(map(len, values)) <= _LONGEST and "\x00" not in "".join(values):
+            return values
+    return tuple(_required(headers, name) for name in _OF_COMMANDS)
 
 
 def parse_reply(record: Record, limits: Limits = DEFAULT_LIMITS) -> Reply:
@@ -294,8 +334,8 @@ def _required(headers: Mapping[str, str], name: str) -> str:
     value = headers.get(name)
     if not value:
         raise EnvelopeError(f"header {name} is missing")
-    if len(value) > 600 or "\x00" in value:
-        raise EnvelopeError(f"header {name} is longer than 600 characters or contains NUL")
+    if len(value) > _LONGEST or "\x00" in value:
+        raise EnvelopeError(f"header {name} is longer than {_LONGEST} characters or contains NUL")
     return value
 
 
