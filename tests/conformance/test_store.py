@@ -408,6 +408,18 @@ def test_a_dead_letter_whose_origin_is_there_is_left_as_it_is(bench: Bench) -> N
     ]
 
 
+def test_a_record_that_took_the_place_of_a_truncated_one_is_a_dead_letter_of_its_own(bench: Bench) -> None:
+    store = bench.store()
+    first = letter(7)
+    write(store, dead_letters=[first])
+
+    later = msgspec.structs.replace(first.record, timestamp_ms=first.record.timestamp_ms + 1)
+    second = replace(first, record=later)
+    write(store, dead_letters=[second, second])
+
+    assert [row.record.timestamp_ms - first.record.timestamp_ms for row in letters(store)] == [0, 1]
+
+
 def test_dead_letters_are_settled_and_their_replays_counted_at_the_time_of_the_batch(bench: Bench) -> None:
     store = bench.store()
     write(store, dead_letters=[letter(1), letter(2, state="received", saga_id="o-1")])

@@ -36,7 +36,7 @@ from segue.errors import Fenced, SegueError
 from segue.outbox.message import Message
 from segue.topics.broker import Partition
 
-_Origin = tuple[str, int, int, str]
+_Origin = tuple[str, int, int, str, int]
 
 
 _NOTHING: tuple[None, Sequence[Message]] = (None, ())
@@ -321,7 +321,7 @@ class MemoryBatch:
 
     def _bury(self, letter: DeadLetterRow) -> None:
         record = letter.record
-        origin = (record.topic, record.partition, record.offset, letter.topic_id)
+        origin = (record.topic, record.partition, record.offset, letter.topic_id, record.timestamp_ms)
         if origin not in self._tables.origins:
             n = self._tables.origins[origin] = self._tables.next_id()
             self._tables.letters[n] = replace(letter, id=n)

@@ -170,7 +170,8 @@ dead_letter = Table(
     Column("replays", Integer, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
-    UniqueConstraint("topic", "partition", "offset", "topic_id", name="dead_letter_origin"),
+    # With its time, for after a truncation another record has the same offset.
+    UniqueConstraint("topic", "partition", "offset", "topic_id", "timestamp_ms", name="dead_letter_origin"),
     Index("dead_letter_saga", "saga_id"),
     Index("dead_letter_state", "state", "created_at"),
 )

@@ -63,7 +63,10 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterRow:
-    """A record kept byte-identical. `id` is 0 until it is stored; (topic, partition, offset, topic_id) is unique."""
+    """A record kept byte-identical. `id` is 0 until it is stored; topic, its id, partition, offset and time are unique.
+
+    The time, too: after a truncation another record has the same offset.
+    """
 
     id: int = 0
     state: DeadLetterState

@@ -431,7 +431,8 @@ class Work:
     def _announcement(self, letter: DeadLetterRow) -> Message:
         """The dead letter on its way to the DLQ topic: through the outbox, so that it gets there whatever happens."""
         record = letter.record
-        identity = derive("dead letter", record.topic, str(record.partition), str(record.offset), letter.topic_id)
+        place = (record.topic, str(record.partition), str(record.offset), letter.topic_id, str(record.timestamp_ms))
+        identity = derive("dead letter", *place)
         error = SegueError(letter.error_message)
         outgoing = dead_letter_record(
             record, self.tools.names.dlq, letter.reason, error, self.tools.coordinator, letter.attempts, letter.saga_id

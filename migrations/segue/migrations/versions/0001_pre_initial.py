@@ -171,7 +171,7 @@ def _records() -> None:
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("updated_at", MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("topic", "partition", "offset", "topic_id", name="dead_letter_origin"),
+        sa.UniqueConstraint("topic", "partition", "offset", "topic_id", "timestamp_ms", name="dead_letter_origin"),
     )
     op.create_index("dead_letter_saga", "dead_letter", ["saga_id"], unique=False)
     op.create_index("dead_letter_state", "dead_letter", ["state", "created_at"], unique=False)
