@@ -164,7 +164,7 @@ def test_calls_that_are_quick_are_never_cut_however_long_their_batch(far: Store,
     with far.batch() as batch:
         for _ in range(40):
             # Each takes a tenth of the timeout; together they take four of it.
-            batch._session.drive("SELECT pg_sleep(0.1)", [])  # type: ignore[attr-defined]
+            batch._session.drive([("SELECT pg_sleep(0.1)", [])])  # type: ignore[attr-defined]
     assert observer.counts == {}
 
 
@@ -189,7 +189,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 def test_a_statement_that_the_server_cancels_is_unavailable(postgres_bench: Bench) -> None:
     store = postgres_bench.store(call_timeout=timedelta(milliseconds=400))
     with pytest.raises(StoreUnavailable), store.batch() as batch:
-        batch._session.drive("SELECT pg_sleep(20)", [])  # type: ignore[attr-defined]
+        batch._session.drive([("SELECT pg_sleep(20)", [])])  # type: ignore[attr-defined]
 
 
 # SQLite

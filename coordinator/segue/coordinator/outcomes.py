@@ -16,6 +16,7 @@ from segue.errors import ConfigError, Fenced, RejectedWrite, SegueError, StoreUn
 #: Whole codes, looked up before the classes.
 _STATES: dict[str, type[SegueError]] = {
     "25006": StoreUnavailable,  # read-only transaction: we reached a standby in the middle of a failover
+    "26000": StoreUnavailable,  # a prepared statement is gone: a connection pooler has changed the server's side
     "25P03": StoreUnavailable,  # idle_in_transaction_session_timeout
     "25P04": StoreUnavailable,  # transaction_timeout
     "55P03": StoreUnavailable,  # lock_timeout

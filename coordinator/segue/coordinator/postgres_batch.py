@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, Boolean, DateTime, Integer, LargeBinary, SmallInteger, Table
 
@@ -19,10 +19,12 @@ from segue.coordinator import schema, statements
 from segue.coordinator.rows import NetRows, attributes_text
 from segue.coordinator.session import Session
 from segue.coordinator.sql_batch import SqlBatch
-from segue.coordinator.store import EventRow, OffsetMove, SagaRow
+from segue.coordinator.store import Changes, EventRow, OffsetMove, SagaRow
 from segue.errors import RejectedWrite
-from segue.outbox.message import Message
 from segue.outbox.schema import Moment
+
+if TYPE_CHECKING:
+    from segue.coordinator.pipeline import Answer, Call, Value
 
 _NUL = "\x00"
 
@@ -121,16 +123,22 @@ class PostgresBatch(SqlBatch):
         super().__init__(session)
         self._inputs: dict[str, bytes] = {}
 
-    def _move(self, coordinator: str, moves: Sequence[OffsetMove]) -> int:
+    def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
+        ordered = sorted(moves, key=lambda move: move.partition)
+        if not ordered:
+            return
         parameters = [
-            texts([move.partition.topic for move in moves]),
-            numbers([move.partition.number for move in moves]),
-            numbers([move.start for move in moves]),
-            numbers([move.end for move in moves]),
-            coordinator,
+            self._texts([move.partition.topic for move in ordered]),
+            numbers([move.partition.number for move in ordered]),
+            numbers([move.start for move in ordered]),
+            numbers([move.end for move in ordered]),
             coordinator,
         ]
-        return self._count(statements.PG_FENCE, parameters)
+
+        def check(moved: Answer) -> None:
+            self._all_moved(ordered, moved.count)
+
+        self._session.defer((statements.PG_FENCE, parameters), check)
 
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
         if not saga_ids:
@@ -153,35 +161,37 @@ class PostgresBatch(SqlBatch):
         sagas, messages = zip(*pairs, strict=True)
         return set(self._rows(statements.PG_SEEN, [self._texts(sagas), self._texts(messages)]))
 
-    def _write_transitions(self, net: NetRows, events: Sequence[EventRow], messages: Sequence[Message]) -> int | None:
-        calls: list[tuple[str, list[Any]]] = []
+    def _write_transitions(self, net: NetRows, changes: Changes) -> int | None:
+        calls: list[Call] = []
         if net.inserts:
             calls.append((statements.PG_INSERT_SAGAS, _arrays(_SAGA, net.inserts)))
         if net.updates:
             calls.append((statements.PG_UPDATE_SAGAS, self._updates(net.updates)))
-        if events:
-            calls.append((statements.PG_INSERT_EVENTS, _arrays(_EVENT, events)))
-        if messages:
-            now, size, sagas, packed = self._batch(messages)
+        if changes.events:
+            calls.append((statements.PG_INSERT_EVENTS, _arrays(_EVENT, changes.events)))
+        if changes.published:
+            calls.append((statements.PG_DELETE_BATCHES, [numbers(changes.published)]))
+        if changes.messages:
+            now, size, sagas, packed = self._batch(changes.messages)
             calls.append((statements.PG_INSERT_BATCH, [now, size, json.dumps(sagas), packed]))
         if not calls:
             return None
-        results = self._session.drive_all(calls)
+        answers = self._session.drive(calls)
         if net.inserts:
-            self._all_written("started", net.inserts, results[0].rowcount)
+            self._all_written("started", net.inserts, answers[0].count)
         if net.updates:
-            self._all_written("moved on", net.updates, results[bool(net.inserts)].rowcount)
-        return int(results[-1].fetchone()[0]) if messages else None
+            self._all_written("moved on", net.updates, answers[bool(net.inserts)].count)
+        return int(answers[-1].rows()[0][0]) if changes.messages else None
 
-    def _updates(self, rows: Sequence[tuple[int, SagaRow]]) -> list[Any]:
+    def _updates(self, rows: Sequence[tuple[int, SagaRow]]) -> list[Value]:
         sagas = [row for _, row in rows]
         arrays = _arrays(_SAGA, sagas)
         arrays[_INPUT] = blobs([None if self._inputs.get(row.id) == row.input else row.input for row in sagas])
-        return [self.now, *arrays, numbers([expected for expected, _ in rows])]
+        return [*arrays, numbers([expected for expected, _ in rows]), self.now]
 
     def delete_batches(self, seqs: Sequence[int]) -> None:
         if seqs:
-            self._count(statements.PG_DELETE_BATCHES, [numbers(seqs)])
+            self._session.drive([(statements.PG_DELETE_BATCHES, [numbers(seqs)])])
 
     def _texts(self, values: Sequence[str]) -> str:
         try:
@@ -189,9 +199,6 @@ class PostgresBatch(SqlBatch):
         except RejectedWrite as error:
             raise self._session.fail(error) from None
 
-    def _count(self, text: str, parameters: Sequence[str]) -> int:
-        return int(self._session.drive(text, parameters).rowcount)
-
-    def _rows(self, text: str, parameters: Sequence[str]) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = self._session.drive(text, parameters).fetchall()
-        return found
+    def _rows(self, text: str, parameters: Sequence[Value]) -> list[tuple[Any, ...]]:
+        [answer] = self._session.drive([(text, parameters)])
+        return answer.rows()

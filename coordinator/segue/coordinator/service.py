@@ -309,9 +309,9 @@ class Coordinator:
         try:
             with self._store.batch() as batch:
                 work = Work(self._tools, batch, self._cache)
-                self._db_now = (batch.now, self._clock.monotonic())
                 hit("batch.begun")
                 work_on(work, batch)
+                self._db_now = (batch.now, self._clock.monotonic())
                 changes = work.finish()
                 changes.published.extend(published)
                 written = batch.write(changes)

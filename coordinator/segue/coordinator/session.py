@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import Connection, Executable, Row
 
@@ -13,7 +13,11 @@ from segue.coordinator.outcomes import outcome_of
 from segue.errors import SegueError, StoreUnavailable
 from segue.outbox.watchdog import Guard
 
+if TYPE_CHECKING:
+    from segue.coordinator.pipeline import Answer, Call, Pipeline
+
 Rows = Sequence[Row[Any]]
+_PIPELINE = "segue.pipeline"
 
 
 class Session:
@@ -28,32 +32,31 @@ class Session:
         self.dialect = connection.dialect.name
         self._guard = guard
         self._now: datetime | None = None
+        self._deferred: list[tuple[Call, Callable[[Answer], None]]] = []
         self.failure: BaseException | None = None
 
     def begin(self) -> None:
-        """Begin. PostgreSQL tells its time with the same round trip."""
+        """Begin. PostgreSQL hears of it with the first statement."""
         try:
             with self._guard:
                 self.connection.begin()
-                if self.dialect == "postgresql":
-                    cursor = self.driver.cursor()
-                    cursor.execute(statements.PG_BEGIN, prepare=False)
-                    cursor.nextset()
-                    self._now = cursor.fetchone()[0]
         except Exception as error:  # noqa: BLE001 - raised again as what it means
             self._raise(error)
 
     @property
     def driver(self) -> Any:
-        """The connection of the driver (psycopg), for the hot path."""
+        """The connection of the driver (psycopg, sqlite3)."""
         return self.connection.connection.driver_connection
 
     @property
     def now(self) -> datetime:
-        """The database's clock, read once per transaction."""
-        if self._now is None:
+        """The database's clock, read once per transaction, before anything that may wait for a lock."""
+        if self._now is None and self.dialect == "sqlite":
             [row] = self.rows(statements.NOW_SQLITE)
             self._now = datetime.fromisoformat(row[0])
+        elif self._now is None:
+            self.drive([])
+        assert self._now is not None
         return self._now
 
     def rows(self, statement: Executable) -> Rows:
@@ -69,6 +72,8 @@ class Session:
         return self._core(statement, parameters, fetch=True)  # type: ignore[no-any-return]
 
     def _core(self, statement: Executable, parameters: Sequence[Mapping[str, Any]] | None, *, fetch: bool) -> Any:
+        if self.dialect == "postgresql" and (self._now is None or self._deferred):
+            self.drive([])
         self._alive()
         try:
             with self._guard:
@@ -77,30 +82,35 @@ class Session:
         except Exception as error:  # noqa: BLE001 - raised again as what it means
             self._raise(error)
 
-    def drive(self, text: str, parameters: Sequence[Any]) -> Any:
-        """Run a statement through psycopg, results in binary; returns its cursor, all rows received."""
-        self._alive()
-        try:
-            with self._guard:
-                cursor = self.driver.cursor(binary=True)
-                cursor.execute(text, parameters)
-                return cursor
-        except Exception as error:  # noqa: BLE001 - raised again as what it means
-            self._raise(error)
+    def defer(self, call: Call, check: Callable[[Answer], None]) -> None:
+        """Run a statement in the round trip of the next one, or before the commit; then `check` what it gave."""
+        self._deferred.append((call, check))
 
-    def drive_all(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
-        """Run statements through psycopg in two round trips; returns the cursor of each, all rows received."""
+    def drive(self, calls: Sequence[Call]) -> list[Answer]:
+        """Run statements on PostgreSQL in one round trip, with all that was put off."""
         self._alive()
+        deferred, self._deferred = self._deferred, []
+        begin = statements.PG_BEGIN if self._now is None else ()
         try:
             with self._guard:
-                driver = self.driver
-                with driver.pipeline():
-                    cursors = [driver.execute(text, parameters) for text, parameters in calls[:-1]]
-                # PostgreSQL does not time an idle transaction whose last statements came in a pipeline: a coordinator
-                # frozen here would hold its locks for ever. So the last one comes by itself.
-                return cursors + [driver.execute(text, parameters) for text, parameters in calls[-1:]]
+                answers = self._pipeline.run([*begin, *(call for call, _ in deferred), *calls])
         except Exception as error:  # noqa: BLE001 - raised again as what it means
             self._raise(error)
+        if begin:
+            [(self._now,)] = answers[1].rows()
+        for (_, check), answer in zip(deferred, answers[len(begin) :], strict=False):
+            check(answer)
+        return answers[len(begin) + len(deferred) :]
+
+    @property
+    def _pipeline(self) -> Pipeline:
+        info = self.connection.info
+        pipeline: Pipeline | None = info.get(_PIPELINE)
+        if pipeline is None:
+            from segue.coordinator.pipeline import Pipeline
+
+            pipeline = info[_PIPELINE] = Pipeline(self.driver)
+        return pipeline
 
     def _alive(self) -> None:
         if self.failure is not None:
@@ -113,6 +123,8 @@ class Session:
 
     def commit(self) -> None:
         """Commit. Raises what made the transaction fail, or StoreUnavailable if nobody knows whether it happened."""
+        if self._deferred and self.failure is None:
+            self.drive([])
         if self.failure is not None:
             self.rollback()
             raise self.failure
@@ -140,7 +152,10 @@ class Session:
         if self._guard.fired or isinstance(self.failure, StoreUnavailable) or self.connection.invalidated:
             return True
         # An exception from outside (KeyboardInterrupt) may have hit the driver in the middle of a call.
-        return self.dialect == "postgresql" and self.driver.info.transaction_status not in _AT_REST
+        if self.dialect != "postgresql":
+            return False
+        pgconn = self.driver.pgconn
+        return pgconn.transaction_status not in _AT_REST or pgconn.pipeline_status != _NO_PIPELINE
 
     def _discard(self) -> None:
         if not self.connection.invalidated:
@@ -158,3 +173,5 @@ class Session:
 
 #: libpq's PQTRANS_IDLE, PQTRANS_INTRANS and PQTRANS_INERROR: no call is under way.
 _AT_REST = frozenset((0, 2, 3))
+#: libpq's PQ_PIPELINE_OFF.
+_NO_PIPELINE = 0

@@ -37,14 +37,15 @@ class SqlBatch:
 
     def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
         ordered = sorted(moves, key=lambda move: move.partition)
-        if ordered and self._move(coordinator, ordered) != len(ordered):
-            raise self._session.fail(Fenced(f"the stored offset of one of {_listed(ordered)} is another"))
-
-    def _move(self, coordinator: str, moves: Sequence[OffsetMove]) -> int:
-        return sum(
+        moved = [
             self._session.change(statements.move_offset(coordinator, move.partition, move.start, move.end))
-            for move in moves
-        )
+            for move in ordered
+        ]
+        self._all_moved(ordered, sum(moved))
+
+    def _all_moved(self, moves: Sequence[OffsetMove], moved: int) -> None:
+        if moved != len(moves):
+            raise self._session.fail(Fenced(f"the stored offset of one of {_listed(moves)} is another"))
 
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
         rows = self._session.rows(statements.lock_sagas(sorted(set(saga_ids)))) if saga_ids else ()
@@ -78,22 +79,22 @@ class SqlBatch:
 
     def write(self, changes: Changes) -> int | None:
         try:
-            batch = self._write_transitions(net_rows(changes), changes.events, changes.messages)
+            batch = self._write_transitions(net_rows(changes), changes)
             self._write_dead_letters(changes)
             self._append_audits(changes.audits)
             self._delete_requests(changes.requests_done)
-            self.delete_batches(changes.published)
             return batch
         except SegueError as error:
             raise self._session.fail(error) from error.__cause__
 
-    def _write_transitions(self, net: NetRows, events: Sequence[EventRow], messages: Sequence[Message]) -> int | None:
+    def _write_transitions(self, net: NetRows, changes: Changes) -> int | None:
         if net.inserts:
             self._all_written("started", net.inserts, self._insert_sagas(net.inserts))
         if net.updates:
             self._all_written("moved on", net.updates, self._update_sagas(net.updates))
-        self._write_events(events)
-        return self._write_batch(messages)
+        self._write_events(changes.events)
+        self.delete_batches(changes.published)
+        return self._write_batch(changes.messages)
 
     def _all_written(self, what: str, rows: Sequence[Any], written: int) -> None:
         if written != len(rows):

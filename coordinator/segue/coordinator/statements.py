@@ -302,7 +302,8 @@ def _element_type(column: Column[Any]) -> str:
 
 
 def _arrays(table: Table, names: Sequence[str]) -> str:
-    return ", ".join(f"%s::{_element_type(table.c[name])}[]" for name in names)
+    """The first parameters, as arrays of these columns."""
+    return ", ".join(f"${n}::{_element_type(table.c[name])}[]" for n, name in enumerate(names, 1))
 
 
 def _quoted(names: Iterable[str]) -> str:
@@ -325,44 +326,45 @@ def _update_sagas() -> str:
     names = SAGA_COLUMNS
     pairs = [f'"{name}" = v."{name}"' for name in names if name not in {"id", "input"}]
     # The alarm stays where it is as long as it rings in time, and has not rung.
+    expected, now = len(names) + 1, len(names) + 2
     pairs.append(
-        "alarm_at = CASE WHEN saga.alarm_at > %s::timestamptz AND saga.alarm_at <= v.wake_at"
+        f"alarm_at = CASE WHEN saga.alarm_at > ${now}::timestamptz AND saga.alarm_at <= v.wake_at"
         " THEN saga.alarm_at ELSE v.wake_at END"
     )
     # An unchanged input comes as NULL: it may be large, and is sent to the database once.
     pairs.append('"input" = COALESCE(v."input", saga."input")')
     return (
         f"UPDATE saga SET {', '.join(pairs)}"
-        f" FROM unnest({_arrays(saga, names)}, %s::bigint[]) AS v({_quoted(names)}, expected)"
+        f" FROM unnest({_arrays(saga, names)}, ${expected}::bigint[]) AS v({_quoted(names)}, expected)"
         " WHERE saga.id = v.id AND saga.revision = v.expected"
     )
 
 
-PG_BEGIN = "BEGIN; SELECT clock_timestamp()"
-#: Parameters: arrays of topics, partitions, starts, ends; the coordinator twice. The rows are locked in their order, so
+PG_BEGIN: tuple[tuple[str, tuple[()]], ...] = (("BEGIN", ()), ("SELECT clock_timestamp()", ()))
+#: Parameters: arrays of topics, partitions, starts, ends; the coordinator. The rows are locked in their order, so
 #: that two coordinators never wait for each other.
 PG_FENCE = """
 WITH locked AS (
     SELECT o.topic, o.partition, move.stop FROM consumer_offset o
-    JOIN unnest(%s::text[], %s::int[], %s::bigint[], %s::bigint[]) AS move(topic, number, start, stop)
+    JOIN unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS move(topic, number, start, stop)
     ON o.topic = move.topic AND o.partition = move.number AND o.next = move.start
-    WHERE o.coordinator = %s ORDER BY o.topic, o.partition FOR UPDATE OF o
+    WHERE o.coordinator = $5 ORDER BY o.topic, o.partition FOR UPDATE OF o
 )
 UPDATE consumer_offset o SET next = locked.stop FROM locked
-WHERE o.coordinator = %s AND o.topic = locked.topic AND o.partition = locked.partition
+WHERE o.coordinator = $5 AND o.topic = locked.topic AND o.partition = locked.partition
 """
 #: Attributes, mostly empty, come as text or not at all: parsing `{}` costs more than reading any other column.
 _READ_SAGA = _quoted(SAGA_COLUMNS).replace('"attributes"', "NULLIF(\"attributes\"::text, '{}')")
-PG_LOCK = f"SELECT {_READ_SAGA} FROM saga WHERE id = ANY(%s::text[]) ORDER BY id FOR UPDATE"
+PG_LOCK = f"SELECT {_READ_SAGA} FROM saga WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
 PG_HISTORY = (
-    f"SELECT {_quoted(saga_event.columns.keys())} FROM saga_event WHERE saga_id = ANY(%s::text[]) ORDER BY saga_id, seq"
+    f"SELECT {_quoted(saga_event.columns.keys())} FROM saga_event WHERE saga_id = ANY($1::text[]) ORDER BY saga_id, seq"
 )
 PG_SEEN = """
-SELECT e.saga_id, e.message_id FROM unnest(%s::text[], %s::text[]) AS v(saga_id, message_id)
+SELECT e.saga_id, e.message_id FROM unnest($1::text[], $2::text[]) AS v(saga_id, message_id)
 JOIN saga_event e ON e.saga_id = v.saga_id AND e.message_id = v.message_id
 """
 PG_INSERT_SAGAS = _insert_sagas()
 PG_UPDATE_SAGAS = _update_sagas()
 PG_INSERT_EVENTS = _insert_arrays(saga_event, EVENT_COLUMNS)
-PG_INSERT_BATCH = "INSERT INTO outbox_batch (created_at, size, sagas, messages) VALUES (%s, %s, %s, %s) RETURNING seq"
-PG_DELETE_BATCHES = "DELETE FROM outbox_batch WHERE seq = ANY(%s::bigint[])"
+PG_INSERT_BATCH = "INSERT INTO outbox_batch (created_at, size, sagas, messages) VALUES ($1, $2, $3, $4) RETURNING seq"
+PG_DELETE_BATCHES = "DELETE FROM outbox_batch WHERE seq = ANY($1::bigint[])"

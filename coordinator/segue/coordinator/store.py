@@ -167,7 +167,11 @@ class Batch(Protocol):
         ...
 
     def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
-        """Move a coordinator's stored offsets, partitions sorted. Raises Fenced if one stands elsewhere."""
+        """Move a coordinator's stored offsets, partitions sorted.
+
+        Raises Fenced if one stands elsewhere: here, with the next call, or at the end of the transaction, as the
+        question may travel with the next one.
+        """
         ...
 
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:

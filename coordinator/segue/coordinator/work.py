@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -60,7 +61,6 @@ class Work:
         self.tools = tools
         self.batch = batch
         self.cache = cache
-        self.now = to_micros(batch.now)
         self.changes = Changes()
         self.instances: dict[str, Instance] = {}
         self._rows: dict[str, SagaRow] = {}
@@ -70,6 +70,11 @@ class Work:
         self._seen: set[tuple[str, str]] = set()
 
     # --- before
+
+    @cached_property
+    def now(self) -> int:
+        """The database's time in microseconds; asked for late, as it comes with the answer to the first question."""
+        return to_micros(self.batch.now)
 
     def prepare(
         self, saga_ids: Collection[str], *, rows: Iterable[SagaRow] = (), messages: Collection[tuple[str, str]] = ()
