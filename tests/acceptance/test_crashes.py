@@ -17,6 +17,7 @@ COORDINATOR_LIVES = (
     "batch.before_commit=kill@5",
     # What this one did not send is there for the relay of the next ones, which die of it.
     "batch.after_commit=kill@5",
+    "relay.before_unpack=kill@1",
     "relay.after_load=kill@1",
     "relay.after_send=kill@1",
     "relay.before_delete=kill@1",
