@@ -161,8 +161,9 @@ class SimConsumer(MemoryConsumer):
             self._sim.members.remove(self)
 
     def expelled(self) -> None:
-        """The broker has not heard of it for too long."""
-        if self in self._sim.group(self.group).members:
+        """The broker has not heard of it for too long. It may own partitions that it took after it was expelled."""
+        group = self._sim.group(self.group)
+        if self in group.members or self in group.owners.values():
             self._sim.expel(self)
             self._tell_others()
 
