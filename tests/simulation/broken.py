@@ -5,7 +5,6 @@ R1 to R6 are the rules of docs/reliability.md; numbers in brackets are the seman
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from msgspec.structs import replace as with_fields
@@ -564,7 +563,7 @@ def tombstone(patch: Patch) -> None:
 
     def decide(fence: Any, command: Any, now: Any, horizon: Any) -> Any:
         if command.action == "invoke":
-            fence = replace(fence, tombstone=False, compensate=inbox.Answer())
+            fence = with_fields(fence, tombstone=False, compensate=inbox.Answer())
         return old(fence, command, now, horizon)
 
     patch(participant, "decide", decide)

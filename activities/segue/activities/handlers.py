@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
+
+import msgspec
 
 from segue.contract import Activity
 from segue.errors import DecodeError, EnvelopeError, InputError
@@ -35,15 +38,24 @@ class Fault:
     error: Exception
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(msgspec.Struct, kw_only=True):
     """A command whose envelope could be read; either a handler and its input, or a fault."""
 
     record: Record
     command: Command
     registration: Registration | None = None
-    value: Any = None
     fault: Fault | None = None
+    #: The input as it was decoded to see whether that is possible; None once a handler had it.
+    first: Any = None
+    #: Decodes the input once more.
+    decode: Callable[[], Any] | None = None
+
+    def input(self) -> Any:
+        """The input for one run of the handler: never one that an earlier run may have changed."""
+        found, self.first = self.first, None
+        if found is None and self.decode is not None:
+            found = self.decode()
+        return found
 
 
 class UnknownActivity(InputError):
@@ -83,16 +95,16 @@ class Reader:
             error = UnknownActivity(f"{command.activity} does not {command.action}; see its contract")
             return _faulty(record, command, "unknown_activity", error)
         try:
-            value = self._decode(command, record.value, registration.activity.input)
+            canonical = self._canonical(command, record.value)
+            decode = partial(self._converter.from_bytes, canonical, registration.activity.input)
+            return Prepared(record=record, command=command, registration=registration, first=decode(), decode=decode)
         except InputError as wrong:
             return _faulty(record, command, "invalid_input", wrong)
-        return Prepared(record=record, command=command, registration=registration, value=value)
 
-    def _decode(self, command: Command, value: bytes | None, type: Any) -> Any:
+    def _canonical(self, command: Command, value: bytes | None) -> bytes:
         if value is not None and len(value) > self._limits.payload_bytes:
             raise DecodeError(f"payload has {len(value)} bytes, allowed are {self._limits.payload_bytes}")
-        canonical = b"null" if value is None else self._codecs.decode(command.content_type, value)
-        return self._converter.from_bytes(canonical, type)
+        return b"null" if value is None else self._codecs.decode(command.content_type, value)
 
 
 def _faulty(record: Record, command: Command, code: Any, error: Exception) -> Prepared:

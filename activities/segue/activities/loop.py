@@ -242,8 +242,11 @@ class CommandLoop:
         if task.dead is not None:
             self._send_dead_letter(task)
             return None
+        if task.prepared is not None:
+            return task.prepared  # it was put back: a group that took it ended early, or failed
         try:
-            return self._reader.prepare(task.record)
+            task.prepared = self._reader.prepare(task.record)
+            return task.prepared
         except EnvelopeError as error:
             self._die(task, error.code, error, None)
         except Exception as error:  # noqa: BLE001 - a bug in decoding must cost one record, not the process

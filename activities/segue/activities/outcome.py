@@ -10,7 +10,6 @@ any other           retry: nothing was done, the class of the exception is the c
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,8 +58,7 @@ class ReplyLater(Exception):
     """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is to be replied to one command."""
 
     outcome: Outcome

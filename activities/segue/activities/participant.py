@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 
@@ -41,8 +40,7 @@ from segue.topics.envelope import Command
 HANDLER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handled:
+class Handled(msgspec.Struct, frozen=True, kw_only=True):
     """What is left to do after the commit."""
 
     #: Committed with the fence row, or derived from it alone: to be sent until Kafka has it.
@@ -109,7 +107,7 @@ class Participant:
         registration = prepared.registration
         assert registration is not None
         try:
-            output = desk.call(registration.function, self._context(sessions.handed, prepared, fence), prepared.value)
+            output = desk.call(registration.function, self._context(sessions.handed, prepared, fence), prepared.input())
         except ReplyLater:
             return Answered(outcome="pending")
         return Answered(outcome="success", body=self._encoded(output, registration))
@@ -179,7 +177,7 @@ class Participant:
         own_beginning = known.command_id == command.id and known.outcome is None
         if own_beginning or not may_have_had_an_effect(known):
             return answered
-        return replace(answered, effect="unknown")
+        return msgspec.structs.replace(answered, effect="unknown")
 
     def _reply(self, command: Command, answered: Answered, now: datetime) -> Message:
         return reply_to(command, answered, source=self.source, now=now)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from segue.activities.handlers import Prepared
 from segue.topics.broker import Outgoing, Record
 
 
@@ -24,6 +25,8 @@ class Task:
     not_before: float = 0.0
     #: Its dead letter, once there is nothing left to do but to send that.
     dead: Outgoing | None = None
+    #: Its command, once it was read.
+    prepared: Prepared | None = None
     #: It was given out, and is not back.
     taken: bool = False
 

@@ -1,4 +1,4 @@
-"""The garbage collector of a process that keeps thousands of sagas alive and makes few cycles."""
+"""The garbage collector of a process that keeps thousands of objects alive and makes few cycles."""
 
 from __future__ import annotations
 

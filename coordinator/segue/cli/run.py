@@ -123,7 +123,7 @@ def run_worker(
     client = kafka(run)
     check_topics(client, [names.commands_of(found.name), found.dead_letters])
     run.out.note(f"worker {found.name} answers {', '.join(found.activities)}; Ctrl-C drains and stops it")
-    with stopping(at_eof=stop_at_eof) as stop:
+    with stopping(at_eof=stop_at_eof) as stop, collecting_rarely():
         found.run(client.bootstrap, properties=client.properties, topics=names, stop=stop)
     run.out.note(f"worker {found.name} is drained")
 
@@ -142,7 +142,8 @@ def run_relay(
             run, settings.relay.database or None, client, observer, RelayOptions(batch=settings.relay.batch_size)
         )
         run.out.note("the relay runs; Ctrl-C drains and stops it")
-        relay.run(stop)
+        with collecting_rarely():
+            relay.run(stop)
     run.out.note("the relay is drained")
 
 

@@ -189,11 +189,11 @@ class Participants:
         self, command: SendCommand, fence: Fence, outcome: StoredOutcome, message: Message, *, tombstone: bool = False
     ) -> None:
         answer = Answer(attempt=command.attempt, command_id=command.id, outcome=outcome, reply=pack(message))
-        fence = replace(fence, new=False, tombstone=fence.tombstone or tombstone)
+        fence = msgspec.structs.replace(fence, new=False, tombstone=fence.tombstone or tombstone)
         if command.action == "invoke":
-            fence = replace(fence, invoke=answer)
+            fence = msgspec.structs.replace(fence, invoke=answer)
         else:
-            fence = replace(fence, compensate=answer)
+            fence = msgspec.structs.replace(fence, compensate=answer)
         self._fences[command.step] = fence
 
 

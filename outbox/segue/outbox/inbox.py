@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias, assert_never
 
+import msgspec
 from sqlalchemy import Connection
 
 from segue.outbox.fences import sweep_inbox_rows
@@ -39,8 +40,7 @@ HORIZON = timedelta(days=14)
 MAX_KEY_LENGTH = 511
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known of one action (invoke or compensate) of an occurrence: the highest attempt seen, its reply."""
 
     attempt: int = 0
@@ -50,8 +50,7 @@ class Answer:
     reply: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fence:
+class Fence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One row of the inbox, locked."""
 
     invoke: Answer = Answer()

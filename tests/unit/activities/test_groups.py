@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from segue.activities import Rejected, Undo
+from segue.activities.handlers import Prepared, Reader
+from segue.topics.broker import Record
 from tests.unit.activities.kit import (
     DEAD,
     Booking,
@@ -172,6 +174,21 @@ def test_a_poison_command_in_a_group_is_answered_alone_and_the_others_are_done_o
     assert service.bookings() == 3
 
 
+def test_a_handler_that_runs_again_finds_its_input_as_it_was_sent(service: Service) -> None:
+    seen: list[int] = []
+
+    def behave(ctx: Any, order: Order) -> Charged:
+        seen.append(order.total)
+        object.__setattr__(order, "total", order.total + 1)
+        return raising("o-3", KeyError("account"))(ctx, order)
+
+    service.behaviour = behave
+    service.send(*map(command, FOUR))
+    service.settle()
+    assert len(seen) > len(FOUR), "the group was run one by one"
+    assert set(seen) == {1}
+
+
 @pytest.mark.parametrize("leave", [SystemExit, KeyError])
 def test_whatever_is_raised_in_a_group_the_worker_goes_on(service: Service, leave: type[BaseException]) -> None:
     service.behaviour = raising("o-1", leave("x"))
@@ -290,6 +307,27 @@ def test_a_group_that_takes_too_long_ends_early_and_the_rest_follows(service: Se
     assert counted[0] == 2
     assert sorted(service.calls) == [f"charge {order}" for order in FOUR], "none is begun twice"
     assert service.outcomes() == ["success"] * 4
+
+
+def test_a_command_that_was_not_begun_is_not_read_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes | None] = []
+    prepare = Reader.prepare
+
+    def counted(self: Reader, record: Record) -> Prepared:
+        read.append(record.key)
+        return prepare(self, record)
+
+    monkeypatch.setattr(Reader, "prepare", counted)
+
+    def behave(ctx: Any, order: Order) -> Charged:
+        service.clock.seconds += 0.06
+        return book(ctx, order)
+
+    service.behaviour = behave
+    service.send(*map(command, FOUR))
+    service.settle()
+    assert service.outcomes() == ["success"] * 4
+    assert len(read) == len(set(read)) == len(FOUR)
 
 
 def test_a_command_that_was_not_begun_leaves_no_row(service: Service) -> None:
