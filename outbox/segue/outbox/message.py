@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -84,23 +85,26 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
 
     def outgoing(self) -> Outgoing:
         """The record for Kafka."""
-        if RAW in self.headers:
-            return _unwrapped(self)
-        texts = list(_VALUES(self))
-        texts[_CREATED_AT] = rfc3339(self.created_at)
-        if self.saga_attempt is not None:
-            texts[_ATTEMPT] = str(self.saga_attempt)
-        if self.deadline is not None:
-            texts[_DEADLINE] = rfc3339(self.deadline)
-        headers: list[tuple[str, bytes | None]] = [_SPECVERSION]
-        headers += [(name, text.encode()) for name, text in zip(_HEADERS, texts, strict=True) if text is not None]
-        headers += [(name, text.encode()) for name, text in sorted(self.headers.items())]
-        return Outgoing(
-            topic=self.aggregatetype,
-            key=self.aggregateid.encode() if self.aggregateid else None,
-            value=self.payload,
-            headers=tuple(headers),
-        )
+        return record_of(_VALUES(self), self.aggregatetype, self.aggregateid, self.payload, self.headers)
+
+
+def record_of(
+    columns: Sequence[Any], topic: str, key: str, payload: bytes | None, extras: Mapping[str, str]
+) -> Outgoing:
+    """The record for Kafka of a row: the values of `COLUMN_HEADERS` in their order, and what else it has."""
+    if RAW in extras:
+        return _unwrapped(topic, payload, extras[RAW])
+    texts = list(columns)
+    texts[_CREATED_AT] = rfc3339(texts[_CREATED_AT])
+    if texts[_ATTEMPT] is not None:
+        texts[_ATTEMPT] = str(texts[_ATTEMPT])
+    if texts[_DEADLINE] is not None:
+        texts[_DEADLINE] = rfc3339(texts[_DEADLINE])
+    headers: list[tuple[str, bytes | None]] = [_SPECVERSION]
+    headers += [(name, text.encode()) for name, text in zip(_HEADERS, texts, strict=True) if text is not None]
+    if extras:
+        headers += [(name, text.encode()) for name, text in sorted(extras.items())]
+    return Outgoing(topic=topic, key=key.encode() if key else None, value=payload, headers=tuple(headers))
 
 
 def message_of(topic: str, key: str, headers: Headers, payload: bytes | None, created_at: datetime) -> Message:
@@ -141,12 +145,12 @@ def raw_message(id: str, record: Outgoing, created_at: datetime) -> Message:
     )
 
 
-def _unwrapped(message: Message) -> Outgoing:
-    key, pairs = json.loads(message.headers[RAW])
+def _unwrapped(topic: str, payload: bytes | None, wrapped: str) -> Outgoing:
+    key, pairs = json.loads(wrapped)
     return Outgoing(
-        topic=message.aggregatetype,
+        topic=topic,
         key=None if key is None else b64decode(key),
-        value=message.payload,
+        value=payload,
         headers=tuple((name, None if value is None else b64decode(value)) for name, value in pairs),
     )
 

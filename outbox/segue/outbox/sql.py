@@ -28,7 +28,7 @@ from segue.clock import EPOCH
 from segue.outbox import postgres
 from segue.outbox.deadline import CALL_TIMEOUT, deadline, watch
 from segue.outbox.faults import translated
-from segue.outbox.message import COLUMN_HEADERS, LANES, Message, pack
+from segue.outbox.message import COLUMN_HEADERS, LANES, Message, pack, record_of
 from segue.outbox.schema import (
     Moment,
     metadata,
@@ -45,7 +45,6 @@ Transact = Callable[[Callable[[Connection], T]], T]
 
 _COLUMNS = (*COLUMN_HEADERS, "aggregatetype", "aggregateid", "payload", "headers")
 _PENDING = tuple(outbox_table.c[name] for name in ("seq", "lane", *_COLUMNS))
-_TOPIC, _KEY = _COLUMNS.index("aggregatetype"), _COLUMNS.index("aggregateid")
 
 
 class DatabaseTime(FunctionElement[datetime]):
@@ -125,20 +124,26 @@ def insert_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> No
 def message_of_row(row: RowMapping | Mapping[str, Any]) -> Message:
     """The inverse of `row_of`."""
     columns = {name: row[name] for name in _COLUMNS}
-    headers = columns.pop("headers") or {}
+    return Message(headers=_extras(columns.pop("headers")), **columns)
+
+
+def _extras(headers: Any) -> Mapping[str, str]:
+    if not headers:
+        return {}
     if not isinstance(headers, Mapping):
         raise ValueError(f"column headers holds {type(headers).__name__}, expected a JSON object")
-    return Message(headers={str(name): str(value) for name, value in headers.items()}, **columns)
+    return {str(name): str(value) for name, value in headers.items()}
 
 
 def _pending_row(row: Sequence[Any]) -> PendingRow:
     seq, lane, *values = row
+    *columns, topic, key, payload, headers = values
     record, fault = None, ""
     try:
-        record = message_of_row(dict(zip(_COLUMNS, values, strict=True))).outgoing()
+        record = record_of(columns, topic, key, payload, _extras(headers))
     except Exception as error:  # noqa: BLE001 - whatever another writer has put there must not stop the relay
         fault = f"{type(error).__name__}: {error}"
-    return PendingRow(seq=seq, lane=lane, topic=values[_TOPIC], key=values[_KEY], record=record, fault=fault)
+    return PendingRow(seq=seq, lane=lane, topic=topic, key=key, record=record, fault=fault)
 
 
 # --- the relay's store

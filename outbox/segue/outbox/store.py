@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 from segue.outbox.message import Message
 from segue.topics.broker import Outgoing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingRow:
+class PendingRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A row that waits to be published: what it becomes, or a `fault` that says why it makes no sense."""
 
     seq: int
