@@ -8,7 +8,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from segue.coordinator.store import Changes
+from segue.coordinator.store import Changes, Look
 from segue.errors import Fenced
 from segue.topics.broker import Partition
 from tests.conformance.store_kit import (
@@ -308,31 +308,51 @@ def test_an_alarm_stays_while_it_is_early_enough_and_is_put_right_when_it_has_ru
     soon, later = store.now() + timedelta(hours=1), store.now() + timedelta(hours=2)
     write(store, started=[saga(wake_at=soon)])
     write(store, updated=[saga(wake_at=later, revision=2)])
-    assert store.next_wake(ORDER) == soon
+    assert store.look(ORDER).alarm_at == soon
     with store.batch() as batch:
         assert [row.wake_at for row in batch.due(soon, 10, ORDER)] == [later]
 
     write(store, updated=[saga(wake_at=soon - SECOND, revision=3)])
-    assert store.next_wake(ORDER) == soon - SECOND
+    assert store.look(ORDER).alarm_at == soon - SECOND
     write(store, updated=[saga(wake_at=T0 - SECOND, revision=4)])
     write(store, updated=[saga(wake_at=later, revision=5)])
-    assert store.next_wake(ORDER) == later
+    assert store.look(ORDER).alarm_at == later
     write(store, updated=[saga(revision=6)])
-    assert store.next_wake(ORDER) is None
+    assert store.look(ORDER).alarm_at is None
     write(store, updated=[saga(wake_at=later, revision=7)])
-    assert store.next_wake(ORDER) == later
+    assert store.look(ORDER).alarm_at == later
 
 
 def test_the_next_wake_is_the_earliest_of_the_known_versions(bench: Bench) -> None:
     store = bench.store()
-    assert store.next_wake(ORDER) is None
+    assert store.look(ORDER).alarm_at is None
     write(
         store,
         started=[saga("a", wake_at=T0), saga("b", wake_at=T0 - SECOND), saga("c", wake_at=T0 - 2 * SECOND, version=2)],
     )
 
-    assert store.next_wake(ORDER) == T0 - SECOND
-    assert store.next_wake([]) is None
+    assert store.look(ORDER).alarm_at == T0 - SECOND
+    assert store.look([]).alarm_at is None
+
+
+def test_a_look_tells_what_there_is_to_do(bench: Bench) -> None:
+    store = bench.store()
+    before = store.now()
+    look = store.look(ORDER)
+    assert before <= look.now <= store.now()
+    assert look == Look(now=look.now, alarm_at=None, requests=False, parked=False)
+
+    later = store.now() + timedelta(hours=1)
+    store.ask([request(not_before=later)])
+    write(store, dead_letters=[letter(state="parked", saga_id="o-1")])
+    look = store.look([*ORDER, ("100 % 'safe'", 1)])
+    assert (look.requests, look.parked) == (False, False)
+
+    store.ask([request(not_before=T0)])
+    write(store, started=[saga()])
+    look = store.look(ORDER)
+    assert (look.requests, look.parked) == (True, True)
+    assert not store.look(ORDER, parked=False).parked
 
 
 def test_versions_are_live_while_one_of_their_sagas_has_not_ended(bench: Bench) -> None:

@@ -335,17 +335,29 @@ def relay_order(patch: Patch) -> None:
 
 @mutant("[R5] wake-ups below the highest one seen are not looked for")
 def timer_level(patch: Patch) -> None:
-    old = database.SimStore.next_wake
+    old = database.SimStore.look
 
-    def next_wake(self: Any, versions: Any) -> Any:
-        wanted = old(self, versions)
-        level = getattr(self, "_level", None)
+    def look(self: Any, versions: Any, **how: Any) -> Any:
+        seen = old(self, versions, **how)
+        wanted, level = seen.alarm_at, getattr(self, "_level", None)
         if wanted is not None and level is not None and wanted < level:
-            return None
+            return replace(seen, alarm_at=None)
         self._level = wanted or level
-        return wanted
+        return seen
 
-    patch(database.SimStore, "next_wake", next_wake)
+    patch(database.SimStore, "look", look)
+
+
+@mutant("a look never sees what people ask for")
+def look_requests(patch: Patch) -> None:
+    old = database.SimStore.look
+    patch(database.SimStore, "look", lambda self, *args, **how: replace(old(self, *args, **how), requests=False))
+
+
+@mutant("a look never sees parked records whose saga has come")
+def look_parked(patch: Patch) -> None:
+    old = database.SimStore.look
+    patch(database.SimStore, "look", lambda self, *args, **how: replace(old(self, *args, **how), parked=False))
 
 
 @mutant("[R5] deadlines are judged by the coordinator's clock")
@@ -372,13 +384,13 @@ def early_alarm(patch: Patch) -> None:
     patch(Turn, "wake", wake)
     due = database.SimBatch.due
     patch(database.SimBatch, "due", lambda self, until, limit, versions: due(self, until + _TWO, limit, versions))
-    following = database.SimStore.next_wake
+    following = database.SimStore.look
 
-    def next_wake(self: Any, versions: Any) -> Any:
-        wanted = following(self, versions)
-        return None if wanted is None else wanted - _TWO
+    def look(self: Any, versions: Any, **how: Any) -> Any:
+        seen = following(self, versions, **how)
+        return seen if seen.alarm_at is None else replace(seen, alarm_at=seen.alarm_at - _TWO)
 
-    patch(database.SimStore, "next_wake", next_wake)
+    patch(database.SimStore, "look", look)
 
 
 _TWO = processes.RELAY_AFTER

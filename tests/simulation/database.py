@@ -18,7 +18,7 @@ from segue.activities.later import settle
 from segue.activities.outcome import Answered
 from segue.activities.runner import InlineRunner
 from segue.coordinator.memory import MemoryBatch, MemoryStore, Tables
-from segue.coordinator.store import Changes, EventRow, OffsetMove, OperatorRequest, SagaRow, StoredOffset
+from segue.coordinator.store import Changes, EventRow, Look, OffsetMove, OperatorRequest, SagaRow, StoredOffset
 from segue.errors import StoreUnavailable
 from segue.outbox.message import LANES, Message, lane_of
 from segue.outbox.store import Exclusion, PendingRow
@@ -87,9 +87,9 @@ class SimStore(MemoryStore):
         read(self._process)
         return super().now()
 
-    def next_wake(self, versions: Collection[tuple[str, int]]) -> datetime | None:
+    def look(self, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
         read(self._process)
-        return super().next_wake(versions)
+        return super().look(versions, parked=parked)
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
         read(self._process)

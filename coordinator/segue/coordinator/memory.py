@@ -27,6 +27,7 @@ from segue.coordinator.store import (
     Changes,
     DeadLetterRow,
     EventRow,
+    Look,
     OffsetMove,
     OperatorRequest,
     SagaRow,
@@ -97,7 +98,17 @@ class MemoryStore:
     def now(self) -> datetime:
         return self._clock()
 
-    def next_wake(self, versions: Collection[tuple[str, int]]) -> datetime | None:
+    def look(self, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
+        now, tables = self._clock(), self.tables
+        waiting = (row for row in tables.letters.values() if row.state == "parked")
+        return Look(
+            now=now,
+            alarm_at=self._next_alarm(versions),
+            requests=any(request.not_before <= now for request in tables.requests.values()),
+            parked=parked and any(row.saga_id in tables.sagas for row in waiting),
+        )
+
+    def _next_alarm(self, versions: Collection[tuple[str, int]]) -> datetime | None:
         sagas = self.tables.sagas
         alarms = [
             alarm

@@ -18,7 +18,7 @@ from segue.coordinator.gate import DrainGate
 from segue.coordinator.intake import Intake, Item
 from segue.coordinator.publisher import Publisher
 from segue.coordinator.requests import apply_request, replay
-from segue.coordinator.store import AuditEntry, Batch, OffsetMove, SagaRow, Store, StoredOffset
+from segue.coordinator.store import AuditEntry, Batch, Look, OffsetMove, SagaRow, Store, StoredOffset
 from segue.coordinator.work import Tools, Work
 from segue.errors import ConfigError, Fenced, SegueError, Unavailable
 from segue.failpoints import hit
@@ -43,9 +43,9 @@ class Options:
     batch_size: int = 500
     #: Live sagas kept in memory.
     cache_size: int = 10_000
-    #: Seconds between two looks for due sagas.
+    #: Seconds between two looks for due sagas and for requests of people.
     tick: float = 0.1
-    #: Seconds between two looks for requests of people: each is a transaction, also when there are none.
+    #: Seconds at least between two transactions that deal with requests of people.
     requests_every: float = 0.3
     #: Seconds between two looks for parked records whose saga has come.
     fold_every: float = 1.0
@@ -126,7 +126,6 @@ class Coordinator:
         self._gate = DrainGate(store, consumer, self.name, self._topics, observer)
         self._positions: dict[Partition, int] = {}
         self._lost_track = False
-        self._db_now: tuple[datetime, float] | None = None
         self._tick = _Timer(self.options.tick)
         self._requests = _Timer(self.options.requests_every)
         self._fold = _Timer(self.options.fold_every)
@@ -311,7 +310,6 @@ class Coordinator:
                 work = Work(self._tools, batch, self._cache)
                 hit("batch.begun")
                 work_on(work, batch)
-                self._db_now = (batch.now, self._clock.monotonic())
                 changes = work.finish()
                 changes.published.extend(published)
                 written = batch.write(changes)
@@ -334,21 +332,21 @@ class Coordinator:
         now = self._clock.monotonic()
         worked = False
         if self._tick.due(now):
-            worked = self._wake_due() or worked
-        if self._requests.due(now):
-            worked = self._serve_requests() or worked
-        if self._fold.due(now):
-            worked = self._fold_parked() or worked
+            look = self._store.look(self._registry.versions, parked=now >= self._fold.at)
+            worked = self._wake_due(look) or worked
+            if look.requests and self._requests.due(now):
+                worked = self._serve_requests() or worked
+            if self._fold.due(now) and look.parked:
+                worked = self._fold_parked() or worked
         if self._commit.due(now) and self._positions:
             self._consumer.commit(self._positions)
         if self._sweep.due(now):
             self._store.sweep(self._store.now() - self.options.parked_for, self.options.batch_size)
         return worked
 
-    def _wake_due(self) -> bool:
-        versions = self._registry.versions
-        wanted = self._store.next_wake(versions)
-        if wanted is None or wanted > self._database_time():
+    def _wake_due(self, look: Look) -> bool:
+        versions, wanted = self._registry.versions, look.alarm_at
+        if wanted is None or wanted > look.now:
             return False
         gate = self._gate.open_to(wanted)
         if gate is None or gate < wanted:
@@ -428,13 +426,6 @@ class Coordinator:
 
         self._transact(fold)
         return folded > 0
-
-    def _database_time(self) -> datetime:
-        """The database's clock as far as it can be told without asking; only a hint for when to ask."""
-        if self._db_now is None:
-            self._db_now = (self._store.now(), self._clock.monotonic())
-        moment, read_at = self._db_now
-        return moment + timedelta(seconds=self._clock.monotonic() - read_at)
 
     def _forget(self, *, everything: bool = False) -> None:
         published = self._publisher.take_published(all=everything)

@@ -102,6 +102,15 @@ class Session:
             check(answer)
         return answers[len(begin) + len(deferred) :]
 
+    def glance(self, text: str) -> list[tuple[Any, ...]]:
+        """The rows of one statement on PostgreSQL that needs no transaction around it: no BEGIN, no COMMIT."""
+        self._alive()
+        try:
+            with self._guard:
+                return self._pipeline.run([(text, ())])[0].rows()
+        except Exception as error:  # noqa: BLE001 - raised again as what it means
+            self._raise(error)
+
     @property
     def _pipeline(self) -> Pipeline:
         info = self.connection.info

@@ -17,7 +17,7 @@ from segue.coordinator.postgres_batch import PostgresBatch
 from segue.coordinator.rows import request_values
 from segue.coordinator.session import Session
 from segue.coordinator.sql_batch import SqlBatch, append_audits, checked
-from segue.coordinator.store import AuditEntry, Batch, OperatorRequest, StoredOffset
+from segue.coordinator.store import AuditEntry, Batch, Look, OperatorRequest, StoredOffset
 from segue.errors import Fenced, StoreUnavailable
 from segue.observe import SILENT, Observer
 from segue.outbox.watchdog import Watchdog
@@ -91,11 +91,14 @@ class SqlStore:
         with self._session() as session:
             return session.now
 
-    def next_wake(self, versions: Collection[tuple[str, int]]) -> datetime | None:
-        if not versions:
-            return None
+    def look(self, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
+        wanted = tuple(sorted(set(versions)))
         with self._session() as session:
-            return next((row.alarm_at for row in session.rows(statements.next_wake_of(sorted(set(versions))))), None)
+            if session.dialect == "postgresql":
+                [row] = session.glance(statements.pg_look(wanted, parked))
+            else:
+                [row] = session.rows(statements.look_for(wanted, parked, session.now))
+        return Look(**dict(zip(statements.LOOK_COLUMNS, row, strict=True)))
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
         with self._session() as session:

@@ -7,6 +7,7 @@ the end are PostgreSQL's hot path: one statement per table and batch, columns as
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -20,11 +21,15 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    false,
+    func,
+    null,
     or_,
     select,
     text,
     true,
     tuple_,
+    type_coerce,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -160,10 +165,27 @@ def live_versions() -> Select[Any, Any]:
     return select(saga.c.definition, saga.c.version).where(open_status).distinct().order_by("definition", "version")
 
 
-def next_wake_of(versions: Sequence[tuple[str, int]]) -> Select[Any]:
-    """The earliest moment at which one of these is to be woken."""
-    wanted = saga.c.alarm_at.is_not(None)
-    return select(saga.c.alarm_at).where(wanted, _of_versions(versions)).order_by(saga.c.alarm_at).limit(1)
+LOOK_COLUMNS = ("now", "alarm_at", "requests", "parked")
+
+
+def look_for(versions: Sequence[tuple[str, int]], parked: bool, now: Any) -> Select[Any, Any, Any, Any]:
+    """What there is to do at `now`, in the order of `LOOK_COLUMNS`."""
+    alarms = select(saga.c.alarm_at).where(saga.c.alarm_at.is_not(None), _of_versions(versions))
+    first = alarms.order_by(saga.c.alarm_at).limit(1).scalar_subquery() if versions else null()
+    requests = select(operator_request.c.id).where(operator_request.c.not_before <= now).exists()
+    return select(
+        type_coerce(now, Moment()),
+        type_coerce(first, Moment()),
+        requests,
+        _waits_for_its_saga().exists() if parked else false(),
+    )
+
+
+@lru_cache(maxsize=8)
+def pg_look(versions: Sequence[tuple[str, int]], parked: bool) -> str:
+    """`look_for` as PostgreSQL prepares it."""
+    statement = look_for(versions, parked, func.now())
+    return str(statement.compile(dialect=_NUMBERED, compile_kwargs={"literal_binds": True}))
 
 
 def history_of(ids: Sequence[str]) -> Select[Any]:
@@ -229,16 +251,16 @@ def lock_dead_letters(ids: Sequence[int]) -> Select[Any]:
     return select(dead_letter).where(dead_letter.c.id.in_(ids)).order_by(dead_letter.c.id).with_for_update()
 
 
+def _waits_for_its_saga() -> Select[Any]:
+    """Parked records whose saga exists by now."""
+    there = select(saga.c.id).where(saga.c.id == dead_letter.c.saga_id).exists()
+    return select(dead_letter).where(dead_letter.c.state == "parked", there)
+
+
 def foldable_dead_letters(limit: int) -> Select[Any]:
     """Lock parked records whose saga exists by now, oldest first."""
-    there = select(saga.c.id).where(saga.c.id == dead_letter.c.saga_id).exists()
-    return (
-        select(dead_letter)
-        .where(dead_letter.c.state == "parked", there)
-        .order_by(dead_letter.c.created_at, dead_letter.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
+    oldest_first = _waits_for_its_saga().order_by(dead_letter.c.created_at, dead_letter.c.id)
+    return oldest_first.limit(limit).with_for_update(skip_locked=True)
 
 
 SETTLE_DEAD_LETTER = (
@@ -293,6 +315,8 @@ def fingerprint_of(name: str, version: int) -> Select[Any]:
 # PostgreSQL: arrays through the driver
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+#: Of all styles the one that leaves a percent sign in a literal alone.
+_NUMBERED = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 
 def _element_type(column: Column[Any]) -> str:

@@ -132,6 +132,19 @@ class OffsetMove:
     end: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What there was to do when the database's clock showed `now`."""
+
+    now: datetime
+    #: The earliest alarm.
+    alarm_at: datetime | None
+    #: An operator request's time has come.
+    requests: bool
+    #: The saga of a parked record exists by now.
+    parked: bool
+
+
 @dataclass(slots=True, kw_only=True)
 class Changes:
     """Everything that one batch writes.
@@ -228,8 +241,12 @@ class Store(Protocol):
 
     def now(self) -> datetime: ...
 
-    def next_wake(self, versions: Collection[tuple[str, int]]) -> datetime | None:
-        """The earliest alarm of sagas of these (definition, version); a hint, read without locks."""
+    def look(self, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
+        """What there is to do besides records: a hint, read without locks, that a batch decides about.
+
+        Alarms are those of sagas of these (definition, version). Parked records are not looked for unless `parked`:
+        that costs the more, the more of them wait.
+        """
         ...
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]: ...
