@@ -5,6 +5,7 @@ R1 to R6 are the rules of docs/reliability.md; numbers in brackets are the seman
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from msgspec.structs import replace as with_fields
