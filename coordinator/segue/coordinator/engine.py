@@ -73,6 +73,11 @@ def _postgres(url: URL, pool_size: int, lock_timeout: timedelta, call_timeout: t
         "default_transaction_isolation": "read committed",
         "default_transaction_read_only": "off",
         "TimeZone": "UTC",
+        # Prepared statements keep plans that were made while a table was empty, and an empty table is read as a whole,
+        # or hashed: all that is done here for many rows is to be done by their keys.
+        "enable_seqscan": "off",
+        "enable_hashjoin": "off",
+        "enable_mergejoin": "off",
     }
     query = "SELECT " + ", ".join("set_config(%s, %s, false)" for _ in settings)
 

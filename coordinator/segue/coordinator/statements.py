@@ -384,8 +384,11 @@ PG_HISTORY = (
     f"SELECT {_quoted(saga_event.columns.keys())} FROM saga_event WHERE saga_id = ANY($1::text[]) ORDER BY saga_id, seq"
 )
 PG_SEEN = """
-SELECT e.saga_id, e.message_id FROM unnest($1::text[], $2::text[]) AS v(saga_id, message_id)
-JOIN saga_event e ON e.saga_id = v.saga_id AND e.message_id = v.message_id
+SELECT e.* FROM unnest($1::text[], $2::text[]) AS v(saga_id, message_id), LATERAL (
+  SELECT saga_id, message_id FROM saga_event
+  WHERE saga_id = v.saga_id AND message_id = v.message_id
+  OFFSET 0
+) AS e
 """
 PG_INSERT_SAGAS = _insert_sagas()
 PG_UPDATE_SAGAS = _update_sagas()

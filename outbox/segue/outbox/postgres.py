@@ -165,7 +165,17 @@ def _load_text(columns: tuple[str, ...]) -> str:
 
 def delete_seqs(connection: Connection, seqs: Sequence[int]) -> None:
     """Delete rows of the outbox by number."""
-    connection.exec_driver_sql("DELETE FROM outbox WHERE seq = ANY(%s::bigint[])", (_numbers(seqs),))
+    connection.exec_driver_sql(_DELETE, (_numbers(seqs),))
+
+
+# Statements for many rows look each up in an index, by a lateral subquery that the planner can't join otherwise: a plan
+# that was made and kept while the table was empty reads all of it, for as long as nobody has analyzed it. OFFSET 0 is
+# what keeps a subquery apart that locks nothing.
+_DELETE = """
+DELETE FROM outbox USING unnest(%s::bigint[]) AS gone (seq),
+  LATERAL (SELECT ctid AS place FROM outbox WHERE seq = gone.seq OFFSET 0) AS found
+WHERE outbox.ctid = found.place
+"""
 
 
 # --- the inbox
@@ -187,9 +197,11 @@ WITH moment AS MATERIALIZED (
   SELECT clock_timestamp() AS now,
     CASE current_setting('lock_timeout') WHEN '0' THEN set_config('lock_timeout', '{PATIENCE}', true) ELSE '' END AS set
 ), known AS (
-  SELECT saga_key, {", ".join(FENCE_COLUMNS)} FROM inbox
-  WHERE (SELECT set FROM moment) IS NOT NULL AND consumer = %s AND saga_key = ANY(%s::text[])
-  ORDER BY saga_key FOR UPDATE
+  SELECT held.* FROM unnest(%s::text[]) AS wanted (saga_key), LATERAL (
+    SELECT saga_key, {", ".join(FENCE_COLUMNS)} FROM inbox
+    WHERE (SELECT set FROM moment) IS NOT NULL AND consumer = %s AND inbox.saga_key = wanted.saga_key
+    FOR UPDATE
+  ) AS held
 )
 SELECT moment.now, known.* FROM moment LEFT JOIN known ON true
 """
@@ -216,7 +228,7 @@ def lock_fence(connection: Connection, consumer: str, key: str) -> Sequence[tupl
 
 def lock_fences(connection: Connection, consumer: str, keys: Sequence[str]) -> Sequence[tuple[Any, ...]]:
     """Lock those fence rows that are there, in this order: (database time, key or None, *FENCE_COLUMNS) of each."""
-    return [tuple(row) for row in connection.exec_driver_sql(_LOCK_FENCES, (consumer, texts(keys)))]
+    return [tuple(row) for row in connection.exec_driver_sql(_LOCK_FENCES, (texts(sorted(keys)), consumer))]
 
 
 def insert_fences(connection: Connection, consumer: str, rows: Mapping[str, Mapping[str, Any]]) -> int:
@@ -238,6 +250,7 @@ def _update_text(names: tuple[str, ...]) -> str:
     changes = [*(f"{name} = changed.{name}" for name in names), "updated_at = clock_timestamp()"]
     arrays = ", ".join(["%s::text[]", *(f"%s::{_INBOX[name][0]}[]" for name in names)])
     return (
-        f"UPDATE inbox SET {', '.join(changes)} FROM unnest({arrays}) AS changed (saga_key, {', '.join(names)}) "
-        "WHERE inbox.consumer = %s AND inbox.saga_key = changed.saga_key"
+        f"UPDATE inbox SET {', '.join(changes)} FROM unnest({arrays}) AS changed (saga_key, {', '.join(names)}), "
+        "LATERAL (SELECT ctid AS at FROM inbox WHERE consumer = %s AND saga_key = changed.saga_key OFFSET 0) AS held "
+        "WHERE inbox.ctid = held.at"
     )

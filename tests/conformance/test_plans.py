@@ -1,0 +1,64 @@
+"""Plans of the hot statements as PostgreSQL makes and keeps them while its tables are empty: by key, never all rows."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+
+from segue.coordinator import statements
+from segue.coordinator.engine import open_engine
+from segue.migrations import upgrade
+from segue.outbox import metadata, postgres
+
+OF_THE_COORDINATOR = (
+    statements.PG_LOCK,
+    statements.PG_SEEN,
+    statements.PG_HISTORY,
+    statements.PG_UPDATE_SAGAS,
+    statements.PG_DELETE_BATCHES,
+)
+OF_A_SERVICE = (postgres._LOCK_FENCES, postgres._update_text(("invoke_outcome", "attempt")), postgres._DELETE)
+
+
+def kept_plan(connection: Connection, statement: str) -> str:
+    """As a prepared statement is planned for any parameters."""
+    numbers = itertools.count(1)
+    statement = re.sub("%s", lambda _: f"${next(numbers)}", statement)
+    connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+    connection.exec_driver_sql("DEALLOCATE ALL")
+    connection.exec_driver_sql(f"PREPARE hot AS {statement}")
+    count = max(int(number) for number in re.findall(r"\$(\d+)", statement))
+    return "\n".join(connection.execute(text(f"EXPLAIN EXECUTE hot({', '.join(['NULL'] * count)})")).scalars())
+
+
+def by_key(plan: str) -> bool:
+    return not re.search(r"Seq Scan|Hash Join|Merge Join|Join Filter|Materialize", plan)
+
+
+@pytest.mark.parametrize("statement", OF_THE_COORDINATOR)
+def test_a_coordinator_finds_rows_by_key_however_empty_its_tables_were(postgres_url: str, statement: str) -> None:
+    upgrade(postgres_url)
+    patience = timedelta(seconds=10)
+    engine = open_engine(postgres_url, pool_size=1, lock_timeout=patience, call_timeout=patience)
+    try:
+        with engine.connect() as connection:
+            plan = kept_plan(connection, statement)
+    finally:
+        engine.dispose()
+    assert by_key(plan), plan
+
+
+@pytest.mark.parametrize("statement", OF_A_SERVICE)
+def test_a_service_finds_rows_by_key_however_empty_its_tables_were(postgres_url: str, statement: str) -> None:
+    engine = create_engine(postgres_url)
+    try:
+        metadata.create_all(engine)
+        with engine.connect() as connection:
+            plan = kept_plan(connection, statement)
+    finally:
+        engine.dispose()
+    assert by_key(plan), plan
