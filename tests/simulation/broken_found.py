@@ -103,3 +103,16 @@ def found_blocked_hold(patch: Patch) -> None:
         return old(self, retry)
 
     patch(Turn, "retry_by_person", retry)
+
+
+@mutant("found: a bad record is taken for the one that was cut off where it stands now")
+def found_place_taken(patch: Patch) -> None:
+    old = memory.MemoryBatch._bury
+
+    def bury(self: Any, letter: Any) -> None:
+        place = (letter.record.source, letter.record.offset, letter.topic_id)
+        kept = self._tables.letters.values()
+        if not any((one.record.source, one.record.offset, one.topic_id) == place for one in kept):
+            old(self, letter)
+
+    patch(memory.MemoryBatch, "_bury", bury)

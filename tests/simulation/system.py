@@ -360,11 +360,6 @@ class System:
         _, bracket, index = step.partition("[")
         return int(index[:-1]) + 1 if bracket else 1 + len(saga_id)
 
-    def must_be_kept(self, record: Record) -> bool:
-        """Where a tail was cut off, offsets are given twice: the second damaged record there is taken for the first."""
-        place = (record.source, record.offset)
-        return not any(other is not record and (other.source, other.offset) == place for other in self.poison)
-
     def outboxes(self) -> Iterator[tuple[str, dict[str, Message]]]:
         yield "the coordinators", {message.id: message for message in self.database.tables.waiting()}
         for name, books in self.books.items():
