@@ -102,6 +102,8 @@ def simulate(tier: str, seconds: float, jobs: int, seed: int) -> tuple[Tally, fl
             running -= 1
             continue
         tally.add(got)
+        for oracle, found_at, message in got.violations:
+            say(f"        seed {found_at}: {oracle}: {message}")
         now = time.monotonic()
         if now - shown >= 10:
             shown = now
