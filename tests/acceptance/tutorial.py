@@ -30,6 +30,8 @@ _BLOCK = re.compile(r"^```(console|python|toml)([^\n]*)\n(.*?)^```$", re.MULTILI
 _COMMAND = re.compile(r"^(\$ .*|\^C)\n((?:(?!\$ |\^C).*\n)*)", re.MULTILINE)
 #: Commands that only look: a reader who is quicker than the coordinator looks again.
 _LOOKS = re.compile(r"segue (saga|dlq) ls")
+#: That a saga's code was edited, that the broker is a new one: logged before, after or between the lines of a page.
+_AT_NO_CERTAIN_MOMENT = re.compile(r"segue (definition|offset)\.alert")
 _VARYING = (
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "UUID"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d([.,]\d+)?Z?"), "TIME"),
@@ -112,8 +114,7 @@ class Behind:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                # That a saga's code was edited is logged before or after the lines that the page shows.
-                if "segue definition.alert" not in line:
+                if not _AT_NO_CERTAIN_MOMENT.search(line):
                     self._lines.put(line)
         self._lines.put(None)
 
