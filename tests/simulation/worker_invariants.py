@@ -102,7 +102,8 @@ class BREAKER(Oracle):
                 self.held.add(saga.id)
             case e.StopRequested():
                 self.held.discard(saga.id)
-                if event.cause != "cancel" and not event.actor:
+                # One that did nothing yet has nothing to undo.
+                if event.cause != "cancel" and not event.actor and saga.steps:
                     self._begins(saga, at)
             case _:
                 pass

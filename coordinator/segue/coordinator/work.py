@@ -386,7 +386,7 @@ class Work:
             elif isinstance(effect, Finish):
                 self.tools.observer.count(f"saga.{effect.status}")
         for event in moved.events:
-            if isinstance(event, e.StopRequested) and event.cause != "cancel" and not event.actor:
+            if isinstance(event, e.StopRequested) and event.cause != "cancel" and not event.actor and state.steps:
                 self.tools.breaker.begun(state.definition, self.now)
             elif isinstance(event, e.StopHeld):
                 self.tools.observer.event("breaker.alert", saga=saga_id, definition=state.definition)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from segue.contract import hours, minutes
 from segue.coordinator.service import Options
 from segue.errors import ConfigError
-from segue.saga import Saga, saga
+from segue.saga import Saga, SagaFailed, saga
 from tests.unit.coordinator.kit import Estate
 from tests.unit.saga.kit import Order, charge, decision, refund
 from tests.unit.saga.sagas import order_saga
@@ -99,3 +100,21 @@ def test_a_coordinator_that_must_have_all_versions_refuses_to_start_without_one(
     strict: Any = e.coordinator([newer])
     with pytest.raises(ConfigError, match="order version 1"):
         strict.start()
+
+
+def test_sagas_that_fail_before_they_did_anything_hold_nobody_back(estate: Make) -> None:
+    @saga("picky")
+    async def picky(s: Saga, order: Order) -> bool:
+        if order.id == "bad":
+            raise SagaFailed("no_good")
+        await s.call(charge, order, compensate=refund)
+        raise SagaFailed("too_late")
+
+    e = estate(picky, options=Options(undos_per_minute=1))
+    for n in range(3):
+        e.start(picky, replace(Order(), id="bad"), f"bad-{n}")
+    e.start(picky, Order(), "o-1")
+    e.run()
+
+    assert e.saga("bad-0").status == "failed"
+    assert e.saga("o-1").status == "compensated"
