@@ -112,6 +112,8 @@ class SimConsumer(MemoryConsumer):
         self.stubborn_until = 0
         #: The last poll did not come to its end: what it owns is not known.
         self.unsure = True
+        #: It would not hear of the group's last change.
+        self._refused = False
         broker.members.append(self)
         broker.joined.append(self)
 
@@ -124,9 +126,10 @@ class SimConsumer(MemoryConsumer):
         return polled
 
     def _rebalance(self) -> None:
-        if self._positions and self.process.world.now < self.stubborn_until:
-            return
         before = self._sim.epoch
+        self._refused = bool(self._positions) and self.process.world.now < self.stubborn_until
+        if self._refused:
+            return
         super()._rebalance()
         if self._sim.epoch != before:
             self._tell_others()
@@ -191,6 +194,11 @@ class SimConsumer(MemoryConsumer):
     def stopped(self) -> bool:
         """Its last poll failed, or its owner has stumbled: what it reads next is not what it has read."""
         return self.unsure or bool(self._paused)
+
+    @property
+    def outdated(self) -> bool:
+        """The group has changed without it, and its next poll is to find that out."""
+        return bool(self.subscription) and (self._refused or self not in self._sim.group(self.group).members)
 
     @property
     def lagging(self) -> bool:

@@ -89,7 +89,7 @@ class SimProcess(Client):
             return NEVER
         if consumer.stubborn_until > self.world.now:
             return consumer.stubborn_until + 1_000
-        return self.backoff() if consumer.behind or consumer.stopped else NEVER
+        return self.backoff() if consumer.outdated or consumer.behind or consumer.stopped else NEVER
 
 
 class CoordinatorProcess(SimProcess):
