@@ -115,17 +115,20 @@ class SimStore(MemoryStore):
 
     def unpack_old(self, age: timedelta) -> None:
         """The relay makes rows of what nobody has published."""
-        before = self._clock() - age
-        old = [messages for written, messages in self.tables.batches.values() if written <= before]
-        if not old:
+        if not self._older(age):
             return
         with self._committing():
-            messages = [message for batch in old for message in batch]
+            # Once more: until the COMMIT is sent others work, and further batches grow old.
+            messages = self._older(age)
             self._database.outbox.number(messages)
             self.unpack(age)
             gone = [message.id for message in messages if message.id not in self.tables.outbox]
             self._database.oracles.forgotten(gone)
             self._process.world.points["unpacked"] += 1
+
+    def _older(self, age: timedelta) -> list[Message]:
+        before = self._clock() - age
+        return [m for written, messages in self.tables.batches.values() if written <= before for m in messages]
 
     @contextmanager
     def _committing(self) -> Iterator[None]:
