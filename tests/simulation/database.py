@@ -331,6 +331,9 @@ class SimOutboxStore:
 
 # --- services
 
+#: Microseconds after which whoever waits for a lock looks again, at first.
+_LOCK_PAUSE = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:
@@ -352,6 +355,8 @@ class Books:
     versions: dict[str, int] = field(default_factory=dict)
     outbox: Outbox = field(init=False)
     effects: dict[tuple[str, str], list[Effect]] = field(default_factory=dict)
+    #: The workers' transactions that are open.
+    running: list[BookSession] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.outbox = Outbox(self.world, {})
@@ -372,12 +377,24 @@ class Books:
     def answer(self, process: Process, token: str, output: Any) -> bool:
         """What `segue.activities.reply` does in a transaction of its own; whether it was the first answer."""
         read(process)
+        self._wait_for_lock(process, token.split("/", 2)[2])
         session = BookSession(self, process)
         message = settle(session, token, Answered(outcome="success", body=msgspec.json.encode(output)))
         if message is not None:
             session.insert_messages([message])
         session.commit()
         return message is not None
+
+    def _wait_for_lock(self, process: Process, key: str) -> None:
+        """A fence row that is there is locked from when it is read; a new one is nobody's until the COMMIT.
+
+        Workers do not wait for each other: whoever commits second is rolled back. But an answer that was settled by a
+        row as it was before the handler's COMMIT would be lost, and no database lets it read that row.
+        """
+        pause = _LOCK_PAUSE
+        while key in self.inbox and any(key in session.read for session in self.running):
+            process.sleep(pause)
+            pause *= 2
 
     def forget(self, ids: Sequence[str]) -> None:
         self.oracles.forgotten(ids)
@@ -574,8 +591,12 @@ class BookDesk:
     def transaction(self) -> Iterator[Any]:
         read(self._process)
         session = BookSession(self._books, self._process)
-        yield BookSessions(session, session)
-        session.commit()
+        self._books.running.append(session)
+        try:
+            yield BookSessions(session, session)
+            session.commit()
+        finally:
+            self._books.running.remove(session)
 
     @contextmanager
     def bare(self) -> Iterator[Any]:

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.simulation import points
+from tests.simulation.answers import AnswerProcess
+from tests.simulation.database import _BLANK, BookDesk, Books
 from tests.simulation.mutants import QUICK, applied, hunt
 from tests.simulation.patching import MUTANTS
 from tests.simulation.run import TAPES
 from tests.simulation.shrink import shrink
-from tests.simulation.system import TIERS, run
+from tests.simulation.system import TIERS, System, run
 from tests.simulation.tape import Choices, Tape, load, save, size
+from tests.simulation.world import NEVER, SECOND, Process
 
 #: Fixed seeds of this suite, in parts that can run side by side.
 PARTS = 10
@@ -131,3 +134,49 @@ def test_a_saved_tape_is_read_back_as_it_was(tmp_path: Path) -> None:
     save(tmp_path / "t.json", choices, seed=4, oracle="S1")
     assert load(tmp_path / "t.json") == ({"seed": 4, "oracle": "S1"}, {"plan": {3: 2, -7: 900}})
     assert json.loads((tmp_path / "t.json").read_text())["choices"]["plan"] == {"3": 2, "-7": 900}
+
+
+class Slow(Process):
+    """A transaction that has a fence row for three seconds."""
+
+    books: Books
+
+    def boot(self) -> None:
+        pass
+
+    def turn(self) -> bool:
+        with BookDesk(self.books, self).transaction() as sessions:
+            sessions.rows.lock_inbox_row("pay", "s0/step")
+            self.sleep(3 * SECOND)
+            sessions.rows.update_inbox_row("pay", "s0/step", {"attempt": 2})
+        return False
+
+    def more(self) -> bool:
+        return False
+
+    def next_time(self) -> int:
+        return NEVER
+
+
+def test_an_answer_in_memory_waits_for_the_transaction_that_has_its_row() -> None:
+    system = System(Tape(0, {}))
+    world, books = system.world, system.books["pay"]
+    books.inbox["s0/step"] = {
+        **_BLANK,
+        "attempt": 1,
+        "invoke_id": "c-1",
+        "invoke_outcome": "retry",
+        "invoke_reply": b"",
+    }
+    handler, desk = Slow(world, "slow"), AnswerProcess(system, "desk", books)
+    handler.books = books
+    handler.start()
+    desk.start()
+    desk.expect(SECOND, "pay/invoke/s0/step", None)
+    world.run(2 * SECOND)
+    too_early = world.points["answered_twice"]
+    world.run(9 * SECOND)
+    assert (too_early, world.points["answered_twice"]) == (0, 1)
+    system.close()
+    handler.kill()
+    assert not books.running

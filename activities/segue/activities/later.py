@@ -29,7 +29,8 @@ def reply(session: Session | AsyncSession, token: str, output: Any = None) -> Aw
     """Answer `success` with `output`, if and only if the session's transaction commits; `token` is `ctx.token`.
 
     A second call, or one after the command was answered otherwise, does nothing. Raises NotAllowed where the step was
-    compensated meanwhile (roll back then: what you are about to do will not be undone), NotFound for an unknown token.
+    compensated meanwhile (roll back then: what you are about to do will not be undone). Raises NotFound for an unknown
+    token, and for one whose handler's `ReplyLater` is not committed yet: who is told the token earlier tries again.
     Await it with an AsyncSession.
     """
     answered = Answered(outcome="success", body=_CONVERTER.to_bytes(output, None))
@@ -69,7 +70,7 @@ def settle(rows: ServiceRows, token: str, answered: Answered) -> Message | None:
     if fence.new or known.reply is None or known.command_id is None:
         if fence.new:
             rows.delete_inbox_row(consumer, key)
-        raise NotFound(f"no command waits for an answer under the token of {key!r:.200}")
+        raise NotFound(f"no command waits for an answer under the token of {key!r:.200}, or not yet")
     _refuse_undone(fence, action, key)
     if known.outcome != "pending":
         return None

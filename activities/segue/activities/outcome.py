@@ -55,6 +55,7 @@ class ReplyLater(Exception):
     """The answer comes later: what the handler wrote is committed, and the command is answered `pending`.
 
     Keep `ctx.token` in your own tables; `activities.reply(session, token, output)` answers minutes or days later.
+    Before the handler's transaction is committed, it raises NotFound.
     """
 
 

@@ -360,6 +360,28 @@ def test_a_later_answer_after_a_compensation_is_refused(service: Service) -> Non
         reply(session, "payments/invoke/o-77/payments.charge")
 
 
+def test_an_answer_that_comes_before_its_command_waits_for_one_is_tried_again(service: Service) -> None:
+    tokens: list[str] = []
+    ship = Activity("payments.ship", Order, Charged)
+
+    def ask_somebody_quick(ctx: Any, order: Order) -> Charged:
+        tokens.append(ctx.token)
+        with pytest.raises(NotFound, match="not yet"), service.sessions.begin() as session:
+            reply(session, ctx.token, Charged("c-9"))
+        raise ReplyLater
+
+    service.consumer.close()
+    service.worker.handle(ship, transaction="manual")(ask_somebody_quick)
+    service.connect()
+    service.send(command(activity=ship, step="payments.ship"))
+    service.settle()
+    assert service.outcomes() == ["pending"]
+    with service.sessions.begin() as session:
+        reply(session, tokens[0], Charged("c-9"))
+    service.settle(12)
+    assert service.outcomes() == ["pending", "success"]
+
+
 def test_a_manual_handler_resumes_at_its_last_heartbeat_and_its_exception_proves_nothing(service: Service) -> None:
     seen: list[Any] = []
     reindex = Activity("payments.reindex", Order)
