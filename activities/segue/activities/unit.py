@@ -197,8 +197,10 @@ class UnitOfWork:
             with attempt, desk.transaction() as sessions:
                 fence, now = lock_fence(sessions.rows, self._participant.consumer, command.key)
                 known = fence.answer_to(command)
-                if known.command_id == command.id and known.reply is not None:
-                    _, _, handled = self._participant.decided(sessions.rows, prepared)  # a second delivery was faster
+                faster = known.command_id == command.id and known.reply is not None
+                if faster or command.attempt < known.attempt:
+                    # A second delivery was faster, or a later attempt has the row by now and keeps it.
+                    _, _, handled = self._participant.decided(sessions.rows, prepared)
                     return handled or Handled()
                 if command.action == "invoke" and fence.compensate.attempt > 0:
                     answered = failure("compensated", "it was compensated while it was being done", effect="unknown")

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import sessionmaker
 
 from segue import outbox
@@ -380,6 +380,24 @@ def test_an_answer_that_comes_before_its_command_waits_for_one_is_tried_again(se
         reply(session, tokens[0], Charged("c-9"))
     service.settle(12)
     assert service.outcomes() == ["pending", "success"]
+
+
+def test_an_attempt_that_ends_late_leaves_the_row_to_a_later_one(service: Service) -> None:
+    reindex = Activity("payments.reindex", Order)
+
+    def overtaken(ctx: Any, order: Order) -> None:
+        with service.sessions.begin() as session:
+            session.execute(update(inbox_table).values(attempt=2, invoke_id="later", invoke_outcome="unknown"))
+
+    service.consumer.close()
+    service.worker.handle(reindex, transaction="manual")(overtaken)
+    service.connect()
+    service.send(command(activity=reindex, step="payments.reindex"))
+    service.settle()
+
+    with service.sessions() as session:
+        row = session.execute(select(inbox_table)).one()
+    assert (row.attempt, row.invoke_id, row.invoke_outcome) == (2, "later", "unknown")
 
 
 def test_a_manual_handler_resumes_at_its_last_heartbeat_and_its_exception_proves_nothing(service: Service) -> None:
