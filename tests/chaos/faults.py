@@ -53,7 +53,7 @@ class Kind:
 
     do: Do
     targets: Sequence[str]
-    #: Processes are killed: sagas must have been in flight.
+    #: Processes are killed: see `tests.chaos.vacuity` for what such a fault must have met.
     kills: bool = False
 
 
@@ -72,33 +72,17 @@ def _freeze(world: World, target: str, random: Random) -> Course:
     return "it was stopped longer than its session lasts" if frozen else None
 
 
-def _broker_restart(world: World, target: str, random: Random) -> Course:
-    stopped = world.place.kafka.stop()
-    yield random.uniform(0.5, 3.0)
-    world.place.kafka.start()
-    return "it ran" if stopped else None
+def _outage(how: signal.Signals) -> Do:
+    """The server named by the target is ended by a signal, and comes back on the same data a moment later."""
 
+    def do(world: World, target: str, random: Random) -> Course:
+        server = world.place.kafka if target == "kafka" else world.place.postgres
+        ended = server.finish(how)
+        yield random.uniform(0.5, 3.0)
+        server.start()
+        return "it ran" if ended else None
 
-def _broker_kill(world: World, target: str, random: Random) -> Course:
-    killed = world.place.kafka.kill9()
-    yield random.uniform(0.5, 3.0)
-    world.place.kafka.start()
-    return "it ran" if killed else None
-
-
-def _postgres_restart(world: World, target: str, random: Random) -> Course:
-    """`immediate`: no checkpoint, every session is cut."""
-    stopped = world.place.postgres.finish(signal.SIGQUIT)
-    yield random.uniform(0.5, 3.0)
-    world.place.postgres.start()
-    return "it ran" if stopped else None
-
-
-def _postgres_kill(world: World, target: str, random: Random) -> Course:
-    killed = world.place.postgres.kill9()
-    yield random.uniform(0.5, 3.0)
-    world.place.postgres.start()
-    return "it ran" if killed else None
+    return do
 
 
 def _commit_reply_lost(world: World, target: str, random: Random) -> Course:
@@ -186,10 +170,11 @@ KINDS: Mapping[str, Kind] = {
     "kill_relay": Kind(do=_kill, targets=processes.RELAYS, kills=True),
     "freeze_coordinator": Kind(do=_freeze, targets=processes.COORDINATORS),
     "freeze_worker": Kind(do=_freeze, targets=processes.WORKERS),
-    "broker_restart": Kind(do=_broker_restart, targets=("kafka",)),
-    "broker_kill": Kind(do=_broker_kill, targets=("kafka",), kills=True),
-    "postgres_restart": Kind(do=_postgres_restart, targets=("postgres",)),
-    "postgres_kill": Kind(do=_postgres_kill, targets=("postgres",), kills=True),
+    "broker_restart": Kind(do=_outage(signal.SIGTERM), targets=("kafka",)),
+    "broker_kill": Kind(do=_outage(signal.SIGKILL), targets=("kafka",), kills=True),
+    # `immediate`: no checkpoint, every session is cut.
+    "postgres_restart": Kind(do=_outage(signal.SIGQUIT), targets=("postgres",)),
+    "postgres_kill": Kind(do=_outage(signal.SIGKILL), targets=("postgres",), kills=True),
     "commit_reply_lost": Kind(do=_commit_reply_lost, targets=_PROXIES),
     "black_hole": Kind(do=_black_hole, targets=(*_PROXIES, "proxy:kafka")),
     "duplicate": Kind(do=_copies("duplicate"), targets=("tap",)),

@@ -11,6 +11,9 @@ from tests.chaos.faults import KINDS
 
 #: Endings of which there must be some.
 ENDINGS = ("completed", "compensated", "failed")
+#: Of the kills of each kind, the part that must have met sagas in flight. Not all of them can: after an outage all may
+#: have ended before the next start, and the faults are drawn without a look at the load.
+MET = 0.5
 
 
 def struck(story: Story) -> Counter[str]:
@@ -32,12 +35,16 @@ def _kinds(story: Story) -> Iterator[Violation]:
 
 
 def _in_flight(story: Story, rows: Mapping[str, Row]) -> Iterator[Violation]:
+    kills: Counter[str] = Counter()
+    met: Counter[str] = Counter()
     for line in story.faults:
-        if line["phase"] != "begin" or not KINDS[line["kind"]].kills:
-            continue
-        if not any(_under_way(row, line["at"]) for row in rows.values()):
-            name = f"{line['kind']} {line['number']}"
-            yield Violation(rule="sagas are in flight when something is killed", subject=name, found="none")
+        if line["phase"] == "begin" and KINDS[line["kind"]].kills:
+            kills[line["kind"]] += 1
+            met[line["kind"]] += any(_under_way(row, line["at"]) for row in rows.values())
+    for kind, number in kills.items():
+        if met[kind] < MET * number:
+            found = f"at {met[kind]} of {number}"
+            yield Violation(rule="sagas are in flight when something is killed", subject=kind, found=found)
 
 
 def _under_way(row: Row, at: float) -> bool:
