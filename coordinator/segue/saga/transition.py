@@ -169,8 +169,16 @@ class _Turn:
             except CodeFailed as failed:
                 self.block(failed.failure, delivery)
                 return
+            if self.outstanding_after(requests) > self.limits.pending_commands:
+                self.block(_too_many(self.limits.pending_commands), delivery)
+                return
             for request in requests:
                 self.requested(request)
+
+    def outstanding_after(self, requests: Sequence[Request]) -> int:
+        """How many steps are open once the code has what it asks for."""
+        more = sum(isinstance(request, e.StepScheduled) for request in requests)
+        return more and more + len(self.state.open_steps)
 
     def block(self, failure: e.Failure, delivery: Delivery) -> None:
         self.state.deliveries.insert(0, delivery)
@@ -611,6 +619,14 @@ def _failure_of(reply: Reply) -> e.Failure:
 def _too_long(allowed: int) -> e.Failure:
     message = f"its history has reached {allowed:,} transitions, the most that are allowed (limits.history_events)"
     return e.Failure(code="history_limit", message=message, kind="saga")
+
+
+def _too_many(allowed: int) -> e.Failure:
+    message = (
+        f"more than {allowed:,} of its commands would be outstanding at a time, the most that are allowed"
+        " (limits.pending_commands); saga.map bounds them by its `concurrency`"
+    )
+    return e.Failure(code="command_limit", message=message, kind="saga")
 
 
 def _silence(timeout: int) -> e.Failure:

@@ -53,6 +53,32 @@ def test_a_saga_goes_on_where_longer_histories_are_allowed(begin: Any) -> None:
     assert run.commands[-1] == "payments.charge#5"
 
 
+@saga("wide-open")
+async def wide_open(s: Saga, order: Order) -> None:
+    await s.call(reserve, order)
+    await asyncio.gather(*(s.call(charge, order, compensate=refund) for _ in range(3)))
+
+
+def test_a_saga_that_asks_for_too_many_commands_at_a_time_is_blocked_before_any_of_them_is_sent(begin: Any) -> None:
+    run: Run = begin(wide_open, limits=Limits(pending_commands=2))
+    run.reply("stock.reserve")
+    assert run.commands == ["stock.reserve"]
+    assert (run.state.attention, run.state.blocked.code) == ("blocked", "command_limit")
+    assert "limits.pending_commands" in run.state.blocked.message
+    run.limits = Limits(pending_commands=3)
+    run.instance = rebuild("s-1", run.rows, wide_open, run.converter)
+    run.happen(RetryStep())
+    assert run.commands[1:] == ["payments.charge", "payments.charge#2", "payments.charge#3"]
+
+
+def test_commands_that_were_answered_make_room_for_others(begin: Any) -> None:
+    run: Run = begin(charging, limits=Limits(pending_commands=1))
+    for step in ("payments.charge", "payments.charge#2", "payments.charge#3"):
+        run.reply(step)
+    assert run.commands[-1] == "payments.charge#4"
+    assert run.state.attention == "none"
+
+
 @pytest.mark.parametrize("wide", [3, 40])
 def test_a_wide_undo_sends_each_compensation_once_and_ends(wide: int) -> None:
     @saga("wide")
