@@ -100,7 +100,7 @@ def stored_reply(patch: Patch) -> None:
     patch(participant, "store_answer", lambda *args, **more: None)
 
 
-@mutant("a participant takes a lower attempt after a higher one")
+@mutant("a participant takes a lower attempt after a higher one", focus="old_records")
 def lower_attempt(patch: Patch) -> None:
     old = inbox.decide
 
@@ -121,12 +121,12 @@ def start_conflict(patch: Patch) -> None:
 # --- versions and fences
 
 
-@mutant("[R3] a saga is written without looking at its revision")
+@mutant("[R3] a saga is written without looking at its revision", focus="zombies")
 def revision_check(patch: Patch) -> None:
     patch(memory.MemoryBatch, "_check", lambda self, changes: None)
 
 
-@mutant("[R2] offsets are moved without looking where they stand")
+@mutant("[R2] offsets are moved without looking where they stand", focus="zombies")
 def offset_fence(patch: Patch) -> None:
     patch(memory.MemoryBatch, "_check_fence", lambda self, coordinator, move: None)
 
@@ -326,7 +326,7 @@ def recovery_pass(patch: Patch) -> None:
     patch(service.Coordinator, "start", start)
 
 
-@mutant("the relay does not keep the order of a key")
+@mutant("the relay does not keep the order of a key", focus="outboxes")
 def relay_order(patch: Patch) -> None:
     patch(relay.Relay, "_line", staticmethod(lambda row: (row.topic, f"{row.key}#{row.seq}")))
 
@@ -475,7 +475,7 @@ def park_ignored(patch: Patch) -> None:
     patch(Turn, "spent", spent)
 
 
-@mutant("[4] a bug in saga code starts the undo")
+@mutant("[4] a bug in saga code starts the undo", focus="bugs")
 def bug_compensates(patch: Patch) -> None:
     def block(self: Any, failure: Any, delivery: Any) -> None:
         self.stop(e.StopRequested(cause="failure", error=failure))
@@ -513,7 +513,7 @@ def undo_of_failed(patch: Patch) -> None:
     patch(transition, "steps_to_undo", steps)
 
 
-@mutant("[5] a call that the saga abandons is not undone")
+@mutant("[5] a call that the saga abandons is not undone", focus="abandoned")
 def abandoned(patch: Patch) -> None:
     patch(state, "_abandon", lambda s, step: None)
 
@@ -548,7 +548,7 @@ def deferred(patch: Patch) -> None:
     patch(transition, "steps_to_undo", lambda s: (step for step in old(s) if step.undo.status != "deferred"))
 
 
-@mutant("[7] the pivot stops nothing")
+@mutant("[7] the pivot stops nothing", focus="abandoned")
 def pivot(patch: Patch) -> None:
     old = Turn.requested
 
@@ -561,7 +561,7 @@ def pivot(patch: Patch) -> None:
     patch(Turn, "requested", requested)
 
 
-@mutant("[7] the saga's deadline undoes past the pivot")
+@mutant("[7] the saga's deadline undoes past the pivot", focus="abandoned")
 def pivot_deadline(patch: Patch) -> None:
     def deadline(self: Any) -> None:
         failure = e.Failure(code="deadline", message="late", kind="timeout")
@@ -619,7 +619,7 @@ def audit(patch: Patch) -> None:
     patch(service, "apply_request", apply_request)
 
 
-@mutant("more signals wait than are allowed")
+@mutant("more signals wait than are allowed", focus="signals")
 def signal_limit(patch: Patch) -> None:
     def signal(self: Any, signal: Any) -> Any:
         if self.state.undoing or self.state.returned:

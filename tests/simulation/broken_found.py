@@ -28,7 +28,7 @@ def found_undo_body(patch: Patch) -> None:
     patch(Turn, "command", command)
 
 
-@mutant("found: the relay tells the age of a row by its own clock")
+@mutant("found: the relay tells the age of a row by its own clock", focus="clocks")
 def found_relay_clock(patch: Patch) -> None:
     old = database.SimOutboxStore.load
 
@@ -40,7 +40,7 @@ def found_relay_clock(patch: Patch) -> None:
     patch(database.SimOutboxStore, "load", load)
 
 
-@mutant("found: a saga whose code has ended is held up by code that has changed since")
+@mutant("found: a saga whose code has ended is held up by code that has changed since", focus="bugs")
 def found_ended_blocked(patch: Patch) -> None:
     old = work.Work._rebuilt
 
@@ -50,7 +50,7 @@ def found_ended_blocked(patch: Patch) -> None:
     patch(work.Work, "_rebuilt", rebuilt)
 
 
-@mutant("found: a blocked undo can't be released")
+@mutant("found: a blocked undo can't be released", focus="bugs")
 def found_blocked_undo(patch: Patch) -> None:
     old = Turn.retry_by_person
 
@@ -62,7 +62,7 @@ def found_blocked_undo(patch: Patch) -> None:
     patch(Turn, "retry_by_person", retry)
 
 
-@mutant("found: a call abandoned just before the pivot is never undone, and its saga never ends")
+@mutant("found: a call abandoned just before the pivot is never undone, and its saga never ends", focus="abandoned")
 def found_abandoned_at_pivot(patch: Patch) -> None:
     old = Turn.undo
 
@@ -73,7 +73,10 @@ def found_abandoned_at_pivot(patch: Patch) -> None:
     patch(Turn, "undo", undo)
 
 
-@mutant("found: a frozen coordinator resets an offset that others have moved since the topic was created again")
+@mutant(
+    "found: a frozen coordinator resets an offset that others have moved since the topic was created again",
+    focus="recreated",
+)
 def found_late_reset(patch: Patch) -> None:
     def reset_offset(self: Any, coordinator: str, partition: Any, known: Any, offset: Any, audit: Any) -> None:
         self.tables.offsets[(coordinator, partition)] = offset
@@ -82,7 +85,9 @@ def found_late_reset(patch: Patch) -> None:
     patch(memory.MemoryStore, "reset_offset", reset_offset)
 
 
-@mutant("found: a parked signal that was applied meanwhile is tried again for ever, and fences everybody")
+@mutant(
+    "found: a parked signal that was applied meanwhile is tried again for ever, and fences everybody", focus="signals"
+)
 def found_parked_twice(patch: Patch) -> None:
     old = work.Work.prepare
 
@@ -92,7 +97,7 @@ def found_parked_twice(patch: Patch) -> None:
     patch(work.Work, "prepare", prepare)
 
 
-@mutant("found: a saga that is blocked while the breaker holds its undo can't be released")
+@mutant("found: a saga that is blocked while the breaker holds its undo can't be released", focus="bugs")
 def found_blocked_hold(patch: Patch) -> None:
     old = Turn.retry_by_person
 
@@ -105,7 +110,7 @@ def found_blocked_hold(patch: Patch) -> None:
     patch(Turn, "retry_by_person", retry)
 
 
-@mutant("found: a bad record is taken for the one that was cut off where it stands now")
+@mutant("found: a bad record is taken for the one that was cut off where it stands now", focus="cut_off")
 def found_place_taken(patch: Patch) -> None:
     old = memory.MemoryBatch._bury
 

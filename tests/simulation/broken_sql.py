@@ -12,7 +12,7 @@ from segue.coordinator.schema import consumer_offset, saga
 from tests.simulation.patching import Patch, mutant
 
 
-@mutant("[R2] SQL: offsets are moved without looking where they stand", tier="sql")
+@mutant("[R2] SQL: offsets are moved without looking where they stand", tier="sql", focus="zombies")
 def sql_offset_fence(patch: Patch) -> None:
     def move(coordinator: str, partition: Any, start: int, end: int) -> Any:
         here = statements._of_partition(coordinator, partition)
@@ -36,7 +36,7 @@ def sql_drained(patch: Patch) -> None:
     patch(statements, "drain_offset", lambda coordinator, partition, end, at: old(coordinator, partition, 0, at))
 
 
-@mutant("SQL: a signal or cancel that comes twice is not recognised", tier="sql")
+@mutant("SQL: a signal or cancel that comes twice is not recognised", tier="sql", focus="signals")
 def sql_seen(patch: Patch) -> None:
     old = statements.seen_of
     patch(statements, "seen_of", lambda pairs: old([("", "") for _ in pairs]))

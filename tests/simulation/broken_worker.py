@@ -35,7 +35,7 @@ def group_stale_row(patch: Patch) -> None:
     patch(group.StagedRows, "lock_inbox_row", lock)
 
 
-@mutant("a group is committed although one of its handlers has raised")
+@mutant("a group is committed although one of its handlers has raised", focus="crowds")
 def group_commits(patch: Patch) -> None:
     old = unit.UnitOfWork._member
 
@@ -48,7 +48,9 @@ def group_commits(patch: Patch) -> None:
     patch(unit.UnitOfWork, "_member", member)
 
 
-@mutant("what follows a group's last command of its key goes into the next group, which may overtake it")
+@mutant(
+    "what follows a group's last command of its key goes into the next group, which may overtake it", focus="crowds"
+)
 def group_followers(patch: Patch) -> None:
     patch(partitions.Task, "follows", lambda self, other: False)
 

@@ -18,7 +18,16 @@ from segue.activities.later import settle
 from segue.activities.outcome import Answered
 from segue.activities.runner import InlineRunner
 from segue.coordinator.memory import MemoryBatch, MemoryStore, Tables
-from segue.coordinator.store import Changes, EventRow, Look, OffsetMove, OperatorRequest, SagaRow, StoredOffset
+from segue.coordinator.store import (
+    AuditEntry,
+    Changes,
+    EventRow,
+    Look,
+    OffsetMove,
+    OperatorRequest,
+    SagaRow,
+    StoredOffset,
+)
 from segue.errors import StoreUnavailable
 from segue.outbox.message import LANES, Message, lane_of
 from segue.outbox.store import Exclusion, PendingRow
@@ -94,6 +103,14 @@ class SimStore(MemoryStore):
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
         read(self._process)
         return super().offsets(coordinator)
+
+    def reset_offset(
+        self, coordinator: str, partition: Partition, known: StoredOffset, offset: StoredOffset, audit: AuditEntry
+    ) -> None:
+        with self._committing():
+            stood = self.tables.offsets.get((coordinator, partition))
+            super().reset_offset(coordinator, partition, known, offset, audit)
+            self._database.oracles.reset(partition, known, stood)
 
     def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
         read(self._process)

@@ -1,7 +1,8 @@
 """`python -m tests.simulation.mutants`: does the simulation see it when a rule is broken?
 
-Each mutant takes one rule out of the product, in this process only; schedules run till an oracle objects. The table
-says which oracle it was and how many schedules it took. The last line is JSON: mutants, killed, table.
+Each mutant takes one rule out of the product, in this process only; schedules run till an oracle objects. They are the
+plain swarm's; where a mutant names a focus, every second one has it. The table says which oracle it was, how many
+schedules it took, and which focus the last one had. The last line is JSON: mutants, killed, table.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation import broken, broken_found, broken_sql, broken_worker
+from tests.simulation.focus import name_of
 from tests.simulation.patching import MUTANTS, Mutant, Patch
 from tests.simulation.run import TAPES, say
 from tests.simulation.shrink import shrink
@@ -45,6 +47,9 @@ class Verdict:
     oracle: str | None
     schedules: int
     seconds: float
+    #: The schedule that killed it, and its focus.
+    seed: int = 0
+    focus: str | None = None
 
 
 @contextmanager
@@ -64,14 +69,12 @@ def hunt(name: str, limit: int, seconds: float, first: int = FIRST_SEED) -> Verd
     started = time.monotonic()
     with applied(mutant):
         for n in range(limit):
-            oracle: str | None = None
-            try:
-                found = run(Tape(first + n), TIERS[mutant.tier]).violation
-                oracle = None if found is None else found.oracle
-            except Exception as error:  # noqa: BLE001 - a mutant may break the product so much that it falls over
-                oracle = f"crash ({type(error).__name__})"
+            focus = mutant.focus if n % 2 else None
+            seed = first + (n // 2 if mutant.focus else n)
+            oracle = _judged(seed, mutant.tier, focus)
             if oracle is not None:
-                return Verdict(name, mutant.breaks, oracle, n + 1, time.monotonic() - started)
+                took = time.monotonic() - started
+                return Verdict(name, mutant.breaks, oracle, n + 1, took, seed, focus or name_of(seed))
             if n % 64 == 0:
                 gc.collect()
             if time.monotonic() - started > seconds:
@@ -79,8 +82,18 @@ def hunt(name: str, limit: int, seconds: float, first: int = FIRST_SEED) -> Verd
     return Verdict(name, mutant.breaks, None, n + 1, time.monotonic() - started)
 
 
-def record(name: str, seed: int, oracle: str) -> None:
+def _judged(seed: int, tier: str, focus: str | None) -> str | None:
+    """The oracle that objects to this schedule; None if all is well."""
+    try:
+        found = run(Tape(seed), TIERS[tier], focus=focus).violation
+    except Exception as error:  # noqa: BLE001 - a mutant may break the product so much that it falls over
+        return f"crash ({type(error).__name__})"
+    return None if found is None else found.oracle
+
+
+def record(verdict: Verdict) -> None:
     """Shrink the tape on which a mutant died, and keep it."""
+    name, seed, oracle = verdict.name, verdict.seed, verdict.oracle
     tier = TIERS[MUTANTS[name].tier]
     with applied(MUTANTS[name]):
 
@@ -88,7 +101,7 @@ def record(name: str, seed: int, oracle: str) -> None:
             found = run(Tape(seed, choices), tier).violation
             return found is not None and found.oracle == oracle
 
-        recorded = run(Tape(seed), tier).tape.recorded
+        recorded = run(Tape(seed), tier, focus=verdict.focus).tape.recorded
         small = shrink(recorded, fails) if fails(recorded) else recorded
         message = str(run(Tape(seed, small), tier).violation)[:300]
     save(TAPES / f"{name}.json", small, mutant=name, tier=MUTANTS[name].tier, oracle=oracle, seed=seed, message=message)
@@ -127,15 +140,16 @@ def main() -> int:
     def shown(verdict: Verdict) -> None:
         fate = f"killed by {verdict.oracle}" if verdict.oracle else "SURVIVED"
         if options.record and verdict.oracle is not None and not verdict.oracle.startswith("crash"):
-            record(verdict.name, FIRST_SEED + verdict.schedules - 1, verdict.oracle)
-        say(f"{verdict.name:24} {fate:32} {verdict.schedules:6,} schedules  {verdict.seconds:6.1f} s")
+            record(verdict)
+        took = f"{verdict.schedules:6,} schedules  {verdict.seconds:6.1f} s"
+        say(f"{verdict.name:24} {fate:32} {took}  {verdict.focus or ''}")
 
     verdicts = hunt_all(names, options.jobs, options.limit, options.seconds, shown)
     killed = sum(verdict.oracle is not None for verdict in verdicts)
-    say("\n| mutant | what is broken | oracle | schedules |\n|---|---|---|---|")
-    for verdict in verdicts:
-        say(f"| {verdict.name} | {verdict.breaks} | {verdict.oracle or '**survived**'} | {verdict.schedules:,} |")
-    table = [{"mutant": v.name, "oracle": v.oracle, "schedules": v.schedules} for v in verdicts]
+    say("\n| mutant | what is broken | oracle | schedules | focus |\n|---|---|---|---|---|")
+    for v in verdicts:
+        say(f"| {v.name} | {v.breaks} | {v.oracle or '**survived**'} | {v.schedules:,} | {v.focus or ''} |")
+    table = [{"mutant": v.name, "oracle": v.oracle, "schedules": v.schedules, "focus": v.focus} for v in verdicts]
     say(json.dumps({"mutants": len(verdicts), "killed": killed, "table": table}))
     return 0 if killed == len(verdicts) else 1
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from segue.clock import to_micros
-from segue.coordinator.store import Changes, OffsetMove
+from segue.coordinator.store import Changes, OffsetMove, StoredOffset
 from segue.outbox.message import RAW, Message, unpack
 from segue.saga import events as e
 from segue.topics.broker import Headers, Outgoing, Partition, Record
@@ -171,6 +171,12 @@ class Oracles:
                     system.world.points["redriven_letter"] += 1
         for oracle in self._commit:
             oracle.commit(commit)
+
+    def reset(self, partition: Partition, known: StoredOffset, stood: StoredOffset | None) -> None:
+        """An offset is set to the beginning of its topic, by somebody who knew it to be `known`."""
+        self.system.world.points["offset_reset"] += 1
+        if stood is None or (stood.next, stood.topic_id) != (known.next, known.topic_id):
+            raise Violation("S4Serial", f"{partition} is reset from {known} where it stands at {stood}")
 
     def _judge(self, saga: SagaSeen, event: e.AnyEvent, at: int, commit: Commit) -> None:
         point = _POINTS.get(type(event))

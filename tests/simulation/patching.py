@@ -33,16 +33,20 @@ class Mutant:
     apply: Callable[[Patch], None]
     #: On which databases it shows.
     tier: str = "memory"
+    #: The focus of every second schedule: for what the plain swarm rarely comes to.
+    focus: str | None = None
 
 
 MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(breaks: str, tier: str = "memory") -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+def mutant(
+    breaks: str, tier: str = "memory", focus: str | None = None
+) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
     """Register a mutant under the function's name."""
 
     def register(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        MUTANTS[apply.__name__] = Mutant(breaks, apply, tier)
+        MUTANTS[apply.__name__] = Mutant(breaks, apply, tier, focus)
         return apply
 
     return register

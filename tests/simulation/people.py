@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -56,11 +56,12 @@ def client(system: System) -> None:
 def nemesis(system: System) -> None:
     """Things that happen to machines, networks and topics at moments of their own."""
     stream = system.tape.stream("nemesis")
+    events = [EVENTS[kind] for kind in system.plan.kinds] or [event for _, event in _EVENTS]
     for _ in range(system.plan.events):
         when = stream.pick(system.plan.horizon_us)
-        what = stream.pick(len(_EVENTS))
+        event = events[stream.pick(len(events))]
         how = stream.pick(1 << 16)
-        system.world.at(when, lambda what=what, how=how: _EVENTS[what](system, how))  # type: ignore[misc]
+        system.world.at(when, lambda event=event, how=how: event(system, how))  # type: ignore[misc]
     if system.plan.skewed:
         for process in system.processes:
             process.skew_us = (0, -SECOND // 2, SECOND // 2, 2 * SECOND)[stream.pick(4)]
@@ -159,10 +160,14 @@ def _database_clock(system: System, how: int) -> None:
             system.arm(row.wake_at)
 
 
-_EVENTS = (
-    _nothing, _kill, _kill, _zombie, _zombie, _rebalance, _truncate, _recreate, _redrive, _redrive, _poison,
-    _poison_soon, _jump, _database_clock,
+_EVENTS: Sequence[tuple[str, Callable[[System, int], None]]] = (
+    ("nothing", _nothing), ("kill", _kill), ("kill", _kill), ("zombie", _zombie), ("zombie", _zombie),
+    ("rebalance", _rebalance), ("truncate", _truncate), ("recreate", _recreate), ("redrive", _redrive),
+    ("redrive", _redrive), ("poison", _poison), ("poison_soon", _poison_soon), ("jump", _jump),
+    ("database_clock", _database_clock),
 )  # fmt: skip
+#: The same by their names.
+EVENTS = dict(_EVENTS)
 
 
 # --- operators and deploys

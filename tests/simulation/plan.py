@@ -41,6 +41,12 @@ class Plan:
     beats: bool
     undos_per_minute: int | None
     clock_back: bool
+    #: The nemesis' events; empty: all of them.
+    kinds: tuple[str, ...] = ()
+    #: What the pieces of sagas are; empty: whatever the features allow.
+    pieces: tuple[str, ...] = ()
+    #: How often a saga that may ends with a pivot and a call, or with a failure.
+    endings: float = 0.25
 
 
 #: Many small schedules find more than few large ones; but what sagas do to each other takes some of them.

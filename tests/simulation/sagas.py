@@ -6,7 +6,7 @@ It is ordinary saga code; that the shape is data saves making definitions for ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -195,14 +195,14 @@ _TIMES = (4_000, 9_000, 20_000)
 _COMPENSABLE = ("pay.do", "box.do", "pay.long", "box.long")
 
 
-def draw(s: Stream, features: frozenset[str]) -> Node:
-    """A saga that uses some of `features`."""
+def draw(s: Stream, features: frozenset[str], pieces: Sequence[str] = (), endings: float = 0.25) -> Node:
+    """A saga that uses some of `features`, of these pieces if any are named; `endings`: how often something ends it."""
     depth = (1, 1, 2)[s.pick(3)]
-    parts = [_piece(s, features, depth) for _ in range((1, 1, 1, 2, 2, 3)[s.pick(6)])]
-    if "pivot" in features and s.chance(0.25):
+    parts = [_piece(s, features, depth, pieces) for _ in range((1, 1, 1, 2, 2, 3)[s.pick(6)])]
+    if "pivot" in features and s.chance(endings):
         parts.append(Node("pivot"))
         parts.append(_call(s, features))
-    elif s.chance(0.25):
+    elif s.chance(endings):
         parts.append(Node("fail"))
     return Node("seq", parts=tuple(parts))
 
@@ -225,13 +225,13 @@ def _call(s: Stream, features: frozenset[str]) -> Node:
     return Node("call", name, time, flags)
 
 
-def _piece(s: Stream, features: frozenset[str], depth: int) -> Node:
+def _piece(s: Stream, features: frozenset[str], depth: int, pieces: Sequence[str] = ()) -> Node:
     kind = s.pick(14) if depth else 0
-    feature = _PIECES.get(kind)
+    feature = pieces[kind % len(pieces)] if pieces else _PIECES.get(kind)
     if feature is None or feature not in features:
         return _call(s, features)
     if feature in ("parallel", "within", "try"):
-        return _nested(s, features, depth, kind)
+        return _nested(s, features, depth, feature, kind)
     match feature:
         case "signal":
             return Node("signal", ms=(2_000, 10_000)[s.pick(2)])
@@ -243,13 +243,13 @@ def _piece(s: Stream, features: frozenset[str], depth: int) -> Node:
             return Node("bug") if s.chance(0.5) else Node("seq", parts=(_call(s, features), Node("bug")))
 
 
-def _nested(s: Stream, features: frozenset[str], depth: int, kind: int) -> Node:
-    match kind:
-        case 6 | 7:
+def _nested(s: Stream, features: frozenset[str], depth: int, feature: str, kind: int) -> Node:
+    match feature:
+        case "parallel" if kind != 8:
             return Node("par", parts=tuple(_piece(s, features, depth - 1) for _ in range(2 + s.pick(2))))
-        case 8:
+        case "parallel":
             return Node("group", parts=tuple(_piece(s, features, depth - 1) for _ in range(2)))
-        case 9:
+        case "within":
             return Node("within", ms=(1_500, 4_000, 8_000)[s.pick(3)], parts=(_piece(s, features, depth - 1),))
         case _:
             return Node("try", parts=(_call(s, features), _call(s, features)))

@@ -24,6 +24,7 @@ from tests.simulation import people
 from tests.simulation.answers import ANSWERS, AnswerProcess
 from tests.simulation.broker import CountingObserver, SimBroker, damaged
 from tests.simulation.database import Books, Database, Effect
+from tests.simulation.focus import focused, number_of
 from tests.simulation.oracles import Oracles, Violation, header
 from tests.simulation.plan import Plan
 from tests.simulation.plan import draw as draw_plan
@@ -86,11 +87,11 @@ class System:
 
     signal_limit = LIMITS.pending_signals
 
-    def __init__(self, tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None) -> None:
+    def __init__(self, tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None, focus: str | None = None) -> None:
         self.tape = tape
         self.world = World(tape)
         self.observer = CountingObserver(self.world)
-        drawn = draw_plan(tape.stream("plan"))
+        drawn = focused(draw_plan(tape.stream("plan")), tape.told("focus", number_of(tape.seed, focus)))
         self.plan = plan or drawn
         self.oracles = Oracles()
         self.oracles.system = self
@@ -385,14 +386,15 @@ def draw_input(system: System, n: int) -> tuple[str, bytes]:
     """(definition, input) of saga number `n`."""
     stream = system.tape.stream(f"saga{n}")
     name = ("free", "free", "timed")[stream.pick(3)]
-    node: Node = draw_saga(stream, system.plan.features)
+    plan = system.plan
+    node: Node = draw_saga(stream, plan.features, plan.pieces, plan.endings)
     return name, CONVERTER.to_bytes(node, Node)
 
 
-def run(tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None) -> Outcome:
-    """Run the schedule of a tape; by `plan`, if given, instead of the one that the tape draws."""
+def run(tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None, focus: str | None = None) -> Outcome:
+    """Run the schedule of a tape: by `plan`, if given, instead of the one that it draws, or with this focus."""
     random.seed(tape.seed)  # what the product spreads in time, it spreads by this
-    system = System(tape, tier, plan)
+    system = System(tape, tier, plan, focus)
     violation: Violation | None = None
     try:
         system.run()

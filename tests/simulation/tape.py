@@ -34,6 +34,14 @@ class Tape:
         """The choices of one actor."""
         return Stream(self, name)
 
+    def told(self, name: str, value: int) -> int:
+        """A choice that is not drawn but made elsewhere; recorded and replayed like the others."""
+        if self.random is None:
+            return self.choices.get(name, {}).get(1, 0)
+        if value:
+            self.recorded[name] = {1: value}
+        return value
+
 
 class Stream:
     """Numbered choices of one actor."""

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation import points
+from tests.simulation import people, points
 from tests.simulation.answers import AnswerProcess
 from tests.simulation.database import _BLANK, BookDesk, Books
+from tests.simulation.focus import FOCUSES, SHARE, focused, name_of
 from tests.simulation.mutants import QUICK, applied, hunt
 from tests.simulation.patching import MUTANTS
 from tests.simulation.run import TAPES
+from tests.simulation.sagas import FEATURES
 from tests.simulation.shrink import shrink
 from tests.simulation.system import TIERS, System, run
 from tests.simulation.tape import Choices, Tape, load, save, size
-from tests.simulation.world import NEVER, SECOND, Process
+from tests.simulation.world import FAULTS, NEVER, SECOND, Process
 
 #: Fixed seeds of this suite, in parts that can run side by side.
 PARTS = 10
@@ -106,6 +108,36 @@ def test_tapes_fail_again_when_their_bugs_are_put_back() -> None:
                 tier = TIERS[MUTANTS[str(notes["mutant"])].tier]
                 biting += run(Tape(0, choices), tier).violation is not None
     assert biting, 'no tape shows its bug any more: record them anew: `make mutants ARGS="--record found_…"`'
+
+
+@pytest.mark.parametrize("name", FOCUSES)
+def test_a_focus_is_a_choice_of_its_tape(name: str) -> None:
+    first = run(Tape(3), focus=name)
+    plain = run(Tape(3))
+    assert first.violation is None, str(first.violation)
+    assert first.plan != plain.plan
+    again = run(Tape(0, first.tape.recorded))
+    assert (again.plan, again.digest) == (first.plan, first.digest)
+
+
+def test_every_focus_has_its_share_of_the_seeds_and_the_others_have_none() -> None:
+    names = Counter(name_of(seed) for seed in range(SHARE * len(FOCUSES)))
+    assert names.pop(None) == (SHARE - 1) * len(FOCUSES)
+    assert names == dict.fromkeys(FOCUSES, 1)
+
+
+def test_every_focus_names_events_and_pieces_that_there_are() -> None:
+    plan = run(Tape(0, {})).plan
+    for number in range(1, 1 + len(FOCUSES)):
+        seen = focused(plan, number)
+        assert set(seen.kinds) <= set(people.EVENTS)
+        assert set(seen.pieces) <= {*FEATURES, "call"}
+        assert seen.features <= set(FEATURES)
+        assert seen.enabled <= set(FAULTS)
+
+
+def test_every_mutant_that_names_a_focus_names_one_that_there_is() -> None:
+    assert {mutant.focus for mutant in MUTANTS.values()} - {None} <= set(FOCUSES)
 
 
 @pytest.mark.parametrize("name", QUICK)

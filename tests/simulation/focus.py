@@ -1,0 +1,184 @@
+"""Focuses: a schedule in eight has one, which makes the conditions of a rare window likely.
+
+The swarm turns on each condition by itself, so that it rarely turns on five at the same time. A focus is a plan with
+its conditions turned on: how many, how often, which faults, which pieces of sagas. When anything happens, and to whom,
+is drawn as ever. Which schedule has which focus is told by its seed, and is a choice of its tape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from tests.simulation.plan import Plan
+from tests.simulation.world import SECOND
+
+#: One of so many schedules has a focus.
+SHARE = 8
+
+
+def zombies(plan: Plan) -> Plan:
+    """Coordinators freeze, are expelled, and go on; sagas wait for a while, so that there is somebody to disturb."""
+    return replace(
+        plan,
+        instances=max(2, plan.instances),
+        sagas=max(2, plan.sagas),
+        partitions=1,
+        enabled=frozenset(("pause", "commit.ambiguous")),
+        rate=max(0.03, plan.rate),
+        interleave=0.5,
+        events=8,
+        kinds=("zombie", "rebalance", "kill"),
+        horizon_us=8 * SECOND,
+    )
+
+
+def recreated(plan: Plan) -> Plan:
+    """The topic of replies is created again and again, while those who find it out freeze."""
+    return replace(
+        plan,
+        instances=max(2, plan.instances),
+        partitions=1,
+        enabled=frozenset(("pause",)),
+        rate=0.1,
+        events=8,
+        kinds=("recreate", "recreate", "rebalance", "zombie"),
+        horizon_us=8 * SECOND,
+    )
+
+
+def cut_off(plan: Plan) -> Plan:
+    """Damaged records arrive where an unclean election has cut off others."""
+    return replace(
+        plan,
+        partitions=1,
+        events=12,
+        kinds=("poison", "poison_soon", "truncate"),
+        horizon_us=8 * SECOND,
+    )
+
+
+def old_records(plan: Plan) -> Plan:
+    """Services ask for patience, and what was sent long ago arrives once more."""
+    return replace(
+        plan,
+        service_rate=0.3,
+        refuse_rate=0.0,
+        mute_rate=0.0,
+        events=12,
+        kinds=("redrive",),
+        horizon_us=8 * SECOND,
+    )
+
+
+def signals(plan: Plan) -> Plan:
+    """Signals come before their sagas, twice, and more of them than may wait."""
+    return replace(
+        plan,
+        features=plan.features | {"signal", "sleep"},
+        pieces=("signal", "sleep", "call"),
+        signals=6,
+        spread_us=5 * SECOND,
+        kinds=("redrive", "kill"),
+    )
+
+
+def outboxes(plan: Plan) -> Plan:
+    """Services write events about what they do, and the broker takes them badly."""
+    return replace(
+        plan,
+        late_trouble=True,
+        service_rate=min(plan.service_rate, 0.1),
+        features=plan.features | {"map", "parallel"},
+        pieces=("map", "parallel", "call"),
+        enabled=plan.enabled | {"send.error", "send.appended_error"},
+        rate=max(0.03, plan.rate),
+        wire_rate=0.3,
+    )
+
+
+def abandoned(plan: Plan) -> Plan:
+    """Sagas leave calls behind, and most of them pass a pivot or fail after it."""
+    return replace(
+        plan,
+        features=plan.features | {"within", "pivot", "parallel"},
+        pieces=("within", "within", "parallel"),
+        endings=0.75,
+        service_rate=0.3,
+        refuse_rate=0.05,
+    )
+
+
+def bugs(plan: Plan) -> Plan:
+    """A release with a bug meets sagas that have gone past it, and whose undo is held; old answers come once more."""
+    return replace(
+        plan,
+        sagas=max(4, plan.sagas),
+        features=plan.features | {"bug"},
+        pieces=("bug", "call"),
+        endings=0.75,
+        spread_us=500_000,
+        service_rate=min(plan.service_rate, 0.1),
+        undos_per_minute=1,
+        deploy=5,
+        events=8,
+        kinds=("redrive", "redrive", "kill"),
+        horizon_us=8 * SECOND,
+    )
+
+
+def clocks(plan: Plan) -> Plan:
+    """Clocks of machines jump while messages stay in outboxes: the broker refuses them, or their writer dies."""
+    return replace(
+        plan,
+        enabled=plan.enabled | {"send.error", "kill.after_commit"},
+        rate=max(0.03, plan.rate),
+        wire_rate=max(0.1, plan.wire_rate),
+        events=8,
+        kinds=("jump", "jump", "kill"),
+        horizon_us=8 * SECOND,
+    )
+
+
+def crowds(plan: Plan) -> Plan:
+    """Commands of few sagas pile up before services, which now and then break."""
+    return replace(
+        plan,
+        workers=1,
+        sagas=max(2, plan.sagas),
+        features=plan.features - {"manual", "readonly"} | {"map", "parallel"},
+        pieces=("map", "parallel"),
+        enabled=frozenset(("pause", "commit.ambiguous", "commit.failed")),
+        rate=0.1,
+        service_rate=0.1,
+        later_rate=0.0,
+        refuse_rate=0.2,
+        wire_rate=0.0,
+        events=0,
+    )
+
+
+Focus = Callable[[Plan], Plan]
+#: By name; a tape holds the number, so that new ones are added at the end.
+FOCUSES: Mapping[str, Focus] = {
+    focus.__name__: focus
+    for focus in (zombies, recreated, cut_off, old_records, signals, outboxes, abandoned, bugs, clocks, crowds)
+}
+
+
+def number_of(seed: int, name: str | None = None) -> int:
+    """The number of the focus called `name`, or else of the one that the schedule of this seed has; 0 for none."""
+    if name is not None:
+        return 1 + list(FOCUSES).index(name)
+    return 0 if seed % SHARE else 1 + seed // SHARE % len(FOCUSES)
+
+
+def name_of(seed: int) -> str | None:
+    """The focus that the schedule of this seed has; None for most of them."""
+    number = number_of(seed)
+    return list(FOCUSES)[number - 1] if number else None
+
+
+def focused(plan: Plan, number: int) -> Plan:
+    """The plan with the conditions of focus `number`."""
+    return list(FOCUSES.values())[number - 1](plan) if number else plan
