@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from segue import outbox
 from segue.activities import Context, LoopOptions, Worker, WorkerOptions
 from segue.errors import StoreUnavailable
+from segue.outbox import trips
 from segue.outbox.deadline import deadline, watch
 from segue.outbox.sql import SqlOutboxStore
 from segue.topics.envelope import parse_reply
@@ -39,6 +40,7 @@ class Place:
     near: Engine
     url: str
     proxy: Proxy
+    patch: pytest.MonkeyPatch
     fallen: bool = False
     cuts: int = 0
 
@@ -55,8 +57,9 @@ class Place:
         return self.hear(create_engine(self.url, **options))
 
     def hear(self, engine: Engine) -> Engine:
-        """Heals with the first error of this engine."""
+        """Heals with the first error of this engine, or when a connection of it is thrown away."""
         event.listen(engine, "handle_error", self.heal)
+        event.listen(engine, "invalidate", lambda *_: self.heal(None))
         return engine
 
     def bookings(self) -> int:
@@ -65,14 +68,14 @@ class Place:
 
 
 @pytest.fixture
-def place(postgres_url: str) -> Iterator[Place]:
+def place(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     near = create_engine(postgres_url)
     Base.metadata.create_all(near)
     outbox.create_all(near)
     url = make_url(postgres_url)
     with Proxy((str(url.host), int(url.port or 5432))) as proxy:
         far = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-        yield Place(near, far, proxy)
+        yield Place(near, far, proxy, monkeypatch)
     near.dispose()
 
 
@@ -85,6 +88,14 @@ def at_begin(place: Place, engine: Engine) -> None:
 
 def at_fence(place: Place, engine: Engine) -> None:
     _before(place, engine, "inbox")
+    ask = trips.ask
+
+    def asking(*arguments: Any) -> Any:
+        place.fall_silent()
+        return ask(*arguments)
+
+    # Through psycopg's synchronous driver it goes past SQLAlchemy's cursor.
+    place.patch.setattr(trips, "ask", asking)
 
 
 def in_handler(place: Place, engine: Engine) -> None:

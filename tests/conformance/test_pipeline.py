@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from segue.coordinator.pipeline import Pipeline
 from segue.coordinator.store import Changes
 from segue.errors import RejectedWrite, StoreUnavailable
+from segue.outbox.pipeline import Pipeline
 from tests.conformance.store_kit import Bench, locked, saga, write
 
 

@@ -54,7 +54,7 @@ def _parsed(url: str) -> URL:
 
 
 def _postgres(url: URL, pool_size: int, lock_timeout: timedelta, call_timeout: timedelta) -> Engine:
-    # Statements are prepared by `segue.coordinator.pipeline`; the driver drops its own, and all others, at a ROLLBACK.
+    # Statements are prepared by `segue.outbox.pipeline`; the driver drops its own, and all others, at a ROLLBACK.
     arguments: dict[str, Any] = {"autocommit": True, "prepare_threshold": None}
     if "connect_timeout" not in url.query:
         arguments["connect_timeout"] = max(2, round(call_timeout.total_seconds()))

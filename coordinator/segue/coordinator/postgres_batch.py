@@ -24,7 +24,7 @@ from segue.errors import RejectedWrite
 from segue.outbox.schema import Moment
 
 if TYPE_CHECKING:
-    from segue.coordinator.pipeline import Answer, Call, Value
+    from segue.outbox.pipeline import Answer, Call, Value
 
 _NUL = "\x00"
 

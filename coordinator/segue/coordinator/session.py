@@ -14,7 +14,7 @@ from segue.errors import SegueError, StoreUnavailable
 from segue.outbox.watchdog import Guard
 
 if TYPE_CHECKING:
-    from segue.coordinator.pipeline import Answer, Call, Pipeline
+    from segue.outbox.pipeline import Answer, Call, Pipeline
 
 Rows = Sequence[Row[Any]]
 _PIPELINE = "segue.pipeline"
@@ -116,7 +116,7 @@ class Session:
         info = self.connection.info
         pipeline: Pipeline | None = info.get(_PIPELINE)
         if pipeline is None:
-            from segue.coordinator.pipeline import Pipeline
+            from segue.outbox.pipeline import Pipeline
 
             pipeline = info[_PIPELINE] = Pipeline(self.driver)
         return pipeline

@@ -87,8 +87,10 @@ class Work:
         cold = [row.id for row in known.values() if not self.cache.has(row.id, row.revision)]
         if cold:
             self._histories.update(self.batch.history(cold))
-        if messages:
-            self._seen |= self.batch.seen(messages)
+        # A saga that does not exist has seen nothing: a batch of starts need not ask.
+        asked = {pair for pair in messages if pair[0] in self._rows}
+        if asked:
+            self._seen |= self.batch.seen(asked)
 
     def row(self, saga_id: str) -> SagaRow | None:
         """The saga's row as it stood when the batch began; None for an unknown saga."""

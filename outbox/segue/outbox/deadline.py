@@ -62,6 +62,17 @@ def deadline(timeout: timedelta | None) -> Iterator[None]:
         _TIMEOUT.reset(token)
 
 
+@contextmanager
+def guarded(connection: Connection) -> Iterator[None]:
+    """The same for a call that is made below the driver's own `wait`, on a connection of a watched engine."""
+    timeout, line = _TIMEOUT.get(), connection.info.get(_LINE)
+    if timeout is None or line is None:
+        yield
+        return
+    with _said(_watchdog(timeout).guard(line.cut), timeout):
+        yield
+
+
 @cache
 def _watchdog(timeout: timedelta) -> Watchdog:
     return Watchdog(timeout)

@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import BigInteger, Boolean, Connection, Integer, LargeBinary, SmallInteger, Table, Uuid
 
 from segue.errors import RejectedWrite
+from segue.outbox import trips
 from segue.outbox.schema import Moment, inbox_table, outbox_table
 from segue.outbox.store import Exclusion
 
@@ -218,17 +219,18 @@ ON CONFLICT DO NOTHING
 
 def insert_blank_fence(connection: Connection, consumer: str, key: str) -> datetime | None:
     """Insert a blank fence row: the database's time, or None where there is one."""
-    return connection.exec_driver_sql(_INSERT_BLANK_FENCE, (consumer, key)).scalar()
+    found = _asked(connection, _INSERT_BLANK_FENCE, (consumer, key))
+    return found[0][0] if found else None
 
 
 def lock_fence(connection: Connection, consumer: str, key: str) -> Sequence[tuple[Any, ...]]:
     """Lock a fence row that is there: (key, *FENCE_COLUMNS, database time)."""
-    return [tuple(row) for row in connection.exec_driver_sql(_LOCK_FENCE, (consumer, key))]
+    return _asked(connection, _LOCK_FENCE, (consumer, key))
 
 
 def lock_fences(connection: Connection, consumer: str, keys: Sequence[str]) -> Sequence[tuple[Any, ...]]:
     """Lock those fence rows that are there, in this order: (database time, key or None, *FENCE_COLUMNS) of each."""
-    return [tuple(row) for row in connection.exec_driver_sql(_LOCK_FENCES, (texts(sorted(keys)), consumer))]
+    return _asked(connection, _LOCK_FENCES, (texts(sorted(keys)), consumer))
 
 
 def insert_fences(connection: Connection, consumer: str, rows: Mapping[str, Mapping[str, Any]]) -> int:
@@ -239,10 +241,20 @@ def insert_fences(connection: Connection, consumer: str, rows: Mapping[str, Mapp
 
 
 def update_fences(connection: Connection, consumer: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Change locked fence rows, all in the same columns, and note the time."""
+    """Change locked fence rows, all in the same columns, and note the time; sent with COMMIT where that is possible."""
     names = tuple(next(iter(rows.values())))
     arrays = [_INBOX[name][1]([row[name] for row in rows.values()]) for name in names]
-    connection.exec_driver_sql(_update_text(names), (texts(list(rows)), *arrays, consumer))
+    text, values = _update_text(names), (texts(list(rows)), *arrays, consumer)
+    if trips.fit(connection):
+        trips.put_off(connection, text, values)
+    else:
+        connection.exec_driver_sql(text, values)
+
+
+def _asked(connection: Connection, text: str, values: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    if trips.fit(connection):
+        return trips.ask(connection, text, values)
+    return [tuple(row) for row in connection.exec_driver_sql(text, values)]
 
 
 @lru_cache(maxsize=64)

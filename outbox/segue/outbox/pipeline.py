@@ -21,7 +21,7 @@ from psycopg.pq.abc import PGresult
 from segue.errors import RejectedWrite
 
 #: What a statement of the hot path takes; arrays come as literals.
-Value = str | bytes | int | datetime
+Value = str | bytes | int | datetime | None
 #: A statement and its parameters, `$1` and so on.
 Call = tuple[str, Sequence[Value]]
 
@@ -133,11 +133,11 @@ class Pipeline:
         return self._pg.get_result()
 
 
-def _bound(values: Sequence[Value]) -> tuple[list[bytes], list[Format]]:
-    sent: list[bytes] = []
+def _bound(values: Sequence[Value]) -> tuple[list[bytes | None], list[Format]]:
+    sent: list[bytes | None] = []
     formats: list[Format] = []
     for value in values:
-        if isinstance(value, bytes):
+        if value is None or isinstance(value, bytes):
             sent.append(value)
             formats.append(Format.BINARY)
             continue

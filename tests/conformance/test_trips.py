@@ -1,0 +1,148 @@
+"""What goes to PostgreSQL with BEGIN or COMMIT is in the transaction that SQLAlchemy knows of, and in no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, sessionmaker
+
+from segue import outbox
+from segue.activities import Context, Worker
+from segue.activities.runner import ThreadRunner
+from segue.errors import StoreUnavailable
+from segue.outbox import trips
+from segue.outbox.faults import is_transient_database
+from segue.outbox.fences import SqlServiceRows
+from segue.outbox.pipeline import Call, Pipeline
+from segue.topics.memory import MemoryBroker
+from tests.unit.activities.kit import Base, Charged, Order, charge, command, record_of
+
+ATTEMPT = "SELECT attempt FROM inbox WHERE saga_key = %s"
+
+
+@pytest.fixture
+def engine(postgres_url: str) -> Iterator[Engine]:
+    engine = create_engine(postgres_url, pool_size=1, max_overflow=0)
+    Base.metadata.create_all(engine)
+    outbox.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def attempts(engine: Engine, key: str) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.exec_driver_sql(ATTEMPT, (key,)).scalars())
+
+
+def test_what_was_put_off_is_written_with_the_commit(engine: Engine) -> None:
+    with engine.begin() as connection:
+        rows = SqlServiceRows(connection)
+        rows.lock_inbox_row("payments", "a")
+        rows.update_inbox_row("payments", "a", {"attempt": 3})
+    assert attempts(engine, "a") == [3]
+
+
+def test_what_a_rolled_back_transaction_has_put_off_is_not_written_by_the_next_one(engine: Engine) -> None:
+    with engine.begin() as connection:
+        SqlServiceRows(connection).lock_inbox_row("payments", "a")
+    with engine.connect() as connection:
+        SqlServiceRows(connection).update_inbox_row("payments", "a", {"attempt": 3})
+        connection.rollback()
+        connection.execute(text("SELECT 1"))
+        connection.commit()
+    with engine.connect() as connection:
+        SqlServiceRows(connection).update_inbox_row("payments", "a", {"attempt": 4})
+    with engine.begin() as connection:
+        connection.execute(text("SELECT 1"))
+    assert attempts(engine, "a") == [0]
+
+
+def test_who_looks_again_sees_what_was_put_off(engine: Engine) -> None:
+    with engine.begin() as connection:
+        rows = SqlServiceRows(connection)
+        rows.lock_inbox_row("payments", "a")
+        rows.update_inbox_row("payments", "a", {"attempt": 3})
+        rows.update_inbox_row("payments", "a", {"invoke_id": "c"})
+        row, new, _ = rows.lock_inbox_row("payments", "a")
+        assert (row["attempt"], row["invoke_id"], new) == (3, "c", False)
+
+
+def test_a_write_that_fails_takes_the_whole_transaction_back(engine: Engine) -> None:
+    session = Session(engine)
+    session.execute(text("CREATE TABLE effect AS SELECT 1 AS x"))
+    trips.put_off(session.connection(), "SELECT 1 / %s::int", (0,))
+    with pytest.raises(DBAPIError, match="division by zero"):
+        session.commit()
+    session.close()
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT to_regclass('effect')")).scalar_one() is None
+
+
+def test_a_server_that_forgot_the_statements_costs_one_more_try(engine: Engine) -> None:
+    for key, forgets in (("a", False), ("b", True), ("c", False)):
+        with engine.connect() as connection:
+            if forgets:
+                connection.execute(text("DEALLOCATE ALL"))
+                with pytest.raises(StoreUnavailable) as caught:
+                    SqlServiceRows(connection).lock_inbox_row("payments", key)
+                assert is_transient_database(caught.value)
+                continue
+            SqlServiceRows(connection).lock_inbox_row("payments", key)
+            connection.commit()
+    assert (attempts(engine, "a"), attempts(engine, "b"), attempts(engine, "c")) == ([0], [], [0])
+
+
+@pytest.mark.parametrize(
+    "options", [{"isolation_level": "SERIALIZABLE"}, {"connect_args": {"prepare_threshold": None}}], ids=str
+)
+def test_who_wants_another_beginning_or_nothing_prepared_is_left_to_the_driver(
+    engine: Engine, options: dict[str, Any]
+) -> None:
+    engine.dispose()
+    other = create_engine(engine.url, **options)
+    with other.begin() as connection:
+        assert not trips.fit(connection)
+        rows = SqlServiceRows(connection)
+        rows.lock_inbox_row("payments", "a")
+        rows.update_inbox_row("payments", "a", {"attempt": 3})
+        level = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+        prepared = connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one()
+    assert level == options.get("isolation_level", "read committed").lower()
+    assert prepared == 0
+    other.dispose()
+    assert attempts(engine, "a") == [3]
+
+
+def test_a_lone_command_takes_two_round_trips(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[str]] = []
+    run = Pipeline.run
+
+    def counted(self: Pipeline, calls: list[Call]) -> Any:
+        made.append([call[0].split()[0] for call in calls])
+        return run(self, calls)
+
+    monkeypatch.setattr(Pipeline, "run", counted)
+    sessions = sessionmaker(engine)
+    worker = Worker("payments", sessions)
+
+    @worker.handle(charge)
+    def charge_order(ctx: Context[Session], order: Order) -> Charged:
+        return Charged(ctx.idempotency_key)
+
+    broker = MemoryBroker()
+    broker.append(record_of(command("o-1")))
+    runner = ThreadRunner(sessions, 1)
+    loop = worker.loop(broker.consumer("payments"), broker.producer(), runner=runner)
+    loop.start()
+    loop.step()
+    while loop.busy:
+        if not loop.step():
+            runner.wait(0.01)
+    loop.drain(5)
+    loop.shut()
+    runner.close()
+    assert made == [["BEGIN", "INSERT"], ["UPDATE", "COMMIT"]]
