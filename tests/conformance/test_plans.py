@@ -62,3 +62,17 @@ def test_a_service_finds_rows_by_key_however_empty_its_tables_were(postgres_url:
     finally:
         engine.dispose()
     assert by_key(plan), plan
+
+
+def test_a_page_of_a_backlog_is_read_in_its_order_however_empty_the_outbox_was(postgres_url: str) -> None:
+    held = "AND seq NOT IN (SELECT unnest(%s::bigint[]))"
+    engine = create_engine(postgres_url)
+    try:
+        metadata.create_all(engine)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(postgres._UNSORTED)
+            plan = kept_plan(connection, f"{postgres._load_text(('id', 'payload'))} {held} {postgres._OLDEST}")
+    finally:
+        engine.dispose()
+    assert "Index Scan using outbox_pkey on outbox" in plan
+    assert "Sort" not in plan, plan

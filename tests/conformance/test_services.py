@@ -139,6 +139,25 @@ def test_only_the_holder_of_a_lane_loads_it_and_excluded_keys_stay(engine: Engin
     assert len(store.lease("two", timedelta(seconds=30))) == 32
 
 
+def test_rows_that_are_held_do_not_count_towards_those_that_are_loaded(engine: Engine) -> None:
+    store = SqlOutboxStore(engine)
+    store.lease("one", timedelta(seconds=30))
+    add(engine, *(f"k{n}" for n in range(6)))
+    held = {row.seq for row in store.load("one", 3, memory_first_for=None, excluded=Exclusion())}
+    more = store.load("one", 2, memory_first_for=None, excluded=Exclusion(held=held))
+    assert [row.key for row in more if row.seq not in held] == ["k3", "k4"]
+
+
+def test_a_row_that_makes_no_sense_is_the_only_one_at_fault(engine: Engine) -> None:
+    store = SqlOutboxStore(engine)
+    store.lease("one", timedelta(seconds=30))
+    add(engine, "a", "b", "c")
+    with engine.begin() as connection:
+        connection.execute(outbox_table.update().where(outbox_table.c.aggregateid == "b").values(headers=["no object"]))
+    found = store.load("one", 10, memory_first_for=None, excluded=Exclusion())
+    assert [(row.key, row.record is None) for row in found] == [("a", False), ("b", True), ("c", False)]
+
+
 def test_a_relay_publishes_everything_once_and_in_order(engine: Engine) -> None:
     broker = MemoryBroker()
     keys = [f"k{n % 10}" for n in range(300)]

@@ -228,6 +228,17 @@ def relay_cursor(patch: Patch) -> None:
     patch(relay.Relay, "_take", take)
 
 
+@mutant("the relay holds a row for ever that it has once held")
+def relay_holds(patch: Patch) -> None:
+    old = relay.Relay._known
+
+    def known(self: Any) -> Any:
+        self._ever = getattr(self, "_ever", set()) | old(self)
+        return self._ever
+
+    patch(relay.Relay, "_known", known)
+
+
 @mutant("a row counts as published when it is handed over")
 def mark_before_publish(patch: Patch) -> None:
     old = publisher.Publisher.publish

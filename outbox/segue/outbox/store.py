@@ -34,6 +34,8 @@ class Exclusion:
 
     topics: Collection[str] = ()
     lines: Collection[tuple[str, str]] = ()
+    #: Numbers of rows that are held already. A store may hand those over again, if it finds as many others.
+    held: Collection[int] = ()
 
 
 class OutboxStore(Protocol):
@@ -50,6 +52,8 @@ class OutboxStore(Protocol):
         self, owner: str, limit: int, *, memory_first_for: timedelta | None, excluded: Exclusion
     ) -> Sequence[PendingRow]:
         """The oldest rows of the lanes which `owner` holds at this moment, by `seq`; never "after the last one seen".
+
+        At least `limit` of them that are not excluded, if there are as many.
 
         With `memory_first_for`, commands and replies (`saga_action` invoke or compensate) younger than that by the
         database's clock are left out: whoever wrote them is publishing them from memory.
