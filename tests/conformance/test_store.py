@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
 
-from segue.coordinator.store import Changes, Look
+from segue.coordinator.store import BEGINNING, Changes, Look
 from segue.errors import Fenced
 from segue.topics.broker import Partition
 from tests.conformance.store_kit import (
@@ -112,26 +113,37 @@ def test_a_started_saga_is_read_back_column_by_column(bench: Bench) -> None:
 def test_an_updated_saga_is_read_back_column_by_column_also_where_columns_become_empty(bench: Bench) -> None:
     store = bench.store()
     write(store, started=[saga("o-1"), full_saga("o-2")])
-    rows = {"o-1": full_saga("o-1", revision=2), "o-2": saga("o-2", revision=2)}
+    updated = {"o-1": full_saga("o-1", revision=2), "o-2": saga("o-2", revision=2)}
 
-    write(store, updated=list(rows.values()))
+    write(store, updated=list(updated.values()))
 
-    assert locked(store, "o-1", "o-2") == rows
+    begun = {"o-1": saga("o-1"), "o-2": full_saga("o-2")}
+    assert locked(store, "o-1", "o-2") == {
+        name: msgspec.structs.replace(row, **{column: getattr(begun[name], column) for column in BEGINNING})
+        for name, row in updated.items()
+    }
 
 
-def test_an_input_that_changes_is_written_and_one_that_does_not_stays(bench: Bench) -> None:
+def test_what_a_saga_began_with_stays_whatever_an_update_says(bench: Bench) -> None:
     store = bench.store()
-    write(store, started=[saga("o-1"), saga("o-2")])
+    write(store, started=[saga("o-1")])
+    other: dict[str, Any] = {
+        name: getattr(full_saga(started_at=T0 + SECOND, definition="other", version=2), name) for name in BEGINNING[1:]
+    }
+    assert all(getattr(saga(), name) != value for name, value in other.items())
+
+    write(store, updated=[saga("o-1", revision=2, step="pay", **other)])
+
+    assert locked(store, "o-1") == {"o-1": saga("o-1", revision=2, step="pay")}
+
+
+def test_locking_tells_the_revisions_in_the_order_of_ids_and_leaves_out_what_is_not_there(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga("b"), saga("a"), saga("c", revision=7)])
 
     with store.batch() as batch:
-        rows = batch.lock(["o-1", "o-2"])
-        updated = [
-            msgspec.structs.replace(rows["o-1"], revision=2, input=b"new"),
-            msgspec.structs.replace(rows["o-2"], revision=2),
-        ]
-        batch.write(Changes(updated=updated))
-
-    assert [row.input for row in locked(store, "o-1", "o-2").values()] == [b"new", saga().input]
+        assert list(batch.revisions(["c", "x", "a", "b"]).items()) == [("a", 1), ("b", 1), ("c", 7)]
+        assert batch.revisions([]) == {}
 
 
 def test_locking_loads_in_the_order_of_ids_and_leaves_out_what_is_not_there(bench: Bench) -> None:

@@ -171,6 +171,10 @@ class SimBatch(MemoryBatch):
         read(self._process)
         super().fence(coordinator, moves)
 
+    def revisions(self, saga_ids: Collection[str]) -> dict[str, int]:
+        read(self._process)
+        return {saga_id: row.revision for saga_id, row in super().lock(saga_ids).items()}
+
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
         read(self._process)
         return super().lock(saga_ids)

@@ -17,10 +17,10 @@ class InstanceCache:
     def __len__(self) -> int:
         return len(self._instances)
 
-    def has(self, saga_id: str, revision: int) -> bool:
-        """Whether `take` would find it."""
+    def revision(self, saga_id: str) -> int | None:
+        """The revision of the instance that is here; None if there is none."""
         instance = self._instances.get(saga_id)
-        return instance is not None and instance.state.revision == revision
+        return None if instance is None else instance.state.revision
 
     def take(self, saga_id: str, revision: int) -> Instance | None:
         """Take the instance out; None if it is not here or another process has moved the saga on."""

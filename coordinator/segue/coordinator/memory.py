@@ -1,7 +1,7 @@
 """A store in memory for tests and simulation: one thread, no clock of its own, the port's contract to the letter.
 
 A batch reads what is committed and stages what it writes; its end checks fence and revisions once more against what is
-committed by then, and applies all or nothing. Rows are frozen and shared, never copied.
+committed by then, and applies all or nothing. Rows are frozen and shared.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+
+import msgspec
 
 from segue.coordinator import schema
 from segue.coordinator.batches import pack_messages
@@ -23,6 +25,7 @@ from segue.coordinator.rows import (
     saga_values,
 )
 from segue.coordinator.store import (
+    BEGINNING,
     AuditEntry,
     Changes,
     DeadLetterRow,
@@ -212,6 +215,9 @@ class MemoryBatch:
             self._attempt(lambda move=move: self._check_fence(coordinator, move))  # type: ignore[misc]
             self._fences.append((coordinator, move))
 
+    def revisions(self, saga_ids: Collection[str]) -> dict[str, int]:
+        return {saga_id: row.revision for saga_id, row in self.lock(saga_ids).items()}
+
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
         return {saga_id: self._tables.sagas[saga_id] for saga_id in sorted(saga_ids) if saga_id in self._tables.sagas}
 
@@ -301,7 +307,7 @@ class MemoryBatch:
     def _apply(self, changes: Changes, seq: int | None) -> None:
         tables = self._tables
         rows = net_rows(changes)
-        for row in (*rows.inserts, *(row for _, row in rows.updates)):
+        for row in (*rows.inserts, *(self._begun(row) for _, row in rows.updates)):
             tables.sagas[row.id] = row
             self._set_alarm(row)
         for event in changes.events:
@@ -322,6 +328,11 @@ class MemoryBatch:
         for n in changes.requests_done:
             tables.requests.pop(n, None)
         _forget(tables, changes.published)
+
+    def _begun(self, row: SagaRow) -> SagaRow:
+        """The new row of a saga, with what it began with."""
+        old = self._tables.sagas[row.id]
+        return msgspec.structs.replace(row, **{name: getattr(old, name) for name in BEGINNING})
 
     def _set_alarm(self, row: SagaRow) -> None:
         alarm = self._tables.alarms.get(row.id)

@@ -17,7 +17,6 @@ from sqlalchemy import BigInteger, Boolean, DateTime, Integer, LargeBinary, Smal
 
 from segue.coordinator import schema, statements
 from segue.coordinator.rows import NetRows, attributes_text
-from segue.coordinator.session import Session
 from segue.coordinator.sql_batch import SqlBatch
 from segue.coordinator.store import Changes, EventRow, OffsetMove, SagaRow
 from segue.errors import RejectedWrite
@@ -102,7 +101,7 @@ def _columns(table: Table, names: Iterable[str]) -> tuple[_Column, ...]:
 
 _SAGA = _columns(schema.saga, statements.SAGA_COLUMNS)
 _EVENT = _columns(schema.saga_event, statements.EVENT_COLUMNS)
-_INPUT = statements.SAGA_COLUMNS.index("input")
+_UPDATED = _columns(schema.saga, ("id", *statements.UPDATED_COLUMNS))
 
 
 def _arrays(columns: Iterable[_Column], rows: Sequence[Any]) -> list[str]:
@@ -118,10 +117,6 @@ def _saga_of(row: tuple[Any, ...]) -> SagaRow:
 
 class PostgresBatch(SqlBatch):
     """`SqlBatch` with PostgreSQL's set-based statements in the hot places."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
-        self._inputs: dict[str, bytes] = {}
 
     def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
         ordered = sorted(moves, key=lambda move: move.partition)
@@ -140,13 +135,14 @@ class PostgresBatch(SqlBatch):
 
         self._session.defer((statements.PG_FENCE, parameters), check)
 
+    def revisions(self, saga_ids: Collection[str]) -> dict[str, int]:
+        return dict(self._rows(statements.PG_REVISIONS, [self._texts(sorted(set(saga_ids)))])) if saga_ids else {}
+
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
         if not saga_ids:
             return {}
         found = self._rows(statements.PG_LOCK, [self._texts(sorted(set(saga_ids)))])
-        rows = {row[0]: _saga_of(row) for row in found}
-        self._inputs.update((saga_id, row.input) for saga_id, row in rows.items())
-        return rows
+        return {row[0]: _saga_of(row) for row in found}
 
     def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:
         events: dict[str, list[EventRow]] = {saga_id: [] for saga_id in saga_ids}
@@ -184,9 +180,7 @@ class PostgresBatch(SqlBatch):
         return int(answers[-1].rows()[0][0]) if changes.messages else None
 
     def _updates(self, rows: Sequence[tuple[int, SagaRow]]) -> list[Value]:
-        sagas = [row for _, row in rows]
-        arrays = _arrays(_SAGA, sagas)
-        arrays[_INPUT] = blobs([None if self._inputs.get(row.id) == row.input else row.input for row in sagas])
+        arrays = _arrays(_UPDATED, [row for _, row in rows])
         return [*arrays, numbers([expected for expected, _ in rows]), self.now]
 
     def delete_batches(self, seqs: Sequence[int]) -> None:

@@ -57,6 +57,10 @@ class SqlBatch:
             found[row.saga_id].append(EventRow(**row._mapping))
         return found
 
+    def revisions(self, saga_ids: Collection[str]) -> dict[str, int]:
+        rows = self._session.rows(statements.lock_revisions(sorted(set(saga_ids)))) if saga_ids else ()
+        return {row.id: row.revision for row in rows}
+
     def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
         rows = self._session.rows(statements.seen_of(sorted(set(pairs)))) if pairs else ()
         return {(row.saga_id, row.message_id) for row in rows}
@@ -106,9 +110,12 @@ class SqlBatch:
 
     def _update_sagas(self, rows: Sequence[tuple[int, SagaRow]]) -> int:
         values = self._checked(schema.saga, [saga_values(row) for _, row in rows])
-        for value, (expected, _) in zip(values, rows, strict=True):
-            value |= {"saga_id": value.pop("id"), "expected": expected, "now": self.now}
-        return self._session.change(statements.UPDATE_SAGA, values)
+        updates = [
+            {name: value[name] for name in statements.UPDATED_COLUMNS}
+            | {"saga_id": value["id"], "expected": expected, "now": self.now}
+            for value, (expected, _) in zip(values, rows, strict=True)
+        ]
+        return self._session.change(statements.UPDATE_SAGA, updates)
 
     def _write_events(self, events: Sequence[EventRow]) -> None:
         if events:

@@ -46,6 +46,7 @@ from segue.coordinator.schema import (
     saga,
     saga_event,
 )
+from segue.coordinator.store import BEGINNING
 from segue.outbox.schema import Moment
 from segue.topics.broker import Partition
 
@@ -53,6 +54,7 @@ from segue.topics.broker import Partition
 SAGA_COLUMNS = tuple(column.name for column in saga.columns if column.name != "alarm_at")
 EVENT_COLUMNS = tuple(column.name for column in saga_event.columns)
 _SAGA = tuple(saga.c[name] for name in SAGA_COLUMNS)
+UPDATED_COLUMNS = tuple(name for name in SAGA_COLUMNS if name not in BEGINNING)
 
 #: Milliseconds are all that SQLite's clock has.
 NOW_SQLITE = text("SELECT strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')")
@@ -144,6 +146,11 @@ def lock_sagas(ids: Sequence[str]) -> Select[Any]:
     return select(*_SAGA).where(saga.c.id.in_(ids)).order_by(saga.c.id).with_for_update()
 
 
+def lock_revisions(ids: Sequence[str]) -> Select[Any, Any]:
+    """Lock these sagas in the order of their ids; what a saga in memory is compared with."""
+    return select(saga.c.id, saga.c.revision).where(saga.c.id.in_(ids)).order_by(saga.c.id).with_for_update()
+
+
 def _of_versions(versions: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
     return tuple_(saga.c.definition, saga.c.version).in_(versions)
 
@@ -212,7 +219,7 @@ _ALARM = case(
 UPDATE_SAGA = (
     update(saga)
     .where(saga.c.id == bindparam("saga_id"), saga.c.revision == bindparam("expected"))
-    .values({name: bindparam(name) for name in SAGA_COLUMNS if name != "id"} | {"alarm_at": _ALARM})
+    .values({name: bindparam(name) for name in UPDATED_COLUMNS} | {"alarm_at": _ALARM})
 )
 
 
@@ -347,16 +354,14 @@ def _insert_sagas() -> str:
 
 
 def _update_sagas() -> str:
-    names = SAGA_COLUMNS
-    pairs = [f'"{name}" = v."{name}"' for name in names if name not in {"id", "input"}]
+    names = ("id", *UPDATED_COLUMNS)
+    pairs = [f'"{name}" = v."{name}"' for name in UPDATED_COLUMNS]
     # The alarm stays where it is as long as it rings in time, and has not rung.
     expected, now = len(names) + 1, len(names) + 2
     pairs.append(
         f"alarm_at = CASE WHEN saga.alarm_at > ${now}::timestamptz AND saga.alarm_at <= v.wake_at"
         " THEN saga.alarm_at ELSE v.wake_at END"
     )
-    # An unchanged input comes as NULL: it may be large, and is sent to the database once.
-    pairs.append('"input" = COALESCE(v."input", saga."input")')
     return (
         f"UPDATE saga SET {', '.join(pairs)}"
         f" FROM unnest({_arrays(saga, names)}, ${expected}::bigint[]) AS v({_quoted(names)}, expected)"
@@ -380,6 +385,7 @@ WHERE o.coordinator = $5 AND o.topic = locked.topic AND o.partition = locked.par
 #: Attributes, mostly empty, come as text or not at all: parsing `{}` costs more than reading any other column.
 _READ_SAGA = _quoted(SAGA_COLUMNS).replace('"attributes"', "NULLIF(\"attributes\"::text, '{}')")
 PG_LOCK = f"SELECT {_READ_SAGA} FROM saga WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
+PG_REVISIONS = "SELECT id, revision FROM saga WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
 PG_HISTORY = (
     f"SELECT {_quoted(saga_event.columns.keys())} FROM saga_event WHERE saga_id = ANY($1::text[]) ORDER BY saga_id, seq"
 )

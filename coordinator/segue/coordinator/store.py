@@ -21,6 +21,10 @@ DeadLetterState = Literal["received", "parked", "dead", "replayed", "discarded"]
 RequestKind = Literal["retry", "skip", "resolve", "cancel", "replay", "discard", "wake"]
 
 
+#: Columns of a saga that are written once, with its start; no update changes them.
+BEGINNING = ("id", "definition", "version", "parent_id", "tenant", "input", "started_at")
+
+
 class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The row that answers the questions people ask; column by column the table `saga`."""
 
@@ -149,7 +153,8 @@ class Look:
 class Changes:
     """Everything that one batch writes.
 
-    `updated` rows carry the new revision; the one that must stand in the database is in `expected`, or one less.
+    `updated` rows carry the new revision; the one that must stand in the database is in `expected`, or one less. What
+    is among `BEGINNING` stays as it was written with the start.
     """
 
     started: list[SagaRow] = field(default_factory=list)
@@ -185,6 +190,10 @@ class Batch(Protocol):
         Raises Fenced if one stands elsewhere: here, with the next call, or at the end of the transaction, as the
         question may travel with the next one.
         """
+        ...
+
+    def revisions(self, saga_ids: Collection[str]) -> dict[str, int]:
+        """Lock the sagas that exist, in the order of their ids; the revision of each, enough where it is in memory."""
         ...
 
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:

@@ -5,7 +5,7 @@ Lives as long as one transaction. It decides nothing about sagas (the engine doe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -63,6 +63,8 @@ class Work:
         self.cache = cache
         self.changes = Changes()
         self.instances: dict[str, Instance] = {}
+        #: Of the sagas that are locked, as they stood when the batch began; rows only of those not in memory.
+        self._revisions: dict[str, int] = {}
         self._rows: dict[str, SagaRow] = {}
         self._histories: dict[str, list[EventRow]] = {}
         self._before: dict[str, int] = {}
@@ -77,43 +79,47 @@ class Work:
         return to_micros(self.batch.now)
 
     def prepare(
-        self, saga_ids: Collection[str], *, rows: Iterable[SagaRow] = (), messages: Collection[tuple[str, str]] = ()
+        self, saga_ids: Collection[str], *, rows: Sequence[SagaRow] = (), messages: Collection[tuple[str, str]] = ()
     ) -> None:
         """Lock and load these sagas (`rows`: those locked already), and learn which messages were seen before."""
-        known = {row.id: row for row in rows}
-        missing = [saga_id for saga_id in saga_ids if saga_id not in known and saga_id not in self._rows]
-        known.update(self.batch.lock(missing) if missing else {})
-        self._rows.update(known)
-        cold = [row.id for row in known.values() if not self.cache.has(row.id, row.revision)]
+        self._rows.update((row.id, row) for row in rows)
+        known = {row.id: row.revision for row in rows}
+        missing = [saga_id for saga_id in saga_ids if saga_id not in known and saga_id not in self._revisions]
+        known.update(self.batch.revisions(missing) if missing else {})
+        self._revisions.update(known)
+        cold = [saga_id for saga_id, revision in known.items() if self.cache.revision(saga_id) != revision]
         if cold:
+            unread = [saga_id for saga_id in cold if saga_id not in self._rows]
+            self._rows.update(self.batch.lock(unread) if unread else {})
             self._histories.update(self.batch.history(cold))
         # A saga that does not exist has seen nothing: a batch of starts need not ask.
         asked = {pair for pair in messages if pair[0] in self._rows}
         if asked:
             self._seen |= self.batch.seen(asked)
 
-    def row(self, saga_id: str) -> SagaRow | None:
-        """The saga's row as it stood when the batch began; None for an unknown saga."""
-        return self._rows.get(saga_id)
-
     def knows(self, saga_id: str) -> bool:
         """Whether the saga exists, maybe since a moment ago."""
-        return saga_id in self._rows or saga_id in self.instances
+        return saga_id in self._revisions or saga_id in self.instances
 
     def instance(self, saga_id: str, *, fresh: bool = False) -> Instance:
         """The live saga. `fresh`: with its code made anew, also if it is blocked."""
         live = self.instances.get(saga_id)
         if live is not None and not fresh:
             return live
-        row = self._rows.get(saga_id)
-        if row is None:
+        revision = self._revisions.get(saga_id)
+        if revision is None:
             raise NotFound(f"there is no saga {saga_id!r}")
-        self._before.setdefault(saga_id, row.revision)
-        instance = None if fresh else self.cache.take(saga_id, row.revision)
+        self._before.setdefault(saga_id, revision)
+        instance = None if fresh else self.cache.take(saga_id, revision)
         if instance is None:
-            instance = self._rebuilt(row, fresh=fresh)
+            instance = self._rebuilt(self._row(saga_id), fresh=fresh)
         self.instances[saga_id] = instance
         return instance
+
+    def _row(self, saga_id: str) -> SagaRow:
+        if saga_id not in self._rows:
+            self._rows.update(self.batch.lock([saga_id]))
+        return self._rows[saga_id]
 
     def _rebuilt(self, row: SagaRow, *, fresh: bool) -> Instance:
         if row.id not in self._histories:
