@@ -12,6 +12,7 @@ from sqlalchemy import text
 from segue.coordinator.postgres_batch import PostgresBatch
 from segue.coordinator.store import Batch, Changes, SagaRow
 from segue.errors import Fenced, RejectedWrite
+from segue.outbox.pipeline import Call, Pipeline
 from tests.conformance.store_kit import (
     COORDINATOR,
     P0,
@@ -190,3 +191,36 @@ def test_a_saga_that_goes_on_is_updated_without_touching_an_index_of_postgresql(
 
     assert hot(saga(revision=2, wake_at=soon + timedelta(hours=1), step="pay", updated_at=soon)) == 1
     assert hot(saga(revision=3, wake_at=soon - timedelta(minutes=1))) == 0
+
+
+def test_a_transition_takes_two_round_trips_to_postgresql(
+    postgres_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = postgres_bench.store()
+    write(store, started=[saga()])
+    made: list[list[str]] = []
+    run = Pipeline.run
+
+    def counted(self: Pipeline, calls: list[Call]) -> Any:
+        made.append([call[0].split()[0] for call in calls])
+        return run(self, calls)
+
+    monkeypatch.setattr(Pipeline, "run", counted)
+    with store.batch() as batch:
+        batch.lock(["o-1"])
+        batch.write(Changes(updated=[saga(revision=2)], events=[event(seq=2)], messages=[message("m")]))
+    assert [(calls[0], calls[-1]) for calls in made] == [("BEGIN", "SELECT"), ("WITH", "COMMIT")]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"updated": [saga(revision=7)]}, {"started": [saga()]}], ids=["updated", "started"]
+)
+def test_who_was_overtaken_writes_nothing_at_all_and_may_go_on(postgres_bench: Bench, changes: dict[str, Any]) -> None:
+    store = postgres_bench.store()
+    write(store, started=[saga()])
+    with pytest.raises(Fenced, match="another process"):
+        write(store, events=[event(seq=9)], messages=[message("m")], **changes)
+    assert postgres_bench.sql("SELECT seq FROM saga_event") == []
+    assert postgres_bench.taken_over() == []
+    write(store, updated=[saga(revision=2)])
+    assert locked(store, "o-1")["o-1"].revision == 2

@@ -15,6 +15,7 @@ from segue.errors import ConfigError, Fenced, RejectedWrite, SegueError, StoreUn
 
 #: Whole codes, looked up before the classes.
 _STATES: dict[str, type[SegueError]] = {
+    "22012": Fenced,  # a division by zero is how our statements say that somebody else was faster
     "25006": StoreUnavailable,  # read-only transaction: we reached a standby in the middle of a failover
     "26000": StoreUnavailable,  # a prepared statement is gone: a connection pooler has changed the server's side
     "25P03": StoreUnavailable,  # idle_in_transaction_session_timeout
@@ -127,6 +128,8 @@ def _sqlstate(error: BaseException) -> str | None:
 
 def _sentence(kind: type[SegueError], error: BaseException) -> str:
     state = _sqlstate(error) or getattr(error, "sqlite_errorname", None)
+    if state == "22012":
+        return "sagas were started or moved on by another process meanwhile"
     where = f" ({state})" if state else ""
     if kind is ConfigError:
         return f"the database lacks what Segue needs{where}; run `segue db upgrade`: {_text(error)}"

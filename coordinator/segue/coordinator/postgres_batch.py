@@ -20,10 +20,11 @@ from segue.coordinator.rows import NetRows, attributes_text
 from segue.coordinator.sql_batch import SqlBatch
 from segue.coordinator.store import Changes, EventRow, OffsetMove, SagaRow
 from segue.errors import RejectedWrite
+from segue.outbox.message import Message
 from segue.outbox.schema import Moment
 
 if TYPE_CHECKING:
-    from segue.outbox.pipeline import Answer, Call, Value
+    from segue.outbox.pipeline import Answer, Value
 
 _NUL = "\x00"
 
@@ -118,6 +119,15 @@ def _saga_of(row: tuple[Any, ...]) -> SagaRow:
 class PostgresBatch(SqlBatch):
     """`SqlBatch` with PostgreSQL's set-based statements in the hot places."""
 
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self._numbers: list[int] = []
+
+        def numbered(answer: Answer) -> None:
+            self._numbers.append(answer.rows()[0][0])
+
+        session.defer((statements.PG_NUMBER_BATCH, ()), numbered)
+
     def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
         ordered = sorted(moves, key=lambda move: move.partition)
         if not ordered:
@@ -158,26 +168,31 @@ class PostgresBatch(SqlBatch):
         return set(self._rows(statements.PG_SEEN, [self._texts(sagas), self._texts(messages)]))
 
     def _write_transitions(self, net: NetRows, changes: Changes) -> int | None:
-        calls: list[Call] = []
+        """Put all off till the commit, for one round trip with it: the statements see to it that nothing is missing."""
+        put_off = self._session.put_off
         if net.inserts:
-            calls.append((statements.PG_INSERT_SAGAS, _arrays(_SAGA, net.inserts)))
+            put_off((statements.PG_INSERT_SAGAS, [*_arrays(_SAGA, net.inserts), len(net.inserts)]))
         if net.updates:
-            calls.append((statements.PG_UPDATE_SAGAS, self._updates(net.updates)))
+            put_off((statements.PG_UPDATE_SAGAS, [*self._updates(net.updates), len(net.updates)]))
         if changes.events:
-            calls.append((statements.PG_INSERT_EVENTS, _arrays(_EVENT, changes.events)))
-        if changes.published:
-            calls.append((statements.PG_DELETE_BATCHES, [numbers(changes.published)]))
-        if changes.messages:
-            now, size, sagas, packed = self._batch(changes.messages)
-            calls.append((statements.PG_INSERT_BATCH, [now, size, json.dumps(sagas), packed]))
-        if not calls:
+            put_off((statements.PG_INSERT_EVENTS, _arrays(_EVENT, changes.events)))
+        self.delete_batches(changes.published)
+        if not changes.messages:
             return None
-        answers = self._session.drive(calls)
-        if net.inserts:
-            self._all_written("started", net.inserts, answers[0].count)
-        if net.updates:
-            self._all_written("moved on", net.updates, answers[bool(net.inserts)].count)
-        return int(answers[-1].rows()[0][0]) if changes.messages else None
+        number = self._number
+        put_off((statements.PG_INSERT_BATCH, [number, *self._batch_values(changes.messages)]))
+        return number
+
+    def _batch_values(self, messages: Sequence[Message]) -> list[Value]:
+        now, size, sagas, packed = self._batch(messages)
+        return [now, size, json.dumps(sagas), packed]
+
+    @property
+    def _number(self) -> int:
+        """The number of this transaction's batch of messages; it comes with the answer to the first question."""
+        if not self._numbers:
+            self._session.drive([])
+        return self._numbers[0]
 
     def _updates(self, rows: Sequence[tuple[int, SagaRow]]) -> list[Value]:
         arrays = _arrays(_UPDATED, [row for _, row in rows])
@@ -185,7 +200,7 @@ class PostgresBatch(SqlBatch):
 
     def delete_batches(self, seqs: Sequence[int]) -> None:
         if seqs:
-            self._session.drive([(statements.PG_DELETE_BATCHES, [numbers(seqs)])])
+            self._session.put_off((statements.PG_DELETE_BATCHES, [numbers(seqs)]))
 
     def _texts(self, values: Sequence[str]) -> str:
         try:

@@ -32,7 +32,7 @@ class Session:
         self.dialect = connection.dialect.name
         self._guard = guard
         self._now: datetime | None = None
-        self._deferred: list[tuple[Call, Callable[[Answer], None]]] = []
+        self._deferred: list[tuple[Call, Callable[[Answer], None] | None]] = []
         self.failure: BaseException | None = None
 
     def begin(self) -> None:
@@ -86,6 +86,13 @@ class Session:
         """Run a statement in the round trip of the next one, or before the commit; then `check` what it gave."""
         self._deferred.append((call, check))
 
+    def put_off(self, call: Call) -> None:
+        """Run a statement whose answer nobody needs in the round trip of the next one, or in that of COMMIT.
+
+        It has to fail by itself where it does not do what it should.
+        """
+        self._deferred.append((call, None))
+
     def drive(self, calls: Sequence[Call]) -> list[Answer]:
         """Run statements on PostgreSQL in one round trip, with all that was put off."""
         self._alive()
@@ -99,7 +106,8 @@ class Session:
         if begin:
             [(self._now,)] = answers[1].rows()
         for (_, check), answer in zip(deferred, answers[len(begin) :], strict=False):
-            check(answer)
+            if check is not None:
+                check(answer)
         return answers[len(begin) + len(deferred) :]
 
     def glance(self, text: str) -> list[tuple[Any, ...]]:
@@ -132,19 +140,32 @@ class Session:
 
     def commit(self) -> None:
         """Commit. Raises what made the transaction fail, or StoreUnavailable if nobody knows whether it happened."""
-        if self._deferred and self.failure is None:
+        if self.failure is None and any(check is not None for _, check in self._deferred):
             self.drive([])
         if self.failure is not None:
             self.rollback()
             raise self.failure
+        begin = statements.PG_BEGIN if self._now is None else ()
+        calls, self._deferred = [call for call, _ in self._deferred], []
         try:
             with self._guard:
-                self.connection.commit()
+                if calls:
+                    self._pipeline.run([*begin, *calls, statements.PG_COMMIT])
+                self.connection.commit()  # after that there is no transaction, and the driver does nothing
         except Exception as error:
+            if calls and not self._broken() and self.driver.pgconn.transaction_status in _OPEN:
+                self._refused(error)
             self._discard()
             if outcome_of(error) is None:
                 raise
             raise StoreUnavailable(f"the outcome of COMMIT is unknown: {outcome_of(error)}") from error
+
+    def _refused(self, error: Exception) -> NoReturn:
+        """A statement before COMMIT has failed, or could not be sent, so that COMMIT was not run: roll back, say why."""
+        try:
+            self._raise(error)
+        finally:
+            self.rollback()
 
     def rollback(self) -> None:
         """Roll back; never raises. A connection that can't be trusted any more is closed instead."""
@@ -182,5 +203,7 @@ class Session:
 
 #: libpq's PQTRANS_IDLE, PQTRANS_INTRANS and PQTRANS_INERROR: no call is under way.
 _AT_REST = frozenset((0, 2, 3))
+#: libpq's PQTRANS_INTRANS and PQTRANS_INERROR: COMMIT was not run.
+_OPEN = frozenset((2, 3))
 #: libpq's PQ_PIPELINE_OFF.
 _NO_PIPELINE = 0

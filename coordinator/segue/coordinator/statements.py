@@ -353,6 +353,11 @@ def _insert_sagas() -> str:
     )
 
 
+def _all_or_none(statement: str, parameter: int) -> str:
+    """Fails where fewer rows were written than `parameter` says (SQLSTATE 22012): COMMIT is sent in the same breath."""
+    return f"WITH written AS ({statement} RETURNING 1) SELECT 1 / (count(*) = ${parameter}::bigint)::int FROM written"
+
+
 def _update_sagas() -> str:
     names = ("id", *UPDATED_COLUMNS)
     pairs = [f'"{name}" = v."{name}"' for name in UPDATED_COLUMNS]
@@ -369,6 +374,7 @@ def _update_sagas() -> str:
     )
 
 
+PG_COMMIT: tuple[str, tuple[()]] = ("COMMIT", ())
 PG_BEGIN: tuple[tuple[str, tuple[()]], ...] = (("BEGIN", ()), ("SELECT clock_timestamp()", ()))
 #: Parameters: arrays of topics, partitions, starts, ends; the coordinator. The rows are locked in their order, so
 #: that two coordinators never wait for each other.
@@ -396,8 +402,11 @@ SELECT e.* FROM unnest($1::text[], $2::text[]) AS v(saga_id, message_id), LATERA
   OFFSET 0
 ) AS e
 """
-PG_INSERT_SAGAS = _insert_sagas()
-PG_UPDATE_SAGAS = _update_sagas()
+#: Parameters of these two: arrays of the columns; of the update, the expected revisions and the time as well; at the end
+#: how many rows there are.
+PG_INSERT_SAGAS = _all_or_none(_insert_sagas(), len(SAGA_COLUMNS) + 1)
+PG_UPDATE_SAGAS = _all_or_none(_update_sagas(), len(UPDATED_COLUMNS) + 4)
 PG_INSERT_EVENTS = _insert_arrays(saga_event, EVENT_COLUMNS)
-PG_INSERT_BATCH = "INSERT INTO outbox_batch (created_at, size, sagas, messages) VALUES ($1, $2, $3, $4) RETURNING seq"
+PG_NUMBER_BATCH = "SELECT nextval('outbox_batch_seq_seq')"
+PG_INSERT_BATCH = "INSERT INTO outbox_batch (seq, created_at, size, sagas, messages) VALUES ($1, $2, $3, $4, $5)"
 PG_DELETE_BATCHES = "DELETE FROM outbox_batch WHERE seq = ANY($1::bigint[])"

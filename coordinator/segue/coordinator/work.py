@@ -93,7 +93,7 @@ class Work:
             self._rows.update(self.batch.lock(unread) if unread else {})
             self._histories.update(self.batch.history(cold))
         # A saga that does not exist has seen nothing: a batch of starts need not ask.
-        asked = {pair for pair in messages if pair[0] in self._rows}
+        asked = {pair for pair in messages if pair[0] in self._revisions}
         if asked:
             self._seen |= self.batch.seen(asked)
 
