@@ -17,6 +17,7 @@ from sqlalchemy import BigInteger, Boolean, DateTime, Integer, LargeBinary, Smal
 
 from segue.coordinator import schema, statements
 from segue.coordinator.rows import NetRows, attributes_text
+from segue.coordinator.session import Session
 from segue.coordinator.sql_batch import SqlBatch
 from segue.coordinator.store import Changes, EventRow, OffsetMove, SagaRow
 from segue.errors import RejectedWrite

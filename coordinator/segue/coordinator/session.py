@@ -161,7 +161,7 @@ class Session:
             raise StoreUnavailable(f"the outcome of COMMIT is unknown: {outcome_of(error)}") from error
 
     def _refused(self, error: Exception) -> NoReturn:
-        """A statement before COMMIT has failed, or could not be sent, so that COMMIT was not run: roll back, say why."""
+        """What goes before COMMIT has failed, or could not be sent, so that COMMIT was not run: roll back, say why."""
         try:
             self._raise(error)
         finally:

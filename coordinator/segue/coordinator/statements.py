@@ -402,7 +402,7 @@ SELECT e.* FROM unnest($1::text[], $2::text[]) AS v(saga_id, message_id), LATERA
   OFFSET 0
 ) AS e
 """
-#: Parameters of these two: arrays of the columns; of the update, the expected revisions and the time as well; at the end
+#: Parameters of these two: arrays of the columns; of the update, the expected revisions and the time as well; at last
 #: how many rows there are.
 PG_INSERT_SAGAS = _all_or_none(_insert_sagas(), len(SAGA_COLUMNS) + 1)
 PG_UPDATE_SAGAS = _all_or_none(_update_sagas(), len(UPDATED_COLUMNS) + 4)
