@@ -25,7 +25,6 @@ import segue.outbox.relay as relay
 import segue.saga.state as state
 import segue.saga.transition as transition
 from segue.clock import to_micros
-from segue.coordinator.rows import net_rows
 from segue.coordinator.store import OffsetMove
 from segue.errors import Fenced
 from segue.saga import events as e
@@ -83,8 +82,8 @@ def request_dedupe(patch: Patch) -> None:
     patch(memory.MemoryBatch, "_check", _check_revisions_only)
 
 
-def _check_revisions_only(self: Any, changes: Any) -> None:
-    for _, row in net_rows(changes).updates:
+def _check_revisions_only(self: Any, changes: Any, rows: Any) -> None:
+    for _, row in rows.updates:
         stored = self._tables.sagas.get(row.id)
         if stored is None or stored.revision != changes.expected.get(row.id, row.revision - 1):
             raise Fenced("stale")
@@ -123,7 +122,7 @@ def start_conflict(patch: Patch) -> None:
 
 @mutant("[R3] a saga is written without looking at its revision", focus="zombies")
 def revision_check(patch: Patch) -> None:
-    patch(memory.MemoryBatch, "_check", lambda self, changes: None)
+    patch(memory.MemoryBatch, "_check", lambda self, changes, rows: None)
 
 
 @mutant("[R2] offsets are moved without looking where they stand", focus="zombies")

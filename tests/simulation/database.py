@@ -195,7 +195,7 @@ class SimBatch(MemoryBatch):
         if not self._fences and not self._changes:
             return
         oracles = self._database.oracles
-        every = [changes for changes, _ in self._changes]
+        every = [changes for changes, _, _ in self._changes]
         before = oracles.before_commit(self._fences, every)
         gone = self._tables.lost([seq for changes in every for seq in changes.published])
         super().commit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import sessionmaker
@@ -37,8 +38,10 @@ REQUESTS_US = 2 * SECOND
 FOLD_US = 3 * SECOND
 #: How soon after its last message a coordinator deletes what Kafka has.
 FORGET_US = 500_000
-#: How soon a worker's relay looks again while there are rows: it need not have had its turn when the last one came.
-RELAY_US = 300_000
+#: How soon at the earliest a worker's relay looks again while there are rows.
+RELAY_US = 100_000
+#: How soon, and how late, a coordinator looks again whether deadlines may fire: a look between two ticks finds nothing.
+TICK_US, LONGEST_TICK_US = 100_000, 2 * SECOND
 
 
 class SimProcess(Client):
@@ -155,7 +158,8 @@ class CoordinatorProcess(SimProcess):
             if row.wake_at is not None and (row.definition, row.version) in versions:
                 due = self.system.world_time(row.wake_at)
                 if due <= now and not tables.unpublished.get(row.id):
-                    when = min(when, self.backoff())  # of what is not due yet the alarms tell
+                    # Of what is not due yet the alarms tell.
+                    when = min(when, self.backoff(TICK_US, LONGEST_TICK_US))
         assert self.coordinator is not None
         if self.coordinator.busy:
             when = min(when, now + FORGET_US)
@@ -206,13 +210,30 @@ class WorkerProcess(SimProcess):
             return self.backoff()
         when = self.latest_rejoin()
         if self.books.outbox.rows:
-            when = min(when, self.backoff(RELAY_US))
+            when = min(when, max(self.world.now + RELAY_US, self._due_in_outbox(), self._relay_looks_at()))
         if self.consumer is not None and self.consumer.lagging and self.idle < 4:
             when = min(when, self.backoff(200_000))
         return when
 
+    def _relay_looks_at(self) -> int:
+        """World time of the next look of its relay that could find something."""
+        assert self.loop is not None
+        relay = self.loop._relay
+        when = max(relay._next_look, relay._paused_until, 0.0 if relay._lanes else relay._renew_at)
+        return self.world_at(when)
+
+    def _due_in_outbox(self) -> int:
+        """When the relay may take the first row: answers are left to who wrote them till they are old."""
+        after = round(RELAY_AFTER.total_seconds() * SECOND) + 1_000
+        return min(
+            0 if row.saga_action is None else self.system.world_time(row.created_at) + after
+            for row in self.books.outbox.rows.values()
+        )
+
     def died(self) -> None:
-        self.loop = None
+        loop, self.loop = self.loop, None
+        if loop is not None:
+            vars(loop).clear()  # else only the garbage collector would find it, and its handlers
         super().died()
 
 
@@ -313,6 +334,7 @@ def misbehave(process: Process, system: System, ctx: Any, *, after: bool = False
             raise RuntimeError("broken")
 
 
+@cache
 def registrations(service: str) -> list[tuple[Any, str, Any]]:
     """(activity, handler's name, transaction mode) of a service."""
     found: list[tuple[Any, str, Any]] = []

@@ -29,8 +29,8 @@ def test_no_schedule_of_fixed_seeds_violates_an_invariant(part: int) -> None:
         assert outcome.violation is None, f"seed {seed}: {outcome.violation}"
         seen.update(outcome.faults)
         seen.update(outcome.points)
-    for what in ("locked", "resent"):
-        assert seen[what], f"{what} never happened"
+    assert seen["locked"], "nobody ever waited for somebody else's transaction"
+    assert seen["resent"] + seen["relay.published"], "everything came through at the first try"
 
 
 def test_a_seed_gives_the_same_trace_every_time() -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from heapq import heappop, heappush
+from math import ceil
 from zlib import crc32
 
 from greenlet import getcurrent, greenlet
@@ -296,6 +297,10 @@ class Process:
     def monotonic(self) -> float:
         """The monotonic clock of this machine, in seconds."""
         return (self.world.now + self.jumped_us) / SECOND + 1000.0
+
+    def world_at(self, monotonic: float) -> int:
+        """World time at which this machine's monotonic clock has come to `monotonic`."""
+        return ceil((monotonic - 1000.0) * SECOND) - self.jumped_us + 1
 
 
 #: Faults after which a loop has to find its way back.

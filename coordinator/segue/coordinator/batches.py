@@ -56,6 +56,11 @@ _DECODER = msgspec.msgpack.Decoder(_Packed)
 
 def pack_messages(messages: Sequence[Message]) -> bytes:
     """At least one message, small. Raises RejectedWrite for what the columns of the outbox could not hold."""
+    return zlib.compress(check_messages(messages), 1)
+
+
+def check_messages(messages: Sequence[Message]) -> bytes:
+    """Raise what `pack_messages` raises; what it would compress."""
     packed = _Packed(size=len(messages), same={}, like_key=[], columns={})
     keys = [message.aggregateid for message in messages]
     for name, values in zip(_NAMES, zip(*map(_VALUES, messages), strict=True), strict=True):
@@ -70,7 +75,7 @@ def pack_messages(messages: Sequence[Message]) -> bytes:
             _check(name, values)
             packed.columns[name] = list(values)
     try:
-        return zlib.compress(_ENCODER.encode(packed), 1)
+        return _ENCODER.encode(packed)
     except (UnicodeEncodeError, OverflowError, TypeError) as error:
         raise RejectedWrite(f"a message can't be stored: {error}") from error
 

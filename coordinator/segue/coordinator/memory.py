@@ -15,8 +15,9 @@ from datetime import datetime, timedelta
 import msgspec
 
 from segue.coordinator import schema
-from segue.coordinator.batches import pack_messages
+from segue.coordinator.batches import check_messages
 from segue.coordinator.rows import (
+    NetRows,
     check_values,
     dead_letter_values,
     event_values,
@@ -203,7 +204,8 @@ class MemoryBatch:
         self._now = now
         self._fences: list[tuple[str, OffsetMove]] = []
         #: What is to be written, and the number of the batch that its messages are.
-        self._changes: list[tuple[Changes, int | None]] = []
+        self._changes: list[tuple[Changes, NetRows, int | None]] = []
+        #: A batch that failed stays failed, even if its caller swallows the error.
         self._failure: SegueError | None = None
 
     @property
@@ -212,7 +214,11 @@ class MemoryBatch:
 
     def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
         for move in moves:
-            self._attempt(lambda move=move: self._check_fence(coordinator, move))  # type: ignore[misc]
+            try:
+                self._check_fence(coordinator, move)
+            except SegueError as error:
+                self._failure = error
+                raise
             self._fences.append((coordinator, move))
 
     def revisions(self, saga_ids: Collection[str]) -> dict[str, int]:
@@ -250,12 +256,17 @@ class MemoryBatch:
         return sorted(found, key=lambda row: (row.created_at, row.id))[:limit]
 
     def write(self, changes: Changes) -> int | None:
-        self._attempt(lambda: _check_content(changes))
-        self._attempt(lambda: self._check(changes))
+        try:
+            _check_content(changes)
+            rows = net_rows(changes)
+            self._check(changes, rows)
+        except SegueError as error:
+            self._failure = error
+            raise
         seq = None
         if changes.messages:
             seq = self._tables.last_batch = self._tables.last_batch + 1
-        self._changes.append((changes, seq))
+        self._changes.append((changes, rows, seq))
         return seq
 
     def commit(self) -> None:
@@ -264,21 +275,13 @@ class MemoryBatch:
             raise self._failure
         for coordinator, move in self._fences:
             self._check_fence(coordinator, move)
-        for changes, _ in self._changes:
-            self._check(changes)
+        for changes, rows, _ in self._changes:
+            self._check(changes, rows)
         for coordinator, move in self._fences:
             key = (coordinator, move.partition)
             self._tables.offsets[key] = replace(self._tables.offsets[key], next=move.end)
-        for changes, seq in self._changes:
-            self._apply(changes, seq)
-
-    def _attempt(self, check: Callable[[], None]) -> None:
-        """A batch that failed stays failed, even if its caller swallows the error."""
-        try:
-            check()
-        except SegueError as error:
-            self._failure = error
-            raise
+        for changes, rows, seq in self._changes:
+            self._apply(changes, rows, seq)
 
     def _check_fence(self, coordinator: str, move: OffsetMove) -> None:
         stored = self._tables.offsets.get((coordinator, move.partition))
@@ -286,8 +289,7 @@ class MemoryBatch:
             stands = "nowhere" if stored is None else str(stored.next)
             raise Fenced(f"{move.partition} stands at {stands}, not at {move.start}")
 
-    def _check(self, changes: Changes) -> None:
-        rows = net_rows(changes)
+    def _check(self, changes: Changes, rows: NetRows) -> None:
         for row in rows.inserts:
             if row.id in self._tables.sagas:
                 raise Fenced(f"saga {row.id} was started meanwhile")
@@ -304,9 +306,8 @@ class MemoryBatch:
             if event.message_id is not None and (event.saga_id, event.message_id) in self._tables.seen:
                 raise Fenced(f"message {event.message_id} of saga {event.saga_id} was applied meanwhile")
 
-    def _apply(self, changes: Changes, seq: int | None) -> None:
+    def _apply(self, changes: Changes, rows: NetRows, seq: int | None) -> None:
         tables = self._tables
-        rows = net_rows(changes)
         for row in (*rows.inserts, *(self._begun(row) for _, row in rows.updates)):
             tables.sagas[row.id] = row
             self._set_alarm(row)
@@ -356,7 +357,7 @@ def _check_content(changes: Changes) -> None:
     for event in changes.events:
         check_values(schema.saga_event, event_values(event))
     if changes.messages:
-        pack_messages(changes.messages)
+        check_messages(changes.messages)
     for letter in changes.dead_letters:
         check_values(schema.dead_letter, dead_letter_values(letter))
     for entry in changes.audits:

@@ -203,6 +203,8 @@ class Saga:
             if program.steps.pop(name, None) is not None and not program.stopped:
                 program.requests.append(e.StepAbandoned(step=name))
             raise
+        finally:
+            del pending  # it has the failure, whose traceback has this frame
 
     async def _receive(self, signal: Signal[T]) -> T:
         self._check()

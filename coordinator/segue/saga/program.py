@@ -94,17 +94,21 @@ class Program(msgspec.Struct):
         """Throw the code away: its `finally` blocks run, its calls are refused, nothing that it asks for counts."""
         self.stopped = True
         main = self.main
-        if main is None or self.finished:
-            return
-        for _ in range(3):
-            if main.done():
-                break
-            main.cancel()
-            self.loop.run()
-        if main.done() and not main.cancelled():
-            main.exception()
+        if main is not None and not self.finished:
+            for _ in range(3):
+                if main.done():
+                    break
+                main.cancel()
+                self.loop.run()
+            if main.done() and not main.cancelled():
+                main.exception()
         self.finished = True
+        # What the code raised refers to its frames, and they to this program: without this only the garbage
+        # collector would find a saga that has ended.
+        self.main = None
         self.requests.clear()
+        self.steps.clear()
+        self.receives.clear()
 
     def _start(self) -> None:
         from segue.saga.context import Saga

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -108,3 +110,21 @@ def test_random_numbers_are_the_same_whenever_they_are_first_asked_for(begin: An
     again = Run(lucky)
     again.reply("stock.reserve")
     assert bytes(run.state.result) == bytes(again.state.result)
+
+
+@pytest.mark.parametrize("outcome", ["failure", "cancelled"])
+def test_the_code_of_a_saga_that_is_over_is_not_left_to_the_garbage_collector(outcome: str) -> None:
+    run = Run(charging)
+    program = run.instance.program
+    assert program is not None
+    loop = weakref.ref(program.loop)
+    del program
+    gc.disable()
+    try:
+        if outcome == "failure":
+            run.reply("payments.charge", "failure")
+        else:
+            run.cancel()
+        assert loop() is None
+    finally:
+        gc.enable()
