@@ -52,6 +52,19 @@ def test_a_coordinator_finds_rows_by_key_however_empty_its_tables_were(postgres_
     assert by_key(plan), plan
 
 
+def test_a_page_of_due_sagas_is_found_in_its_order_and_not_compiled_first(postgres_url: str) -> None:
+    upgrade(postgres_url)
+    patience = timedelta(seconds=10)
+    engine = open_engine(postgres_url, pool_size=1, lock_timeout=patience, call_timeout=patience)
+    try:
+        with engine.connect() as connection:
+            plan = kept_plan(connection, statements.pg_due((("transfer", 1), ("nap", 2))))
+    finally:
+        engine.dispose()
+    assert "Index Scan using saga_alarm_at on saga" in plan
+    assert not re.search("JIT|Sort", plan), plan
+
+
 @pytest.mark.parametrize("statement", OF_A_SERVICE)
 def test_a_service_finds_rows_by_key_however_empty_its_tables_were(postgres_url: str, statement: str) -> None:
     engine = create_engine(postgres_url)

@@ -23,6 +23,7 @@ from sqlalchemy import (
     delete,
     false,
     func,
+    literal_column,
     null,
     or_,
     select,
@@ -155,12 +156,12 @@ def _of_versions(versions: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
     return tuple_(saga.c.definition, saga.c.version).in_(versions)
 
 
-def due_sagas(until: Any, limit: int, versions: Sequence[tuple[str, int]]) -> Select[Any]:
+def due_sagas(until: Any, limit: Any, versions: Sequence[tuple[str, int]]) -> Select[Any]:
     """Lock sagas whose time has come, oldest first."""
     return (
         select(*_SAGA)
         .where(saga.c.alarm_at.is_not(None), saga.c.alarm_at <= until, _of_versions(versions), ~unpublished())
-        .order_by(saga.c.alarm_at, saga.c.id)
+        .order_by(saga.c.alarm_at)  # and by nothing else, or each page sorts all that are due
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -186,6 +187,14 @@ def look_for(versions: Sequence[tuple[str, int]], parked: bool, now: Any) -> Sel
         requests,
         _waits_for_its_saga().exists() if parked else false(),
     )
+
+
+@lru_cache(maxsize=8)
+def pg_due(versions: Sequence[tuple[str, int]]) -> str:
+    """`due_sagas` as PostgreSQL prepares it; the rows are those of `PG_LOCK`."""
+    statement = due_sagas(literal_column("$1::timestamptz"), literal_column("$2::bigint"), versions)
+    text = str(statement.compile(dialect=_NUMBERED, compile_kwargs={"literal_binds": True}))
+    return f"SELECT {_READ_SAGA} {text[text.index('FROM saga') :]}"
 
 
 @lru_cache(maxsize=8)

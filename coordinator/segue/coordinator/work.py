@@ -124,7 +124,9 @@ class Work:
     def _rebuilt(self, row: SagaRow, *, fresh: bool) -> Instance:
         if row.id not in self._histories:
             self._histories.update(self.batch.history([row.id]))
-        history = [*self._histories.get(row.id, []), *(x for x in self.changes.events if x.saga_id == row.id)]
+        history = self._histories.get(row.id, [])
+        if row.id in self._wakes:  # moved by this batch, which holds what is not in the database yet
+            history = [*history, *(event for event in self.changes.events if event.saga_id == row.id)]
         transitions = [(to_micros(event.at), event.payload) for event in history]
         definition = self.tools.registry.get(row.definition, row.version)
         # Code that has nothing more to say in this saga can't block it, however it has changed since.
