@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
 from segue.activities.handlers import Prepared
 from segue.activities.outcome import Answered, Rejected, answer_of_exception, failure
 from segue.activities.pace import Pace
@@ -37,10 +39,6 @@ class Tries:
     #: Seconds of the first pause, each is twice the one before; and of the longest.
     first: float
     longest: float
-
-    def pause(self, tries: int) -> float:
-        """Seconds to wait after so many tries."""
-        return min(self.longest, self.first * 2.0 ** (tries - 1))
 
 
 #: Before a transient database error becomes a `retry` or stops the partition.
@@ -229,15 +227,25 @@ class UnitOfWork:
 
 def _persistently(desk: Desk, tries: Tries, transaction: Callable[[], Handled]) -> Handled:
     """The transaction, tried again while it is the database that fails; raises what the last try raised."""
-    # Nearly every command is handled at the first try: a loop costs nothing there, where a library cost 15 µs.
-    for number in range(1, tries.most):
-        try:
-            return transaction()
-        except Exception as error:
-            if not is_transient_database(_cause(error)):
-                raise
-        desk.sleep(tries.pause(number))
-    return transaction()
+    # Nearly every command is handled at the first try, and to set up the retries costs 15 µs.
+    try:
+        return transaction()
+    except Exception as error:
+        if not _is_transient(error):
+            raise
+    desk.sleep(tries.first)
+    retrying = Retrying(
+        stop=stop_after_attempt(tries.most - 1),
+        wait=wait_exponential(multiplier=2 * tries.first, max=tries.longest),
+        retry=retry_if_exception(_is_transient),
+        sleep=desk.sleep,
+        reraise=True,
+    )
+    return retrying(transaction)
+
+
+def _is_transient(error: BaseException) -> bool:
+    return is_transient_database(_cause(error))
 
 
 def _cause(error: BaseException) -> BaseException:
