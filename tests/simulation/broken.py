@@ -69,7 +69,7 @@ def attempt_check(patch: Patch) -> None:
             step = self.state.steps[known[0]]
             if step.status in ("waiting", "issued") and not self.state.undoing and not step.delivered:
                 at = self.now + 300_000
-                self.record(e.RetryPlanned(step=step.name, at=at, error=transition._failure_of(reply)))
+                self.record(e.RetryPlanned(step=step.name, at=at, error=transition.failure_of(reply)))
                 return None
         return old(self, reply)
 

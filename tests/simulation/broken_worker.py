@@ -17,7 +17,6 @@ import segue.saga.state as state
 import segue.saga.transition as transition
 from segue.outbox.inbox import lock_fence
 from segue.saga import events as e
-from segue.saga.retry import resend_delay
 from tests.simulation.patching import Patch, mutant
 
 # --- groups
@@ -79,12 +78,14 @@ def group_publishes_early(patch: Patch) -> None:
 
 @mutant("a sign of life does not give a step more time")
 def progress_time(patch: Patch) -> None:
-    def progress(self: Any, step: Any, details: Any) -> None:
-        if step.status == "issued":
-            resend = self.now + resend_delay(step.retry, 0)
-            self.record(e.ProgressReported(step=step.name, due=step.due, resend=resend, details=details))
+    old = transition._Turn.record
 
-    patch(transition._Turn, "progress", progress)
+    def record(self: Any, event: Any) -> None:
+        if isinstance(event, e.ProgressReported) and event.action == "invoke":
+            event = replace(event, due=self.state.steps[event.step].due)
+        old(self, event)
+
+    patch(transition._Turn, "record", record)
 
 
 @mutant("what was kept of a heartbeat is not told to the next delivery")

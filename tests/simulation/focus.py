@@ -158,11 +158,34 @@ def crowds(plan: Plan) -> Plan:
     )
 
 
+def patience(plan: Plan) -> Plan:
+    """Work takes long and says so, answers are put off and lost, workers with other clocks take over, versions go away."""
+    return replace(
+        plan,
+        instances=max(2, plan.instances),
+        workers=2,
+        features=plan.features | {"manual"},
+        pieces=("call",),
+        service_rate=max(0.1, plan.service_rate),
+        refuse_rate=0.0,
+        mute_rate=0.0,
+        beats=True,
+        skewed=True,
+        later_rate=0.4,
+        never_rate=0.3,
+        wire_rate=max(0.1, plan.wire_rate),
+        enabled=plan.enabled | {"send.delayed", "send.duplicate"},
+        deploy=3,
+        events=8,
+        kinds=("rebalance", "kill", "redrive"),
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
     focus.__name__: focus
-    for focus in (zombies, recreated, cut_off, old_records, signals, outboxes, abandoned, bugs, clocks, crowds)
+    for focus in (zombies, recreated, cut_off, old_records, signals, outboxes, abandoned, bugs, clocks, crowds, patience)
 }
 
 

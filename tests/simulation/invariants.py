@@ -14,6 +14,7 @@ from segue.topics.broker import Record
 from tests.simulation.folding import difference
 from tests.simulation.oracles import Commit, Oracle, Oracles, header
 from tests.simulation.shadow import SagaSeen, StepSeen
+from tests.simulation.time_invariants import SIGNS, TIME
 from tests.simulation.worker_invariants import BEATS, BREAKER, KEYS, LATER
 
 if TYPE_CHECKING:
@@ -616,5 +617,5 @@ ORACLES: Sequence[type[Oracle]] = (
     S1StartOnce, S2Fold, S3Legal, S4Serial, S5Outbox, S6SameBytes, S7EffectOnce, S8Replies, S9Timers, GATE,
     S10Compensated, S11Order, S12UndoBeforeDo, S13LateSuccess, S14Pivot, KINDS, S15OneOutcome, S16Conservation,
     S18Version, S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag, L4Overdue, L5Alone,
-    KEYS, BEATS, LATER, BREAKER,
+    KEYS, BEATS, LATER, BREAKER, SIGNS, TIME,
 )  # fmt: skip

@@ -164,7 +164,7 @@ class Oracles:
                 for event in e.decode_events(row.payload):
                     if type(event) in _JUDGED:
                         self._judge(saga, event, at, commit)
-                    self.shadow.fold(saga, event)
+                    self.shadow.fold(saga, event, at)
                 system.world.note(at, row.saga_id, row.type)
             for entry in change.audits:
                 if entry.action == "replay":

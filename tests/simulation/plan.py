@@ -41,6 +41,7 @@ class Plan:
     beats: bool
     undos_per_minute: int | None
     clock_back: bool
+    never_rate: float
     #: The nemesis' events; empty: all of them.
     kinds: tuple[str, ...] = ()
     #: What the pieces of sagas are; empty: whatever the features allow.
@@ -84,6 +85,7 @@ def draw(s: Stream) -> Plan:
         beats=bool(s.pick(2)),
         undos_per_minute=(None, None, 1)[s.pick(3)],
         clock_back=bool(s.pick(2)),
+        never_rate=(0.0, 0.0, 0.3)[s.pick(3)],
     )
 
 
@@ -104,4 +106,5 @@ def calm(plan: Plan) -> Plan:
         later_rate=0.0,
         beats=False,
         undos_per_minute=None,
+        never_rate=0.0,
     )

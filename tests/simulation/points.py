@@ -13,13 +13,14 @@ EVENTS = (
     "poison", "clock.jump", "clock.database", "person.acts", "client.duplicate", "service.refuse", "service.slow",
     "service.later", "service.broken", "service.refuse_undo", "service.silent", "deploy.both",
     "deploy.one", "deploy.broken", "clock.database_back", "service.beats",
-    "service.answers_later",
+    "service.answers_later", "service.never_answers",
 )  # fmt: skip
 #: Places that every run of some length comes to.
 SOMETIMES = (
     "late_success", "undo_before_do", "duplicate_reply", "fenced", "ambiguous_commit", "in_doubt", "deferred", "parked",
     "blocked", "redriven_letter", "unknown", "gate_shut", "relay_published", "resent", "replayed", "late_reply",
     "held", "progress", "details_kept", "answered_later", "answered_twice", "answered_in_vain",
+    "time_given_back", "deadline_renewed",
 )  # fmt: skip
 ENDINGS = ("completed", "compensated", "failed", "cancelled")
 #: Each ending's least share of all sagas.

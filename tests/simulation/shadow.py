@@ -29,8 +29,10 @@ class StepSeen:
     undo_due: int = NEVER
     resend: int = NEVER
     undo_resend: int = NEVER
-    retry_at: int = 0
-    undo_retry_at: int = 0
+    retry_at: int = NEVER
+    undo_retry_at: int = NEVER
+    #: The deadline that its newest command carries.
+    sent_due: int = NEVER
     successes: int = 0
     abandoned: bool = False
     #: The code does not wait for it any more.
@@ -83,8 +85,8 @@ class Shadow:
             seen = self.sagas[saga_id] = SagaSeen(saga_id)
         return seen
 
-    def fold(self, saga: SagaSeen, event: e.AnyEvent) -> None:
-        """Take one event in; the oracles have looked at it before."""
+    def fold(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
+        """Take one event in, which happened at `at`; the oracles have looked at it before."""
         saga.count += 1
         match event:
             case e.StepScheduled():
@@ -110,7 +112,7 @@ class Shadow:
             case e.TimerStarted() | e.TimerFired() | e.TimerCancelled():
                 _timer(saga, event)
             case _:
-                _other(saga, event)
+                _other(saga, event, at)
 
     def _sent(self, saga: SagaSeen, event: e.CommandSent) -> None:
         step = saga.steps[event.step]
@@ -120,9 +122,11 @@ class Shadow:
         if event.action == "compensate":
             step.undo, step.undo_attempt = "issued", event.attempt
             step.undo_due, step.undo_resend = event.due, event.resend
+            step.undo_retry_at = NEVER
             return
         step.status, step.attempt = "issued", event.attempt
         step.due, step.resend = event.due, event.resend
+        step.sent_due, step.retry_at = event.due, NEVER
 
 
 def _settled(saga: SagaSeen, event: e.StepSucceeded | e.StepFailed | e.StepUnknown | e.StepSkipped) -> None:
@@ -177,9 +181,11 @@ def _postponed(step: StepSeen, event: e.RetryPlanned | e.ProgressReported | e.Co
     match event:
         case e.RetryPlanned():
             if undo:
-                step.undo, step.undo_retry_at = "waiting", event.at
+                step.undo, step.undo_retry_at, step.undo_resend = "waiting", event.at, NEVER
+                step.undo_due += event.shift
             else:
-                step.status, step.retry_at = "waiting", event.at
+                step.status, step.retry_at, step.resend = "waiting", event.at, NEVER
+                step.due += event.shift
                 step.tainted = step.tainted or event.unknown
         case e.ProgressReported():
             if undo:
@@ -188,12 +194,12 @@ def _postponed(step: StepSeen, event: e.RetryPlanned | e.ProgressReported | e.Co
                 step.due, step.resend = event.due, event.resend
         case e.CommandResent():
             if undo:
-                step.undo_resend = event.resend
+                step.undo_due, step.undo_resend = step.undo_due + event.shift, event.resend
             else:
-                step.resend = event.resend
+                step.due, step.resend = step.due + event.shift, event.resend
 
 
-def _other(saga: SagaSeen, event: e.AnyEvent) -> None:
+def _other(saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
     match event:
         case e.Started():
             saga.started = event
@@ -212,7 +218,7 @@ def _other(saga: SagaSeen, event: e.AnyEvent) -> None:
             saga.undriven = True
         case e.Redriven():
             saga.undriven = False
-            _shifted(saga, event.shift)
+            _shifted(saga, event.shift, at)
         case _:
             pass
 
@@ -240,10 +246,20 @@ def _signal(saga: SagaSeen, event: e.ReceiveStarted | e.ReceiveCancelled | e.Sig
             saga.pending_signals += 1
 
 
-def _shifted(saga: SagaSeen, shift: int) -> None:
+def _shifted(saga: SagaSeen, shift: int, at: int) -> None:
     saga.deadline += shift
     for n in saga.timers:
         saga.timers[n] += shift
     for step in saga.steps.values():
         if step.open:
             step.due += shift
+        if step.undo in ("issued", "waiting"):
+            step.undo_due += shift
+        if shift:
+            step.retry_at, step.resend = _not_before(step.retry_at, at), _not_before(step.resend, at)
+            step.undo_retry_at = _not_before(step.undo_retry_at, at)
+            step.undo_resend = _not_before(step.undo_resend, at)
+
+
+def _not_before(when: int, at: int) -> int:
+    return when if when == NEVER else max(when, at)

@@ -315,9 +315,12 @@ class System:
                 self.world.faults["service.silent"] += 1
 
     def answer_later(self, process: WorkerProcess, ctx: Any, output: Any) -> None:
-        """Another process will answer, now and then twice."""
+        """Another process will answer, now and then twice; or what it had to answer is lost."""
         stream = process.stream
         self.world.faults["service.answers_later"] += 1
+        if self.plan.never_rate and not self.world.healed and stream.chance(self.plan.never_rate):
+            self.world.faults["service.never_answers"] += 1
+            return
         for _ in range(1 + stream.pick(2)):
             self.desks[process.books.name].expect(ANSWERS[stream.pick(len(ANSWERS))], ctx.token, output)
 

@@ -36,7 +36,7 @@ from segue.saga.transition import Instance, advance, block, start, wake_at
 from segue.topics import Codecs, TopicNames
 from segue.topics.broker import Record
 from segue.topics.deadletter import dead_letter_record
-from segue.topics.envelope import JSON
+from segue.topics.envelope import JSON, Reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +208,8 @@ class Work:
                 error=(reply.error or "")[:255],
                 effect_unknown=reply.effect == "unknown",
                 retry_after=reply.retry_after,
+                message_id=reply.id if len(reply.id) <= MAX_ID_LENGTH else derive(reply.id),
+                said_at=_said_at(reply),
             ),
         )
         if not isinstance(result, Ignored):
@@ -464,6 +466,11 @@ class Work:
         for instance in self.instances.values():
             discard(instance)
         self.instances.clear()
+
+
+def _said_at(reply: Reply) -> int:
+    """When a sign of life was given, as far as it says so; of other replies nobody wants to know."""
+    return 0 if reply.outcome != "pending" or reply.time is None else max(0, to_micros(reply.time))
 
 
 def printable(text: str) -> str:

@@ -100,7 +100,7 @@ class Undriven(Event, frozen=True, kw_only=True):
 
 
 class Redriven(Event, frozen=True, kw_only=True):
-    """The code may go on; deadlines that stood still move by `shift` microseconds."""
+    """The code may go on; deadlines that stood still move by `shift` microseconds, what was to be sent is sent now."""
 
     shift: int = 0
 
@@ -137,7 +137,8 @@ class StepScheduled(Event, frozen=True, kw_only=True):
 class CommandSent(Event, frozen=True, kw_only=True):
     """A command: attempt number `attempt`. `due` ends the step, `resend` is when silence is answered.
 
-    `edited` is the body that a person put in place of the step's input (of the whole body, for a compensation).
+    `edited` is the body that a person put in place of the step's input (of the whole body, for a compensation). `shift`:
+    so many microseconds too late, because nobody was there to send it; `due` is later by as much.
     """
 
     step: str
@@ -147,34 +148,45 @@ class CommandSent(Event, frozen=True, kw_only=True):
     action: Action = "invoke"
     edited: msgspec.Raw = NOTHING
     by: str = ""
+    shift: int = 0
 
 
 class CommandResent(Event, frozen=True, kw_only=True):
-    """The same command again, after silence."""
+    """The same command again, after silence. It comes `shift` microseconds too late: the deadline moves by as much."""
 
     step: str
     resend: int
     action: Action = "invoke"
+    shift: int = 0
 
 
 class ProgressReported(Event, frozen=True, kw_only=True):
-    """The participant answered `pending`: it works on it; the deadline moves."""
+    """The participant answered `pending`: it works on it; the deadline moves.
+
+    `message` and `said` (microseconds, by the participant's clock; 0: unknown) tell a copy from another sign of life.
+    """
 
     step: str
     due: int
     resend: int
     action: Action = "invoke"
     details: msgspec.Raw = NULL
+    message: str = ""
+    said: int = 0
 
 
 class RetryPlanned(Event, frozen=True, kw_only=True):
-    """The outstanding attempt was answered `retry`; the next goes out at `at`. `unknown`: it may have had an effect."""
+    """The outstanding attempt was answered `retry`; the next goes out at `at`. `unknown`: it may have had an effect.
+
+    The answer was read `shift` microseconds after its silence should have been answered: the deadline moves by as much.
+    """
 
     step: str
     at: int
     error: Failure
     action: Action = "invoke"
     unknown: bool = False
+    shift: int = 0
 
 
 class StepSucceeded(Event, frozen=True, kw_only=True):

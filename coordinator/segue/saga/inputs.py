@@ -11,7 +11,11 @@ from segue.saga.events import NOTHING, NULL
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A participant answered. `body` is the output of a success, `{"message", "details"}` of the others."""
+    """A participant answered. `body` is the output of a success, `{"message", "details"}` of the others.
+
+    `message_id` and `said_at` (microseconds, the participant's clock; 0: unknown) tell copies of a `pending` apart from
+    further ones; without them each counts.
+    """
 
     command_id: CommandId
     outcome: Literal["success", "failure", "retry", "pending"]
@@ -19,6 +23,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: str = ""
     effect_unknown: bool = False
     retry_after: float | None = None
+    message_id: str = ""
+    said_at: int = 0
 
 
 class SignalArrived(msgspec.Struct, frozen=True, kw_only=True, gc=False):

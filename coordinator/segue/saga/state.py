@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from segue.ids import CommandId, command_id
 from segue.saga import events as e
 from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, DEFAULT_RETRY, Retry
+from segue.saga.signs import Signs
 
 StepStatus = Literal[
     "scheduled", "issued", "waiting", "succeeded", "failed", "unknown", "skipped", "parked", "in_doubt"
@@ -132,6 +133,8 @@ class SagaState(msgspec.Struct):
     steps: dict[str, Step] = {}
     open_steps: dict[str, Step] = {}
     commands: dict[CommandId, tuple[str, e.Action, int]] = {}
+    #: What came of commands that are being worked on; those that are answered have none.
+    signs: dict[CommandId, Signs] = {}
     timers: dict[int, int] = {}
     receives: dict[int, str] = {}
     signals: dict[str, list[msgspec.Raw]] = {}
@@ -262,7 +265,7 @@ def apply(state: SagaState, event: e.AnyEvent, at: int) -> None:
         case e.StepUndone() | e.UndoDeferred() | e.UndoGivenUp():
             _undone(state, event)
         case e.ProgressReported() | e.RetryPlanned():
-            _postponed(state, event)
+            _postponed(state, event, at)
         case e.LateReply():
             pass
         case _:
@@ -308,7 +311,7 @@ def _saga(
             state.undriven = True
             state.blocked = event.error
         case e.Redriven():
-            _redriven(state, event)
+            _redriven(state, event, at)
         case e.SagaParked():
             state.parked = event.error
         case e.Ended():
@@ -356,21 +359,47 @@ def _held(state: SagaState, event: e.StopHeld) -> None:
         state.set_alarm("held", "", event.until)
 
 
-def _redriven(state: SagaState, event: e.Redriven) -> None:
+def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
+    """The clock stood still: deadlines move. What was to be sent meanwhile is sent now, not later by another shift."""
     state.undriven = False
     state.blocked = None
-    if not event.shift:
+    shift = event.shift
+    if not shift:
         return
     if state.deadline < NEVER:
-        state.deadline += event.shift
+        state.deadline += shift
         state.set_alarm("deadline", "", state.deadline)
     for step in state.open_steps.values():
         if step.due < NEVER:
-            step.due += event.shift
-            state.set_alarm("due", step.name, step.due)
+            step.due, step.first_sent = step.due + shift, step.first_sent + shift
+            step.resend, step.retry_at = max(step.resend, at), max(step.retry_at, at)
+            _set_alarms(state, step)
+    for step in state.undos.values():
+        if step.undo.due < NEVER:
+            undo = step.undo
+            step.undo = replace(
+                undo,
+                due=undo.due + shift,
+                first_sent=undo.first_sent + shift,
+                resend=max(undo.resend, at),
+                retry_at=max(undo.retry_at, at),
+            )
+            _set_undo_alarms(state, step)
     for n in state.timers:
-        state.timers[n] += event.shift
+        state.timers[n] += shift
         state.set_alarm("timer", str(n), state.timers[n])
+
+
+def _set_alarms(state: SagaState, step: Step) -> None:
+    state.set_alarm("due", step.name, step.due)
+    state.set_alarm("resend", step.name, step.resend)
+    state.set_alarm("retry", step.name, step.retry_at)
+
+
+def _set_undo_alarms(state: SagaState, step: Step) -> None:
+    state.set_alarm("undo_due", step.name, step.undo.due)
+    state.set_alarm("undo_resend", step.name, step.undo.resend)
+    state.set_alarm("undo_retry", step.name, step.undo.retry_at)
 
 
 def _scheduled(state: SagaState, event: e.StepScheduled, at: int) -> None:
@@ -401,15 +430,14 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
         _undo_sent(state, step, event, identity, at)
         return
     step.status, step.attempt, step.resends = "issued", event.attempt, 0
-    step.first_sent = step.first_sent or at
+    step.first_sent = step.first_sent + event.shift if step.first_sent else at
     step.sent_at, step.sent_due, step.command = at, event.due, identity
     step.due, step.resend, step.retry_at = event.due, event.resend, NEVER
     step.input = event.edited if bytes(event.edited) else step.input
     step.error = None
     state.open_steps[event.step] = step
     state.troubled.pop(event.step, None)
-    state.set_alarm("due", event.step, event.due)
-    state.set_alarm("resend", event.step, event.resend)
+    _set_alarms(state, step)
 
 
 def _undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: CommandId, at: int) -> None:
@@ -419,7 +447,7 @@ def _undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: Com
         status="issued",
         attempt=event.attempt,
         resends=0,
-        first_sent=step.undo.first_sent or at,
+        first_sent=step.undo.first_sent + event.shift if step.undo.first_sent else at,
         sent_at=at,
         command=identity,
         due=event.due,
@@ -430,8 +458,7 @@ def _undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: Com
     )
     state.undos[step.name] = step
     state.troubled.pop(step.name, None)
-    state.set_alarm("undo_due", step.name, event.due)
-    state.set_alarm("undo_resend", step.name, event.resend)
+    _set_undo_alarms(state, step)
 
 
 def undo_body(step: Step) -> bytes:
@@ -440,35 +467,59 @@ def undo_body(step: Step) -> bytes:
 
 
 def _resent(state: SagaState, event: e.CommandResent) -> None:
-    step = state.steps[event.step]
-    if event.action == "compensate":
-        step.undo = replace(step.undo, resend=event.resend, resends=step.undo.resends + 1)
-        state.set_alarm("undo_resend", event.step, event.resend)
+    step, shift = state.steps[event.step], event.shift
+    compensating = event.action == "compensate"
+    if compensating:
+        undo = step.undo
+        step.undo = replace(
+            undo,
+            first_sent=undo.first_sent + shift,
+            due=undo.due + shift,
+            resend=event.resend,
+            resends=undo.resends + 1,
+        )
     else:
+        step.first_sent, step.due = step.first_sent + shift, step.due + shift
         step.resend = event.resend
         step.resends += 1
-        state.set_alarm("resend", event.step, event.resend)
+    state.set_alarm("undo_resend" if compensating else "resend", event.step, event.resend)
+    if shift:
+        due = step.undo.due if compensating else step.due
+        state.set_alarm("undo_due" if compensating else "due", event.step, due)
 
 
-def _postponed(state: SagaState, event: e.ProgressReported | e.RetryPlanned) -> None:
+def _postponed(state: SagaState, event: e.ProgressReported | e.RetryPlanned, at: int) -> None:
     step = state.steps[event.step]
     compensating = event.action == "compensate"
+    command = state.command_id(step, event.action)
     if isinstance(event, e.ProgressReported):
         step.progress = event.details
+        state.signs.setdefault(command, Signs()).take(event.message, event.said, at)
         if compensating:
             step.undo = replace(step.undo, due=event.due, resend=event.resend)
         else:
             step.due, step.resend = event.due, event.resend
         state.set_alarm("undo_due" if compensating else "due", event.step, event.due)
         state.set_alarm("undo_resend" if compensating else "resend", event.step, event.resend)
-    elif compensating:
-        step.undo = replace(step.undo, status="waiting", error=event.error, retry_at=event.at, resend=NEVER)
-        state.set_alarm("undo_retry", event.step, event.at)
+        return
+    state.signs.pop(command, None)
+    if compensating:
+        step.undo = replace(
+            step.undo,
+            status="waiting",
+            error=event.error,
+            retry_at=event.at,
+            resend=NEVER,
+            due=step.undo.due + event.shift,
+            first_sent=step.undo.first_sent + event.shift,
+        )
+        _set_undo_alarms(state, step)
     else:
         step.status, step.error = "waiting", event.error
         step.tainted = step.tainted or event.unknown
         step.retry_at, step.resend = event.at, NEVER
-        state.set_alarm("retry", event.step, event.at)
+        step.due, step.first_sent = step.due + event.shift, step.first_sent + event.shift
+        _set_alarms(state, step)
 
 
 def _settle(state: SagaState, step: Step, status: StepStatus, at: int) -> None:
@@ -477,6 +528,8 @@ def _settle(state: SagaState, step: Step, status: StepStatus, at: int) -> None:
     step.ended_at = at
     step.due = step.resend = step.retry_at = NEVER
     state.open_steps.pop(step.name, None)
+    if step.command is not None:
+        state.signs.pop(step.command, None)
     if state.troubled.get(step.name) in ("parked", "in_doubt"):
         del state.troubled[step.name]
 
@@ -548,6 +601,8 @@ def _spent(
 def _undone(state: SagaState, event: e.StepUndone | e.UndoDeferred | e.UndoGivenUp) -> None:
     step = state.steps[event.step]
     undo = replace(step.undo, due=NEVER, resend=NEVER, retry_at=NEVER)
+    if undo.command is not None:
+        state.signs.pop(undo.command, None)
     match event:
         case e.UndoDeferred():
             step.undo = replace(undo, status="deferred", error=event.error)

@@ -19,12 +19,10 @@ from segue.saga.definition import Converter, SagaDefinition, deadline_micros
 from segue.saga.effects import Effect, Finish, Ignored, Moved, SendCommand
 from segue.saga.inputs import Cancel, Input, Reply, ResolveStep, RetryStep, SignalArrived, SkipStep, Wake
 from segue.saga.program import CodeFailed, Program, Request
-from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, may_retry, micros, resend_delay, retry_delay
+from segue.saga.reasons import ABANDONED, STOPPED, failure_of, silence, too_long
+from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, Retry, may_retry, micros, resend_delay, retry_delay
 from segue.saga.state import Alarm, Delivery, SagaState, Step, apply, end_transition, steps_to_undo
 from segue.saga.undo import UndoPlan
-
-_STOPPED = e.Failure(code="stopped", message="the saga was stopped before it was tried again", kind="saga")
-_ABANDONED = e.Failure(code="abandoned", message="the saga's code no longer waited for it", kind="saga")
 
 
 class Instance(msgspec.Struct):
@@ -162,7 +160,7 @@ class _Turn:
                 return
             delivery = state.deliveries.pop(0)
             if state.revision >= self.limits.history_events:
-                self.block(_too_long(self.limits.history_events), delivery)
+                self.block(too_long(self.limits.history_events), delivery)
                 return
             try:
                 requests = program.deliver(delivery, self.now)
@@ -225,35 +223,59 @@ class _Turn:
         if step.name not in self.state.open_steps:
             return
         if no_effect or step.readonly:
-            self.record(e.StepFailed(step=step.name, error=_ABANDONED))
+            self.record(e.StepFailed(step=step.name, error=ABANDONED))
         elif step.optional:
-            self.record(e.StepSkipped(step=step.name, error=_ABANDONED))
+            self.record(e.StepSkipped(step=step.name, error=ABANDONED))
 
     # --- commands
 
     def send(self, step: Step, attempt: int, *, person: RetryStep | None = None) -> None:
-        """Send the command of `attempt`; a person's retry starts the step's time anew."""
-        due = (step.first_sent if step.first_sent and person is None else self.now) + step.timeout
+        """Send the command of `attempt`: the first or a person's with the step's whole time, a retry with what is left.
+
+        What is left is what was left when the retry was to go out: however long nobody was there to send it.
+        """
+        anew = person is not None or not step.first_sent
+        shift = 0 if anew else self.now - step.retry_at
+        due = self.now + step.timeout if anew else step.due + shift
         resend = self.now + resend_delay(step.retry, 0)
         edited, actor = (person.edited, person.actor) if person else (e.NOTHING, "")
-        self.record(e.CommandSent(step=step.name, attempt=attempt, due=due, resend=resend, edited=edited, by=actor))
+        self.record(
+            e.CommandSent(
+                step=step.name, attempt=attempt, due=due, resend=resend, edited=edited, by=actor, shift=shift
+            )
+        )
         self.effects.append(self.command(step, "invoke"))
 
     def send_undo(self, step: Step, attempt: int, *, person: RetryStep | None = None) -> None:
-        first = step.undo.first_sent if step.undo.first_sent and person is None else self.now
+        undo = step.undo
+        anew = person is not None or not undo.first_sent
+        shift = 0 if anew else self.now - undo.retry_at
         edited, actor = (person.edited, person.actor) if person else (e.NOTHING, "")
         self.record(
             e.CommandSent(
                 step=step.name,
                 attempt=attempt,
-                due=first + self.state.compensation_timeout,
+                due=self.now + self.state.compensation_timeout if anew else undo.due + shift,
                 resend=self.now + resend_delay(self.state.compensation, 0),
                 action="compensate",
                 edited=edited,
                 by=actor,
+                shift=shift,
             )
         )
         self.effects.append(self.command(step, "compensate"))
+
+    def resend(self, step: Step, action: e.Action) -> None:
+        """Send the command that is out once more; its silence counts from when this was due."""
+        undo = step.undo
+        policy, resends, due = (
+            (step.retry, step.resends, step.resend)
+            if action == "invoke"
+            else (self.state.compensation, undo.resends, undo.resend)
+        )
+        resend = self.now + resend_delay(policy, resends + 1)
+        self.record(e.CommandResent(step=step.name, resend=resend, action=action, shift=self.now - due))
+        self.effects.append(self.command(step, action))
 
     def command(self, step: Step, action: e.Action) -> SendCommand:
         if action == "invoke":
@@ -288,12 +310,12 @@ class _Turn:
         if attempt != step.attempt or step.status not in ("issued", "in_doubt", "unknown"):
             return Ignored("late", f"{name} is {step.status}, attempt {step.attempt}")
         if reply.outcome == "pending":
-            return self.progress(step, reply.body)
+            return self.progress(step, reply)
         if step.status == "unknown":
             return self.disproved(step, reply)
-        failure = _failure_of(reply)
+        failure = failure_of(reply)
         unknown = reply.effect_unknown or step.tainted
-        if reply.outcome == "retry" and step.status == "issued" and self.plan_retry(step, failure, reply):
+        if step.status == "issued" and self.plan_retry(step, failure, reply):
             return None
         self.spent(step, failure, unknown)
         return None
@@ -305,30 +327,56 @@ class _Turn:
         self.record(e.StepSucceeded(step=step.name, output=output, late=step.delivered))
         return None
 
-    def progress(self, step: Step, details: msgspec.Raw) -> Ignored | None:
+    def progress(self, step: Step, reply: Reply) -> Ignored | None:
         if step.status != "issued":
             return Ignored("late", f"{step.name} is {step.status}")
-        resend = self.now + resend_delay(step.retry, 0)
-        self.record(e.ProgressReported(step=step.name, due=self.now + step.timeout, resend=resend, details=details))
+        return self.alive(step, "invoke", step.timeout, step.retry, reply)
+
+    def alive(self, step: Step, action: e.Action, timeout: int, policy: Retry, reply: Reply) -> Ignored | None:
+        """A sign of life gives the step its whole time again; a copy of one, or an older one, gives nothing."""
+        signs = self.state.signs.get(CommandId(reply.command_id))
+        if signs is not None and signs.repeats(reply.message_id, reply.said_at, self.now):
+            return Ignored("duplicate", f"{step.name} says nothing new")
+        self.record(
+            e.ProgressReported(
+                step=step.name,
+                due=self.now + timeout,
+                resend=self.now + resend_delay(policy, 0),
+                action=action,
+                details=reply.body if action == "invoke" else e.NULL,
+                message=reply.message_id,
+                said=reply.said_at,
+            )
+        )
         return None
 
     def disproved(self, step: Step, reply: Reply) -> Ignored | None:
         """The outcome was unknown, now the participant proves that nothing happened: no undo, if none is under way."""
         if reply.effect_unknown or step.tainted or step.undo.status != "none":
             return Ignored("late", f"{step.name} is being undone")
-        self.record(e.StepFailed(step=step.name, error=_failure_of(reply)))
+        self.record(e.StepFailed(step=step.name, error=failure_of(reply)))
         return None
 
     def plan_retry(self, step: Step, failure: e.Failure, reply: Reply) -> bool:
         if step.delivered or self.state.undoing:
             return False
-        if not may_retry(step.retry, step.attempt, failure.code, step.first_sent, self.now):
+        at, shift = self.now, self.lost(step.resend)
+        if reply.outcome == "retry":
+            if not may_retry(step.retry, step.attempt, failure.code, step.first_sent + shift, self.now):
+                return False
+            at += retry_delay(step.retry, step.attempt, reply.command_id, reply.retry_after)
+        elif failure.code != "expired" or step.due <= step.sent_due:
+            return False  # `expired` by a deadline that has moved since: the next try carries the new one
+        if at >= step.due + shift:
             return False
-        at = self.now + retry_delay(step.retry, step.attempt, reply.command_id, reply.retry_after)
-        if at >= step.due:
-            return False
-        self.record(e.RetryPlanned(step=step.name, at=at, error=failure, unknown=reply.effect_unknown))
+        self.record(
+            e.RetryPlanned(step=step.name, at=at, error=failure, unknown=reply.effect_unknown, shift=shift)
+        )
         return True
+
+    def lost(self, resend: int) -> int:
+        """Microseconds since this re-send was due: for so long nobody was there to read answers, or to ask again."""
+        return max(0, self.now - resend)
 
     def spent(self, step: Step, failure: e.Failure, unknown: bool) -> None:
         """No further attempt. What that means is a property of the step."""
@@ -363,14 +411,14 @@ class _Turn:
             return Ignored("late", f"the undo of {step.name} is {undo.status}, attempt {undo.attempt}")
         policy = self.state.compensation
         if reply.outcome == "pending":
-            due, resend = self.now + self.state.compensation_timeout, self.now + resend_delay(policy, 0)
-            self.record(e.ProgressReported(step=step.name, due=due, resend=resend, action="compensate"))
-            return None
-        failure = _failure_of(reply)
+            return self.alive(step, "compensate", self.state.compensation_timeout, policy, reply)
+        failure = failure_of(reply)
         at = self.now + retry_delay(policy, attempt, reply.command_id, reply.retry_after)
-        again = reply.outcome == "retry" and may_retry(policy, attempt, failure.code, undo.first_sent, self.now)
-        if again and at < undo.due:
-            self.record(e.RetryPlanned(step=step.name, at=at, error=failure, action="compensate"))
+        shift = self.lost(undo.resend)
+        first = undo.first_sent + shift
+        again = reply.outcome == "retry" and may_retry(policy, attempt, failure.code, first, self.now)
+        if again and at < undo.due + shift:
+            self.record(e.RetryPlanned(step=step.name, at=at, error=failure, action="compensate", shift=shift))
         else:
             self.record(e.UndoDeferred(step=step.name, error=failure))
         return None
@@ -391,15 +439,15 @@ class _Turn:
         self.drop_program()
         for step in open_steps:
             if (step.status in ("waiting", "parked") and not step.tainted) or step.readonly:
-                self.record(e.StepFailed(step=step.name, error=_STOPPED))
+                self.record(e.StepFailed(step=step.name, error=STOPPED))
             elif step.optional and not step.compensate:
-                self.record(e.StepSkipped(step=step.name, error=_STOPPED))
+                self.record(e.StepSkipped(step=step.name, error=STOPPED))
             elif event.compensate == "none":
-                self.record(e.StepSkipped(step=step.name, error=_STOPPED, by=event.actor))
+                self.record(e.StepSkipped(step=step.name, error=STOPPED, by=event.actor))
             elif step.compensate:
-                self.record(e.StepUnknown(step=step.name, error=_STOPPED))
+                self.record(e.StepUnknown(step=step.name, error=STOPPED))
             elif step.status in ("waiting", "parked"):
-                self.record(e.StepInDoubt(step=step.name, error=_STOPPED))
+                self.record(e.StepInDoubt(step=step.name, error=STOPPED))
 
     def undo(self) -> None:
         """Issue every compensation whose turn has come: not before all that was issued after its step is undone."""
@@ -467,21 +515,17 @@ class _Turn:
             case "undo_retry":
                 self.send_undo(step, step.undo.attempt + 1)
             case "resend":
-                resend = self.now + resend_delay(step.retry, step.resends + 1)
-                self.record(e.CommandResent(step=name, resend=resend))
-                self.effects.append(self.command(step, "invoke"))
+                self.resend(step, "invoke")
             case "undo_resend":
-                resend = self.now + resend_delay(self.state.compensation, step.undo.resends + 1)
-                self.record(e.CommandResent(step=name, resend=resend, action="compensate"))
-                self.effects.append(self.command(step, "compensate"))
+                self.resend(step, "compensate")
             case "due":
                 if step.status == "waiting" and step.error is not None:
                     self.spent(step, step.error, step.tainted)
                 else:
-                    self.unknown(step, _silence(step.timeout))
+                    self.unknown(step, silence(step.timeout))
             case "undo_due":
                 self.record(
-                    e.UndoDeferred(step=name, error=step.undo.error or _silence(self.state.compensation_timeout))
+                    e.UndoDeferred(step=name, error=step.undo.error or silence(self.state.compensation_timeout))
                 )
             case _:
                 assert_never(what)
@@ -601,36 +645,6 @@ def _changes_undo(state: SagaState, event: e.AnyEvent) -> bool:
             return state.steps[event.step].undo.status == "none"
         case _:
             return False
-
-
-def _failure_of(reply: Reply) -> e.Failure:
-    message, details = "", e.NULL
-    try:
-        body = msgspec.json.decode(reply.body)
-    except msgspec.MsgspecError as error:
-        raise SegueError(f"a reply's body reached the engine unchecked: {error}") from error
-    if isinstance(body, dict):
-        message = str(body.get("message", ""))[:1024]
-        details = msgspec.Raw(msgspec.json.encode(body.get("details")))
-    kind = "rejected" if reply.outcome == "failure" else "spent"
-    return e.Failure(code=reply.error or reply.outcome, message=message, kind=kind, details=details)  # type: ignore[arg-type]
-
-
-def _too_long(allowed: int) -> e.Failure:
-    message = f"its history has reached {allowed:,} transitions, the most that are allowed (limits.history_events)"
-    return e.Failure(code="history_limit", message=message, kind="saga")
-
-
-def _too_many(allowed: int) -> e.Failure:
-    message = (
-        f"more than {allowed:,} of its commands would be outstanding at a time, the most that are allowed"
-        " (limits.pending_commands); saga.map bounds them by its `concurrency`"
-    )
-    return e.Failure(code="command_limit", message=message, kind="saga")
-
-
-def _silence(timeout: int) -> e.Failure:
-    return e.Failure(code="timeout", message=f"no answer within {timeout / 1_000_000:g} s", kind="timeout")
 
 
 def _of(step: str | None) -> str:

@@ -231,4 +231,5 @@ def _reply(command: SendCommand, message: Message) -> Reply:
         body=msgspec.Raw(message.payload) if message.payload is not None else NULL,
         error=message.saga_error or "",
         effect_unknown="effect" in message.headers,
+        message_id=message.id,
     )

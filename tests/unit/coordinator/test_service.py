@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from segue.contract import hours, minutes
+from segue.coordinator.service import Options
 from segue.errors import StoreUnavailable
 from segue.saga import Saga, SagaFailed, saga
 from segue.topics.envelope import Reply
@@ -522,3 +523,38 @@ def test_a_signal_that_was_parked_and_came_again_after_the_start_counts_once_and
     e.pass_time(timedelta(seconds=3))
     assert {letter.state for letter in letters(e)} == {"replayed"}
     assert "trouble.fenced" not in e.observer.counts
+
+
+def test_a_put_off_answer_that_never_comes_is_silence_whichever_coordinator_hears_its_copies(estate: Make) -> None:
+    e = estate(order_saga, options=Options(cache_size=0))
+    e.coordinators.append(e.coordinator())
+    e.answers["payments.charge"] = lambda c: ("pending", None)
+    e.start(order_saga, ORDER, "o-1")
+    e.run()
+    for _ in range(40):
+        e.pass_time(timedelta(seconds=20))
+    assert e.sent("o-1").count("payments.charge") > 3
+    assert e.saga("o-1").status == "compensated"
+
+
+def test_a_retry_that_was_due_while_nobody_had_the_version_still_has_its_time(estate: Make) -> None:
+    @saga("order", version=2)
+    async def newer(s: Saga, order: Order) -> None:
+        await s.call(ship, order)
+
+    e = estate(order_saga)
+    e.answers["payments.charge"] = lambda c: (
+        ("retry", None, {"error": "busy"}) if c.attempt == 1 else ("success", {"charge_id": "c"})
+    )
+    e.start(order_saga, ORDER, "o-1")
+    e.coordinators[0].step()
+    e.coordinators[0].drain()
+    e.coordinators[0].close()
+    e.coordinators = [e.coordinator([newer])]
+    e.run()
+    e.pass_time(minutes(30))
+    assert e.sent("o-1") == ["payments.charge"]
+    e.coordinators.append(e.coordinator([order_saga]))
+    e.run()
+    assert e.saga("o-1").status == "completed"
+    assert [c.attempt for c in e.commands if c.step == "payments.charge"] == [1, 2]

@@ -1,0 +1,84 @@
+"""Mutants of a step's time: what gives it more, what must not, and who gets back what nobody could use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace as with_fields
+
+import segue.saga.state as state
+import segue.saga.transition as transition
+from segue.saga import events as e
+from segue.saga.signs import Signs
+from tests.simulation.patching import Patch, mutant
+
+Turn: Any = transition._Turn
+
+
+@mutant("a copy of a sign of life counts again: a lost answer that was put off is waited for for ever")
+def sign_twice(patch: Patch) -> None:
+    patch(Signs, "repeats", lambda self, message, said_at, now: 0 < min(said_at, now) < self.newest)
+
+
+@mutant("a sign of life counts that is older than one that counted")
+def sign_older(patch: Patch) -> None:
+    patch(Signs, "repeats", lambda self, message, said_at, now: message in self.known)
+
+
+@mutant("only the first sign of life of a command counts")
+def sign_first_only(patch: Patch) -> None:
+    patch(Signs, "repeats", lambda self, message, said_at, now: True)
+
+
+@mutant("a retry that goes out too late has only what the clock left it")
+def retry_time(patch: Patch) -> None:
+    _nothing_back(patch, e.CommandSent, "invoke")
+
+
+@mutant("a re-send that goes out too late has only what the clock left it")
+def resend_time(patch: Patch) -> None:
+    _nothing_back(patch, e.CommandResent, "invoke")
+
+
+@mutant("a compensation that goes out too late, again, has only what the clock left it")
+def undo_time(patch: Patch) -> None:
+    _nothing_back(patch, e.CommandSent, "compensate")
+
+
+@mutant("a `retry` that is read too late finds only what the clock left")
+def late_retry(patch: Patch) -> None:
+    patch(Turn, "lost", lambda self, resend: 0)
+
+
+def _nothing_back(patch: Patch, kind: type[e.CommandSent] | type[e.CommandResent], action: str) -> None:
+    old = Turn.record
+
+    def record(self: Any, event: Any) -> None:
+        if isinstance(event, kind) and event.action == action and event.shift:
+            due = {"due": event.due - event.shift} if isinstance(event, e.CommandSent) else {}
+            event = with_fields(event, shift=0, **due)
+        old(self, event)
+
+    patch(Turn, "record", record)
+
+
+@mutant("a command that expired by a deadline which has moved since ends its step")
+def expired_ends(patch: Patch) -> None:
+    old = Turn.plan_retry
+    patch(
+        Turn,
+        "plan_retry",
+        lambda self, step, failure, reply: reply.outcome == "retry" and old(self, step, failure, reply),
+    )
+
+
+@mutant("compensations get nothing back for the time in which the saga's code was not there")
+def redriven_undo(patch: Patch) -> None:
+    old = state._redriven
+
+    def redriven(s: Any, event: Any, at: int) -> None:
+        undos, s.undos = s.undos, {}
+        old(s, event, at)
+        s.undos = undos
+
+    patch(state, "_redriven", redriven)
