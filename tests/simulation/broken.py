@@ -29,6 +29,7 @@ from segue.coordinator.store import OffsetMove
 from segue.errors import Fenced
 from segue.saga import events as e
 from segue.saga.effects import Ignored
+from segue.saga.reasons import failure_of
 from tests.simulation import database, processes
 from tests.simulation.patching import Patch, mutant
 
@@ -69,7 +70,7 @@ def attempt_check(patch: Patch) -> None:
             step = self.state.steps[known[0]]
             if step.status in ("waiting", "issued") and not self.state.undoing and not step.delivered:
                 at = self.now + 300_000
-                self.record(e.RetryPlanned(step=step.name, at=at, error=transition.failure_of(reply)))
+                self.record(e.RetryPlanned(step=step.name, at=at, error=failure_of(reply)))
                 return None
         return old(self, reply)
 

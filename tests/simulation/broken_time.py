@@ -20,12 +20,12 @@ def sign_twice(patch: Patch) -> None:
     patch(Signs, "repeats", lambda self, message, said_at, now: 0 < min(said_at, now) < self.newest)
 
 
-@mutant("a sign of life counts that is older than one that counted")
+@mutant("a sign of life counts that is older than one that counted", focus="patience")
 def sign_older(patch: Patch) -> None:
     patch(Signs, "repeats", lambda self, message, said_at, now: message in self.known)
 
 
-@mutant("only the first sign of life of a command counts")
+@mutant("only the first sign of life of a command counts", focus="patience")
 def sign_first_only(patch: Patch) -> None:
     patch(Signs, "repeats", lambda self, message, said_at, now: True)
 
@@ -62,7 +62,7 @@ def _nothing_back(patch: Patch, kind: type[e.CommandSent] | type[e.CommandResent
     patch(Turn, "record", record)
 
 
-@mutant("a command that expired by a deadline which has moved since ends its step")
+@mutant("a command that expired by a deadline which has moved since ends its step", focus="patience")
 def expired_ends(patch: Patch) -> None:
     old = Turn.plan_retry
     patch(
@@ -72,7 +72,7 @@ def expired_ends(patch: Patch) -> None:
     )
 
 
-@mutant("compensations get nothing back for the time in which the saga's code was not there")
+@mutant("compensations get nothing back for the time in which the saga's code was not there", focus="patience")
 def redriven_undo(patch: Patch) -> None:
     old = state._redriven
 
@@ -80,5 +80,15 @@ def redriven_undo(patch: Patch) -> None:
         undos, s.undos = s.undos, {}
         old(s, event, at)
         s.undos = undos
+
+    patch(state, "_redriven", redriven)
+
+
+@mutant("what was due while the saga's code was not there counts as late once more", focus="patience")
+def redriven_twice(patch: Patch) -> None:
+    old = state._redriven
+
+    def redriven(s: Any, event: Any, at: int) -> None:
+        old(s, event, 0)
 
     patch(state, "_redriven", redriven)

@@ -159,16 +159,16 @@ def crowds(plan: Plan) -> Plan:
 
 
 def patience(plan: Plan) -> Plan:
-    """Work takes long and says so, answers are put off and lost, workers with other clocks take over, versions go away."""
+    """Work takes long and says so, answers are put off and lost, workers change, and so do versions."""
     return replace(
         plan,
         instances=max(2, plan.instances),
         workers=2,
-        features=plan.features | {"manual"},
-        pieces=("call",),
+        features=plan.features | {"manual", "within", "parallel"},
+        pieces=("call", "within", "parallel"),
         service_rate=max(0.1, plan.service_rate),
         refuse_rate=0.0,
-        mute_rate=0.0,
+        mute_rate=0.1,
         beats=True,
         skewed=True,
         later_rate=0.4,
@@ -185,7 +185,19 @@ Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
     focus.__name__: focus
-    for focus in (zombies, recreated, cut_off, old_records, signals, outboxes, abandoned, bugs, clocks, crowds, patience)
+    for focus in (
+        zombies,
+        recreated,
+        cut_off,
+        old_records,
+        signals,
+        outboxes,
+        abandoned,
+        bugs,
+        clocks,
+        crowds,
+        patience,
+    )
 }
 
 

@@ -92,7 +92,7 @@ class TIME(Oracle):
 
     def _left(self, saga: SagaSeen, event: e.CommandSent | e.CommandResent, at: int, planned: int, due: int) -> None:
         was = self._of(saga, event, "due")
-        if was == NEVER or planned == NEVER:
+        if NEVER in (was, planned):
             self.fail(f"{saga.id}: {type(event).__name__} of {event.step}, which waits for nothing")
         if due - at != was - planned:
             kind = type(event).__name__

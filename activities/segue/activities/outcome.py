@@ -54,7 +54,8 @@ class RetryLater(Exception):
 class ReplyLater(Exception):
     """The answer comes later: what the handler wrote is committed, and the command is answered `pending`.
 
-    Keep `ctx.token` in your own tables; `activities.reply(session, token, output)` answers minutes or days later.
+    Keep `ctx.token` in your own tables; `activities.reply(session, token, output)` answers minutes or days later. The
+    step's time starts anew, once: the call's `timeout` must be longer than the answer takes.
     Before the handler's transaction is committed, it raises NotFound.
     """
 

@@ -137,8 +137,8 @@ class StepScheduled(Event, frozen=True, kw_only=True):
 class CommandSent(Event, frozen=True, kw_only=True):
     """A command: attempt number `attempt`. `due` ends the step, `resend` is when silence is answered.
 
-    `edited` is the body that a person put in place of the step's input (of the whole body, for a compensation). `shift`:
-    so many microseconds too late, because nobody was there to send it; `due` is later by as much.
+    `edited` is the body that a person put in place of the step's input (of the whole body, for a compensation).
+    `shift`: so many microseconds too late, because nobody was there to send it; `due` is later by as much.
     """
 
     step: str

@@ -32,7 +32,8 @@ def too_long(allowed: int) -> e.Failure:
     return e.Failure(code="history_limit", message=message, kind="saga")
 
 
-def _too_many(allowed: int) -> e.Failure:
+def too_many(allowed: int) -> e.Failure:
+    """The code asks for more than `allowed` commands at a time."""
     message = (
         f"more than {allowed:,} of its commands would be outstanding at a time, the most that are allowed"
         " (limits.pending_commands); saga.map bounds them by its `concurrency`"

@@ -11,7 +11,6 @@ from typing import Any, assert_never
 
 import msgspec
 
-from segue.errors import SegueError
 from segue.ids import CommandId
 from segue.limits import DEFAULT_LIMITS, Limits
 from segue.saga import events as e
@@ -19,7 +18,7 @@ from segue.saga.definition import Converter, SagaDefinition, deadline_micros
 from segue.saga.effects import Effect, Finish, Ignored, Moved, SendCommand
 from segue.saga.inputs import Cancel, Input, Reply, ResolveStep, RetryStep, SignalArrived, SkipStep, Wake
 from segue.saga.program import CodeFailed, Program, Request
-from segue.saga.reasons import ABANDONED, STOPPED, failure_of, silence, too_long
+from segue.saga.reasons import ABANDONED, STOPPED, failure_of, silence, too_long, too_many
 from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, Retry, may_retry, micros, resend_delay, retry_delay
 from segue.saga.state import Alarm, Delivery, SagaState, Step, apply, end_transition, steps_to_undo
 from segue.saga.undo import UndoPlan
@@ -168,7 +167,7 @@ class _Turn:
                 self.block(failed.failure, delivery)
                 return
             if self.outstanding_after(requests) > self.limits.pending_commands:
-                self.block(_too_many(self.limits.pending_commands), delivery)
+                self.block(too_many(self.limits.pending_commands), delivery)
                 return
             for request in requests:
                 self.requested(request)
@@ -240,9 +239,7 @@ class _Turn:
         resend = self.now + resend_delay(step.retry, 0)
         edited, actor = (person.edited, person.actor) if person else (e.NOTHING, "")
         self.record(
-            e.CommandSent(
-                step=step.name, attempt=attempt, due=due, resend=resend, edited=edited, by=actor, shift=shift
-            )
+            e.CommandSent(step=step.name, attempt=attempt, due=due, resend=resend, edited=edited, by=actor, shift=shift)
         )
         self.effects.append(self.command(step, "invoke"))
 
@@ -369,9 +366,7 @@ class _Turn:
             return False  # `expired` by a deadline that has moved since: the next try carries the new one
         if at >= step.due + shift:
             return False
-        self.record(
-            e.RetryPlanned(step=step.name, at=at, error=failure, unknown=reply.effect_unknown, shift=shift)
-        )
+        self.record(e.RetryPlanned(step=step.name, at=at, error=failure, unknown=reply.effect_unknown, shift=shift))
         return True
 
     def lost(self, resend: int) -> int:

@@ -43,7 +43,7 @@ def answers_every_resend(run: Any, step: str, message: str) -> None:
 
 
 def run_start(run: Any) -> int:
-    return run.state.started_at
+    return int(run.state.started_at)
 
 
 def test_a_step_whose_put_off_answer_is_lost_becomes_unknown_at_its_deadline(begin: Any) -> None:
