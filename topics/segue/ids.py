@@ -16,16 +16,15 @@ CommandId = NewType("CommandId", str)
 NAMESPACE = UUID("6f0c7c5e-6f0e-5f0a-9a7b-0d6f5a1c2b3d")
 
 _NAMESPACE = NAMESPACE.bytes
+#: The digit that says how a uuid is laid out (RFC 9562): its upper two bits are 10.
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
 def derive(*parts: str) -> str:
     """A uuid5 of the parts; a separator that no id may contain keeps ("a", "bc") and ("ab", "c") apart."""
     # uuid.uuid5 written out: it is called several times a transition, and its object costs more than its hash.
-    digest = bytearray(sha1(_NAMESPACE + "\x1f".join(parts).encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    text = digest.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    text = sha1(_NAMESPACE + "\x1f".join(parts).encode(), usedforsecurity=False).hexdigest()
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"
 
 
 def command_id(coordinator: str, saga: str, occurrence: str, action: str, attempt: int) -> CommandId:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import islice
+from typing import Any
 
 import msgspec
 
@@ -16,11 +17,14 @@ from segue.saga.state import NEVER, SagaState, Step
 #: Steps named in `step` and `waiting_for` before the rest is counted.
 _SHOWN = 5
 _WIDTH = 600
+#: Most sagas have none: they share this one.
+_NO_ATTRIBUTES: Mapping[str, Any] = {}
 
 
 def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
     """The row of a saga in this state, to be looked at again at `wake_at` (microseconds)."""
     current, count = _current(state)
+    step = _listed([step.name for step in current], count)
     error = state.blocked or state.parked or _held(state) or state.error or _trouble(state)
     return SagaRow(
         id=state.id,
@@ -28,14 +32,14 @@ def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
         version=state.version,
         status=state.status,
         attention=state.attention,
-        step=_listed((step.name for step in current), count),
-        waiting_for=None if state.ended else _waiting_for(state, current, count),
+        step=step,
+        waiting_for=None if state.ended else _waiting_for(state, current, step),
         input=bytes(state.input),
         result=None if state.result is None else bytes(state.result),
         error_class=error.class_name or error.kind if error else None,
         error_code=error.code if error else None,
         error_message=error.message if error else None,
-        attempt=max((step.undo.attempt if state.undoing else step.attempt for step in current), default=0),
+        attempt=max([step.undo.attempt if state.undoing else step.attempt for step in current], default=0),
         started_at=from_micros(state.started_at),
         updated_at=from_micros(state.updated_at),
         ended_at=None if state.ended_at is None else from_micros(state.ended_at),
@@ -43,7 +47,9 @@ def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
         wake_at=None if wake_at is None else from_micros(wake_at),
         revision=state.revision,
         undriven=state.undriven,
-        attributes={name: msgspec.json.decode(value) for name, value in state.attributes.items()},
+        attributes={name: msgspec.json.decode(value) for name, value in state.attributes.items()}
+        if state.attributes
+        else _NO_ATTRIBUTES,
     )
 
 
@@ -62,18 +68,22 @@ def _current(state: SagaState) -> tuple[list[Step], int]:
     return list(islice(steps.values(), _SHOWN)), len(steps)
 
 
-def _listed(names: Iterable[str], count: int) -> str | None:
-    shown = ", ".join(islice(names, _SHOWN)) + (f" +{count - _SHOWN} more" if count > _SHOWN else "")
+def _listed(names: Sequence[str], count: int) -> str | None:
+    """At most `_SHOWN` of `count` names, and how many there are besides."""
+    shown = names[0] if len(names) == 1 else ", ".join(names)
+    if count > _SHOWN:
+        shown += f" +{count - _SHOWN} more"
     return shown[:_WIDTH] or None
 
 
-def _waiting_for(state: SagaState, current: list[Step], count: int) -> str | None:
+def _waiting_for(state: SagaState, current: list[Step], listed: str | None) -> str | None:
     if state.blocked is not None:
         return "a person: the saga's code failed"
     if state.undriven:
         return f"a coordinator that has {state.definition} version {state.version}"
     if state.troubled:
-        troubled = _listed((f"{name} is {why}" for name, why in state.troubled.items()), len(state.troubled))
+        shown = islice(state.troubled.items(), _SHOWN)
+        troubled = _listed([f"{name} is {why}" for name, why in shown], len(state.troubled))
         return f"a person: {troubled}"[:_WIDTH]
     if state.parked is not None:
         return "a person: the saga failed after its pivot"
@@ -81,14 +91,12 @@ def _waiting_for(state: SagaState, current: list[Step], count: int) -> str | Non
         return "the breaker: too many sagas of this type are being undone"
     waits: list[str] = []
     if current:
-        undoing = current[0].undo.status != "none"
-        waits.append(
-            f"{'the undo of' if undoing else 'the reply of'} {_listed((step.name for step in current), count)}"
-        )
-    waits.extend(f"signal {name}" for name in dict.fromkeys(state.receives.values()))
+        waits.append(f"the {'reply' if current[0].undo.status == 'none' else 'undo'} of {listed}")
+    if state.receives:
+        waits.extend(f"signal {name}" for name in dict.fromkeys(state.receives.values()))
     if state.timers and not waits:
         waits.append("a timer")
-    return (" or ".join(waits))[:_WIDTH] or None
+    return " or ".join(waits)[:_WIDTH] or None
 
 
 def _held(state: SagaState) -> Failure | None:

@@ -38,6 +38,8 @@ from segue.topics.broker import Record
 from segue.topics.deadletter import dead_letter_record
 from segue.topics.envelope import JSON, Reply
 
+_NO_TRACE: Mapping[str, str] = {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
@@ -70,6 +72,8 @@ class Work:
         self._before: dict[str, int] = {}
         self._wakes: dict[str, int | None] = {}
         self._seen: set[tuple[str, str]] = set()
+        #: What no column has a place for, of every command.
+        self._source = {"ce_source": tools.coordinator}
 
     # --- before
 
@@ -402,10 +406,9 @@ class Work:
                 self.tools.breaker.begun(state.definition, self.now)
             elif isinstance(event, e.StopHeld):
                 self.tools.observer.event("breaker.alert", saga=saga_id, definition=state.definition)
-        self.tools.observer.count("transitions")
 
     def _message(self, state: SagaState, command: SendCommand) -> Message:
-        trace = dict(state.trace)
+        trace = dict(state.trace) if state.trace else _NO_TRACE
         return Message(
             id=command.id,
             aggregatetype=self.tools.names.commands_of(command.activity.partition(".")[0]),
@@ -426,12 +429,13 @@ class Work:
             reply_to=self.tools.names.replies,
             traceparent=trace.get("traceparent"),
             tracestate=trace.get("tracestate"),
-            headers={"ce_source": self.tools.coordinator}
-            | ({"baggage": trace["baggage"]} if "baggage" in trace else {}),
+            headers=self._source | {"baggage": trace["baggage"]} if "baggage" in trace else self._source,
         )
 
     def finish(self) -> Changes:
         """Everything that this batch writes; call once, at the end."""
+        if self.changes.events:
+            self.tools.observer.count("transitions", len(self.changes.events))
         for saga_id, when in self._wakes.items():
             row = row_of(self.instances[saga_id].state, when)
             before = self._before[saga_id]

@@ -250,6 +250,8 @@ def apply(state: SagaState, event: e.AnyEvent, at: int) -> None:
             _resent(state, event)
         case e.StepSucceeded():
             _succeeded(state, event, at)
+        case e.Started() | e.ProgramReturned() | e.Ended():
+            _saga(state, event, at)  # each saga has them; the last place is for what is rare
         case e.TimerStarted():
             state.timers[event.n] = event.at
             state.set_alarm("timer", str(event.n), event.at)

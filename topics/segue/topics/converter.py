@@ -56,7 +56,8 @@ class Converter:
             raise InvalidPayload(f"{_name(value.__class__)} makes {len(data)} bytes of JSON, allowed are {allowed}")
         if _is_suspicious(data) or data.count(b"[") + data.count(b"{") > self._limits.depth:
             self._check_strictly(value, data)
-        if type is not None and get_origin(type) is not None:
+        # Of the type itself there can't be a value if it is parametrised: the usual case needs no look at it.
+        if type is not None and value.__class__ is not type and get_origin(type) is not None:
             self.from_bytes(data, type)
         return data
 
@@ -66,9 +67,11 @@ class Converter:
         Raises InvalidPayload naming the path, what was expected there and what was found; DecodeError for what is not
         JSON; ContractError for a type that can't be read.
         """
-        if _is_model(type):
-            return cast("T", _validate_model(type, data))
-        decoder = self._decoders.get(type) or self._compile(type)
+        decoder = self._decoders.get(type)
+        if decoder is None:
+            if _is_model(type):
+                return cast("T", _validate_model(type, data))
+            decoder = self._compile(type)
         try:
             return cast("T", decoder.decode(data))
         except msgspec.ValidationError as error:
