@@ -16,7 +16,7 @@ from segue.topics.admin import TopicSpec
 from segue.topics.broker import Outgoing
 from segue.topics.embedded import EMBEDDED_PARTITIONS, EmbeddedBroker
 from segue.topics.kafka import KafkaAdmin, KafkaConsumer, KafkaProducer, translated
-from segue.topics.kafka_log import Repeats
+from segue.topics.kafka.log import Repeats
 from segue.topics.settings import KafkaSettings
 
 
