@@ -173,7 +173,7 @@ class SimBatch(MemoryBatch):
 
     def revisions(self, saga_ids: Collection[str]) -> dict[str, int]:
         read(self._process)
-        return {saga_id: row.revision for saga_id, row in super().lock(saga_ids).items()}
+        return super().revisions(saga_ids)
 
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
         read(self._process)

@@ -222,7 +222,8 @@ class MemoryBatch:
             self._fences.append((coordinator, move))
 
     def revisions(self, saga_ids: Collection[str]) -> dict[str, int]:
-        return {saga_id: row.revision for saga_id, row in self.lock(saga_ids).items()}
+        sagas = self._tables.sagas
+        return {saga_id: sagas[saga_id].revision for saga_id in saga_ids if saga_id in sagas}
 
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
         return {saga_id: self._tables.sagas[saga_id] for saga_id in sorted(saga_ids) if saga_id in self._tables.sagas}

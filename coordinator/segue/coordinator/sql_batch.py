@@ -58,7 +58,7 @@ class SqlBatch:
         return found
 
     def revisions(self, saga_ids: Collection[str]) -> dict[str, int]:
-        rows = self._session.rows(statements.lock_revisions(sorted(set(saga_ids)))) if saga_ids else ()
+        rows = self._session.rows(statements.revisions_of(sorted(set(saga_ids)))) if saga_ids else ()
         return {row.id: row.revision for row in rows}
 
     def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -147,9 +147,9 @@ def lock_sagas(ids: Sequence[str]) -> Select[Any]:
     return select(*_SAGA).where(saga.c.id.in_(ids)).order_by(saga.c.id).with_for_update()
 
 
-def lock_revisions(ids: Sequence[str]) -> Select[Any, Any]:
-    """Lock these sagas in the order of their ids; what a saga in memory is compared with."""
-    return select(saga.c.id, saga.c.revision).where(saga.c.id.in_(ids)).order_by(saga.c.id).with_for_update()
+def revisions_of(ids: Sequence[str]) -> Select[Any, Any]:
+    """What sagas in memory are compared with."""
+    return select(saga.c.id, saga.c.revision).where(saga.c.id.in_(ids)).order_by(saga.c.id)
 
 
 def _of_versions(versions: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
@@ -400,7 +400,7 @@ WHERE o.coordinator = $5 AND o.topic = locked.topic AND o.partition = locked.par
 #: Attributes, mostly empty, come as text or not at all: parsing `{}` costs more than reading any other column.
 _READ_SAGA = _quoted(SAGA_COLUMNS).replace('"attributes"', "NULLIF(\"attributes\"::text, '{}')")
 PG_LOCK = f"SELECT {_READ_SAGA} FROM saga WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
-PG_REVISIONS = "SELECT id, revision FROM saga WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
+PG_REVISIONS = "SELECT id, revision FROM saga WHERE id = ANY($1::text[])"
 PG_HISTORY = (
     f"SELECT {_quoted(saga_event.columns.keys())} FROM saga_event WHERE saga_id = ANY($1::text[]) ORDER BY saga_id, seq"
 )

@@ -193,7 +193,10 @@ class Batch(Protocol):
         ...
 
     def revisions(self, saga_ids: Collection[str]) -> dict[str, int]:
-        """Lock the sagas that exist, in the order of their ids; the revision of each, enough where it is in memory."""
+        """The revision of each of the sagas that exist: enough for one that is in memory.
+
+        Not locked: that would be one more write for each. Who was faster is noticed by `write`, as for a start.
+        """
         ...
 
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:

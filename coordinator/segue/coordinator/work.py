@@ -20,7 +20,7 @@ from segue.coordinator.intake import Item
 from segue.coordinator.letters import fingerprint_of
 from segue.coordinator.projection import row_of
 from segue.coordinator.store import Batch, Changes, DeadLetterRow, DeadLetterState, EventRow, SagaRow
-from segue.errors import InputError, NotFound, SegueError, StartConflict
+from segue.errors import Fenced, InputError, NotFound, SegueError, StartConflict
 from segue.ids import CommandId, derive, saga_key
 from segue.limits import MAX_ID_LENGTH, Limits
 from segue.observe import Observer
@@ -65,7 +65,7 @@ class Work:
         self.cache = cache
         self.changes = Changes()
         self.instances: dict[str, Instance] = {}
-        #: Of the sagas that are locked, as they stood when the batch began; rows only of those not in memory.
+        #: As they stood when the batch began; rows, locked, only of those not in memory.
         self._revisions: dict[str, int] = {}
         self._rows: dict[str, SagaRow] = {}
         self._histories: dict[str, list[EventRow]] = {}
@@ -85,7 +85,7 @@ class Work:
     def prepare(
         self, saga_ids: Collection[str], *, rows: Sequence[SagaRow] = (), messages: Collection[tuple[str, str]] = ()
     ) -> None:
-        """Lock and load these sagas (`rows`: those locked already), and learn which messages were seen before."""
+        """Load these sagas (`rows`: those loaded already), and learn which messages were seen before."""
         self._rows.update((row.id, row) for row in rows)
         known = {row.id: row.revision for row in rows}
         missing = [saga_id for saga_id in saga_ids if saga_id not in known and saga_id not in self._revisions]
@@ -94,7 +94,10 @@ class Work:
         cold = [saga_id for saga_id, revision in known.items() if self.cache.revision(saga_id) != revision]
         if cold:
             unread = [saga_id for saga_id in cold if saga_id not in self._rows]
-            self._rows.update(self.batch.lock(unread) if unread else {})
+            rows_read = self.batch.lock(unread) if unread else {}
+            self._rows.update(rows_read)
+            # Locked only now: another may have moved them since.
+            self._revisions.update((saga_id, row.revision) for saga_id, row in rows_read.items())
             self._histories.update(self.batch.history(cold))
         # A saga that does not exist has seen nothing: a batch of starts need not ask.
         asked = {pair for pair in messages if pair[0] in self._revisions}
@@ -121,8 +124,11 @@ class Work:
         return instance
 
     def _row(self, saga_id: str) -> SagaRow:
+        """The row of a saga of which the revision was enough until now."""
         if saga_id not in self._rows:
             self._rows.update(self.batch.lock([saga_id]))
+            if self._rows[saga_id].revision != self._revisions[saga_id]:
+                raise Fenced(f"saga {saga_id} was moved on by another process meanwhile")
         return self._rows[saga_id]
 
     def _rebuilt(self, row: SagaRow, *, fresh: bool) -> Instance:

@@ -187,7 +187,7 @@ class Saga:
         program.requests.append(
             e.StepScheduled(
                 step=name,
-                activity=activity.name,
+                activity=activity.name if activity.name != name else "",
                 input=msgspec.Raw(data),
                 compensate=compensate.name if compensate is not None else "",
                 readonly=activity.readonly,

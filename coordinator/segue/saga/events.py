@@ -121,10 +121,13 @@ class Ended(Event, frozen=True, kw_only=True):
 
 
 class StepScheduled(Event, frozen=True, kw_only=True):
-    """The code called an activity; `step` is the occurrence, `timeout` microseconds over all attempts."""
+    """The code called an activity; `step` is the occurrence, `timeout` microseconds over all attempts.
+
+    `activity` is left out where the step has its name, as it has mostly; histories from before may have it.
+    """
 
     step: str
-    activity: str
+    activity: str = ""
     input: msgspec.Raw
     compensate: str = ""
     readonly: bool = False

@@ -408,7 +408,7 @@ def _scheduled(state: SagaState, event: e.StepScheduled, at: int) -> None:
     step = Step(
         name=event.step,
         number=len(state.steps),
-        activity=event.activity,
+        activity=event.activity or event.step,
         input=event.input,
         compensate=event.compensate,
         readonly=event.readonly,

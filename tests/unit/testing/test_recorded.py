@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_times_may_be_texts() -> None:
     assert replay("\n".join(json.dumps(line, separators=(",", ":")) for line in moved), order_saga, exact=True) == {
         "saga-1": "completed"
     }
+
+
+def test_a_history_in_which_the_activity_of_each_step_is_written_out_fits_the_same_code() -> None:
+    history = played(order_saga).run(ORDER).export()
+    assert '"activity"' not in history
+
+    older = history.replace('"e":"stepscheduled","step":"', '"e":"stepscheduled","activity":"?","step":"')
+    older = re.sub(r'"activity":"\?","step":"([^"]+)"', r'"activity":"\1","step":"\1"', older)
+
+    assert older.count('"activity"') == 4
+    assert replay(older, order_saga, exact=True) == {"saga-1": "completed"}
 
 
 def test_the_first_difference_is_shown_for_code_that_does_not_fit() -> None:
