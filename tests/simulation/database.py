@@ -234,7 +234,8 @@ class Outbox:
         self._seqs: dict[str, int] = {}
         #: Relay → when its lease of lanes ends, unless it is heard of; and its lanes with their tokens.
         self._lanes: dict[str, int] = {}
-        self._held: dict[str, dict[int, int]] = {}
+        #: Relays have these mappings: they are replaced, not changed.
+        self._held: dict[str, Mapping[int, int]] = {}
 
     def number(self, messages: Sequence[Message]) -> None:
         """`nextval`: outside of the transaction, so that numbers become visible out of order."""
@@ -259,19 +260,24 @@ class Outbox:
         alive = sum(1 for seen in self._lanes.values() if seen > now)
         share = -(-LANES // alive)
         held = self._held.setdefault(owner, {})
-        while len(held) > share:
-            lane, token = held.popitem()
-            self._held.setdefault(_NOBODY, {})[lane] = token
-        if len(held) < share:
-            self._take_over(held, share, now)
-        return dict(held)
+        if len(held) > share:
+            given_up = list(held.items())[: -1 - len(held) + share : -1]
+            self._held[owner] = dict(list(held.items())[:share])
+            self._held[_NOBODY] = {**self._held.get(_NOBODY, {}), **dict(given_up)}
+        elif len(held) < share:
+            self._held[owner] = self._with_orphans(held, share, now)
+        return self._held[owner]
 
-    def _take_over(self, held: dict[int, int], share: int, now: int) -> None:
-        """Fill up with the lanes of those that are not heard of any more."""
+    def _with_orphans(self, held: Mapping[int, int], share: int, now: int) -> dict[int, int]:
+        """What is held, and lanes of those that are not heard of any more, up to a share."""
+        held = dict(held)
         for name, lanes in self._held.items():
-            while lanes and len(held) < share and self._lanes.get(name, 0) <= now:
-                lane, token = lanes.popitem()
-                held[lane] = token + 1
+            if lanes and len(held) < share and self._lanes.get(name, 0) <= now:
+                left = self._held[name] = dict(lanes)
+                while left and len(held) < share:
+                    lane, token = left.popitem()
+                    held[lane] = token + 1
+        return held
 
     def load(self, owner: str, limit: int, younger: timedelta | None, excluded: Exclusion) -> Sequence[PendingRow]:
         if not self.rows or self._lanes.get(owner, 0) <= self.world.now:
@@ -303,7 +309,7 @@ class Outbox:
 
     def release(self, owner: str) -> None:
         self._lanes.pop(owner, None)
-        self._held.setdefault(_NOBODY, {}).update(self._held.pop(owner, {}))
+        self._held[_NOBODY] = {**self._held.get(_NOBODY, {}), **self._held.pop(owner, {})}
 
 
 class SimOutboxStore:

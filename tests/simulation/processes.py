@@ -153,19 +153,24 @@ class CoordinatorProcess(SimProcess):
         tables = self.system.database.tables
         for request in tables.requests.values():
             when = min(when, max(now + REQUESTS_US, self.system.world_time(request.not_before)))
-        versions = RELEASES[self.release].versions
-        for row in tables.sagas.values():
-            if row.wake_at is not None and (row.definition, row.version) in versions:
-                due = self.system.world_time(row.wake_at)
-                if due <= now and not tables.unpublished.get(row.id):
-                    # Of what is not due yet the alarms tell.
-                    when = min(when, self.backoff(TICK_US, LONGEST_TICK_US))
+        if self._has_due():
+            when = min(when, self.backoff(TICK_US, LONGEST_TICK_US))
         assert self.coordinator is not None
         if self.coordinator.busy:
             when = min(when, now + FORGET_US)
-        if any(r.state == "parked" and r.saga_id in tables.sagas for r in tables.letters.values()):
+        if tables.letters and any(r.state == "parked" and r.saga_id in tables.sagas for r in tables.letters.values()):
             when = min(when, now + FOLD_US)
         return when
+
+    def _has_due(self) -> bool:
+        """Whether there is a saga to be woken; of what is not due yet the alarms tell."""
+        tables, now = self.system.database.tables, self.world.db_now()
+        versions = RELEASES[self.release].versions
+        for row in tables.sagas.values():
+            due = row.wake_at is not None and row.wake_at <= now
+            if due and (row.definition, row.version) in versions and not tables.unpublished.get(row.id):
+                return True
+        return False
 
     def died(self) -> None:
         self.coordinator = None
@@ -189,6 +194,7 @@ class WorkerProcess(SimProcess):
             clock=self,
             observer=self.world_observer,
         )
+        worker._converter = CONVERTER  # it keeps a decoder for each type, which no restart changes
         self.system.register(worker, self)
         consumer, producer = self.connect(self.books.name)
         runner, store = self.books.open(self)
