@@ -641,6 +641,23 @@ def signal_limit(patch: Patch) -> None:
     patch(Turn, "signal", signal)
 
 
+@mutant("a saga's code goes on however long its history is", focus="bounds")
+def history_limit(patch: Patch) -> None:
+    old = Turn.drive
+
+    def drive(self: Any) -> None:
+        allowed, self.limits = self.limits, replace(self.limits, history_events=1_000_000)
+        old(self)
+        self.limits = allowed
+
+    patch(Turn, "drive", drive)
+
+
+@mutant("a saga has more commands outstanding than are allowed", focus="bounds")
+def command_limit(patch: Patch) -> None:
+    patch(Turn, "outstanding_after", lambda self, requests: 0)
+
+
 @mutant("[11] a saga whose code is not here gets no wake-up")
 def no_wake(patch: Patch) -> None:
     old = transition.wake_at

@@ -10,8 +10,10 @@ import segue.activities.later as later
 import segue.activities.loop as loop
 import segue.activities.participant as participant
 import segue.activities.partitions as partitions
+import segue.activities.publish as publish
 import segue.activities.unit as unit
 import segue.coordinator.breaker as breaker
+import segue.coordinator.publisher as publisher
 import segue.outbox.group as group
 import segue.saga.state as state
 import segue.saga.transition as transition
@@ -71,6 +73,21 @@ def group_publishes_early(patch: Patch) -> None:
 
     patch(loop.CommandLoop, "__init__", begin)
     patch(unit.UnitOfWork, "_member", member)
+
+
+# --- what is sent
+
+
+@mutant("a worker that has nothing to do lets its replies wait for company", focus="lingering")
+def idle_replies(patch: Patch) -> None:
+    old = publish.ReplyPublisher.serve
+    patch(publish.ReplyPublisher, "serve", lambda self, patience=0.0: old(self))
+
+
+@mutant("a coordinator that has nothing to do lets its commands wait for company", focus="lingering")
+def idle_commands(patch: Patch) -> None:
+    old = publisher.Publisher.poll
+    patch(publisher.Publisher, "poll", lambda self, timeout=0.0: old(self))
 
 
 # --- what takes long

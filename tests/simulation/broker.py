@@ -208,22 +208,41 @@ class SimConsumer(MemoryConsumer):
 
 
 class SimProducer:
-    """The producer port: what is sent is transmitted in `poll`, record by record, each a boundary."""
+    """The producer port: what is sent is transmitted in `poll`, record by record, each a boundary.
 
-    def __init__(self, broker: SimBroker, process: Process) -> None:
+    Records linger for so many microseconds, unless whoever polls is willing to wait.
+    """
+
+    def __init__(self, broker: SimBroker, process: Process, linger_us: int = 0) -> None:
         self._broker = broker
         self._process = process
-        self._queued: list[tuple[Outgoing, Acked]] = []
+        self._linger_us = linger_us
+        #: Records, who is to be told, and when each is sent at the latest.
+        self._queued: list[tuple[Outgoing, Acked, int]] = []
+
+    @property
+    def lingering(self) -> bool:
+        """Records wait for company."""
+        return bool(self._queued)
+
+    @property
+    def oldest(self) -> Outgoing | None:
+        """The record that has waited for longest."""
+        return self._queued[0][0] if self._queued else None
 
     def send(self, record: Outgoing, acked: Acked) -> None:
-        self._queued.append((record, acked))
+        self._queued.append((record, acked, self._process.world.now + self._linger_us))
 
     def poll(self, timeout: float = 0.0) -> int:
         if not self._queued:
             return 0
+        now = self._process.world.now
         queued, self._queued = self._queued, []
         told = 0
-        for n, (record, acked) in enumerate(queued):
+        for n, (record, acked, latest) in enumerate(queued):
+            if latest > now and timeout <= 0:
+                self._queued = queued[n:] + self._queued
+                break
             try:
                 error = self._transmit(record)
             except BaseException:
@@ -236,7 +255,7 @@ class SimProducer:
         return told
 
     def flush(self, timeout: float) -> int:
-        self.poll()
+        self.poll(timeout)
         return len(self._queued)
 
     def close(self) -> None:

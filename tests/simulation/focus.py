@@ -181,6 +181,23 @@ def patience(plan: Plan) -> Plan:
     )
 
 
+def lingering(plan: Plan) -> Plan:
+    """Records wait for company, as long as nobody says that there will be none."""
+    return replace(plan, linger_us=20_000, partitions=1, enabled=plan.enabled - {"pause"})
+
+
+def bounds(plan: Plan) -> Plan:
+    """Sagas are allowed short histories and few commands at a time."""
+    return replace(
+        plan,
+        features=plan.features | {"parallel", "map"},
+        pieces=("parallel", "call", "map", "sleep"),
+        history_events=4,
+        pending_commands=2,
+        service_rate=min(plan.service_rate, 0.1),
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -197,6 +214,8 @@ FOCUSES: Mapping[str, Focus] = {
         clocks,
         crowds,
         patience,
+        lingering,
+        bounds,
     )
 }
 

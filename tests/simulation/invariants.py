@@ -13,6 +13,7 @@ from segue.saga import events as e
 from segue.topics.broker import Record
 from tests.simulation.folding import difference
 from tests.simulation.oracles import Commit, Oracle, Oracles, header
+from tests.simulation.plan import NEVER
 from tests.simulation.shadow import SagaSeen, StepSeen
 from tests.simulation.time_invariants import SIGNS, TIME
 from tests.simulation.worker_invariants import BEATS, BREAKER, KEYS, LATER
@@ -539,6 +540,20 @@ class S21Bounds(Oracle):
     def event(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
         if isinstance(event, e.SignalReceived) and saga.pending_signals >= self.all.system.signal_limit:
             self.fail(f"{saga.pending_signals + 1} signals wait for {saga.id}")
+
+    def commit(self, commit: Commit) -> None:
+        plan = self.all.system.plan
+        if plan.history_events == plan.pending_commands == NEVER:
+            return
+        for changes in commit.changes:
+            for row in changes.events:
+                if not any(isinstance(event, e.StepScheduled) for event in e.decode_events(row.payload)):
+                    continue
+                if row.seq > plan.history_events:
+                    self.fail(f"{row.saga_id} calls in its transition {row.seq}, {plan.history_events} are allowed")
+                outstanding = sum(step.open for step in self.all.shadow.of(row.saga_id).steps.values())
+                if outstanding > plan.pending_commands:
+                    self.fail(f"{outstanding} commands of {row.saga_id} are outstanding")
 
 
 class S22Poison(Oracle):

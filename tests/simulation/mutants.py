@@ -98,12 +98,16 @@ def record(verdict: Verdict) -> None:
     with applied(MUTANTS[name]):
 
         def fails(choices: Choices) -> bool:
-            found = run(Tape(seed, choices), tier).violation
+            # As it will be replayed: what the product spreads in time it spreads by the tape's seed.
+            found = run(Tape(0, choices), tier).violation
             return found is not None and found.oracle == oracle
 
         recorded = run(Tape(seed), tier, focus=verdict.focus).tape.recorded
-        small = shrink(recorded, fails) if fails(recorded) else recorded
-        message = str(run(Tape(seed, small), tier).violation)[:300]
+        if not fails(recorded):
+            say(f"{name}: replayed, its tape does not bite; none is kept")
+            return
+        small = shrink(recorded, fails)
+        message = str(run(Tape(0, small), tier).violation)[:300]
     save(TAPES / f"{name}.json", small, mutant=name, tier=MUTANTS[name].tier, oracle=oracle, seed=seed, message=message)
 
 

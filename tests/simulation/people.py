@@ -290,6 +290,8 @@ def _help_one(system: System, row: SagaRow, n: int) -> None:
         if kept:
             for k in kept:
                 ask(system, "discard" if n % 2 else "replay", None, letter=k)
+        elif row.error_code in ("history_limit", "command_limit") and n % 3:
+            ask(system, "cancel", row.id, compensate="all" if n % 3 == 1 else "none")
         else:
             ask(system, "retry", row.id)
         return

@@ -8,6 +8,9 @@ from tests.simulation.sagas import FEATURES
 from tests.simulation.tape import Stream
 from tests.simulation.world import FAULTS, SECOND
 
+#: A limit that no saga reaches.
+NEVER = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -48,6 +51,11 @@ class Plan:
     pieces: tuple[str, ...] = ()
     #: How often a saga that may ends with a pivot and a call, or with a failure.
     endings: float = 0.25
+    #: How long records wait for company, in microseconds, unless somebody says that there will be none.
+    linger_us: int = 0
+    #: Limits of a saga: transitions in its history, and commands that are outstanding.
+    history_events: int = NEVER
+    pending_commands: int = NEVER
 
 
 #: Many small schedules find more than few large ones; but what sagas do to each other takes some of them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from segue.limits import Limits
 from segue.outbox.relay import Relay, RelayOptions
 from segue.topics import Codecs, TopicNames
 from segue.topics import Converter as MsgspecConverter
+from segue.topics.broker import Outgoing
 from tests.simulation.broker import SESSION, Client, CountingObserver, SimConsumer, SimProducer
 from tests.simulation.database import Books, Effect
+from tests.simulation.oracles import Violation
 from tests.simulation.sagas import CONTRACTS, RELEASES, Done, Job
 from tests.simulation.world import EPOCH_US, NEVER, SECOND, Process
 
@@ -42,6 +45,10 @@ FORGET_US = 500_000
 RELAY_US = 100_000
 #: How soon, and how late, a coordinator looks again whether deadlines may fire: a look between two ticks finds nothing.
 TICK_US, LONGEST_TICK_US = 100_000, 2 * SECOND
+#: Turns that find nothing to read, in which its relay may still read and send.
+RESTS = 3
+#: Seconds that a turn would wait if there were anything to wait for; simulated calls return at once.
+WAIT = 0.005
 
 
 class SimProcess(Client):
@@ -52,6 +59,22 @@ class SimProcess(Client):
         self.system = system
         self.world_observer: CountingObserver = system.observer
         self.consumer: SimConsumer | None = None
+        self.producer: SimProducer | None = None
+        #: The record that has lingered for longest, and turns since then that found nothing to do.
+        self._waiting: Outgoing | None = None
+        self._rested = 0
+
+    def rests(self) -> None:
+        waiting = self.producer.oldest if self.producer is not None else None
+        self._rested = self._rested + 1 if waiting is not None and waiting is self._waiting else 0
+        self._waiting = waiting
+        if self._rested > RESTS:
+            raise Violation("IDLE", f"{self.name} finds nothing to do, and what it sent still waits for company")
+
+    @property
+    def lingers(self) -> bool:
+        """What it sent waits for company: the next turn tells whether there is any."""
+        return self.producer is not None and self.producer.lingering and not self.hurt
 
     def latency(self) -> int:
         jitter = self.system.plan.jitter_us
@@ -59,10 +82,12 @@ class SimProcess(Client):
 
     def connect(self, group: str) -> tuple[SimConsumer, SimProducer]:
         consumer = self.consumer = SimConsumer(self.system.broker, group, self)
-        return consumer, SimProducer(self.system.broker, self)
+        self.producer = SimProducer(self.system.broker, self, self.system.plan.linger_us)
+        return consumer, self.producer
 
     def died(self) -> None:
         consumer, self.consumer = self.consumer, None
+        self.producer = None
         if self.system.over:
             return
         world = self.world
@@ -106,13 +131,13 @@ class CoordinatorProcess(SimProcess):
         self.coordinator: Coordinator | None = None
 
     def boot(self) -> None:
-        database = self.system.database
+        database, plan = self.system.database, self.system.plan
         consumer, producer = self.connect(NAMES.coordinator)
         store, outbox = database.open(self)
         relay = Relay(
             outbox,
             producer,
-            options=RelayOptions(older_than=RELAY_AFTER, lease=LEASE, patience=0.0, batch=RELAY_BATCH),
+            options=RelayOptions(older_than=RELAY_AFTER, lease=LEASE, patience=WAIT, batch=RELAY_BATCH),
             owner=f"{self.name}/{self.incarnation}",
             clock=self,
             observer=self.world_observer,
@@ -127,11 +152,11 @@ class CoordinatorProcess(SimProcess):
             codecs=CODECS,
             clock=self,
             observer=self.world_observer,
-            limits=LIMITS,
+            limits=replace(LIMITS, history_events=plan.history_events, pending_commands=plan.pending_commands),
             options=Options(
-                batch_size=self.system.plan.batch,
-                cache_size=self.system.plan.cache,
-                undos_per_minute=self.system.plan.undos_per_minute,
+                batch_size=plan.batch,
+                cache_size=plan.cache,
+                undos_per_minute=plan.undos_per_minute,
                 requests_every=REQUESTS_US / SECOND,
                 fold_every=FOLD_US / SECOND,
             ),
@@ -140,15 +165,17 @@ class CoordinatorProcess(SimProcess):
 
     def turn(self) -> bool:
         assert self.coordinator is not None
-        return self.coordinator.step()
+        return self.coordinator.step(WAIT)
 
     def more(self) -> bool:
         return self.consumer is not None and self.consumer.behind
 
     def next_time(self) -> int:
+        now = self.world.now
+        if self.lingers:
+            return now + 1_000
         if self.hurt:
             return self.backoff()
-        now = self.world.now
         when = self.latest_rejoin()
         tables = self.system.database.tables
         for request in tables.requests.values():
@@ -204,7 +231,7 @@ class WorkerProcess(SimProcess):
 
     def turn(self) -> bool:
         assert self.loop is not None
-        return self.loop.step()
+        return self.loop.step(WAIT)
 
     def more(self) -> bool:
         assert self.loop is not None
@@ -212,6 +239,8 @@ class WorkerProcess(SimProcess):
 
     def next_time(self) -> int:
         assert self.loop is not None
+        if self.lingers:
+            return self.world.now + 1_000
         if self.hurt or self.loop.busy:
             return self.backoff()
         when = self.latest_rejoin()
@@ -305,7 +334,7 @@ def beat(process: WorkerProcess, system: System, ctx: Any) -> None:
         system.world.faults["service.beats"] += 1
         ctx.heartbeat([ctx.command.id, n])
         if process.loop is not None:
-            process.loop._publisher.serve()
+            process.loop._publisher.serve(WAIT)  # the client's own thread sends what has lingered
         process.sleep(SLOW[process.stream.pick(len(SLOW))])
 
 

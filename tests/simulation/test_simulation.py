@@ -116,7 +116,7 @@ def test_a_focus_is_a_choice_of_its_tape(name: str) -> None:
     plain = run(Tape(3))
     assert first.violation is None, str(first.violation)
     assert first.plan != plain.plan
-    again = run(Tape(0, first.tape.recorded))
+    again = run(Tape(3, first.tape.recorded))
     assert (again.plan, again.digest) == (first.plan, first.digest)
 
 
@@ -134,6 +134,15 @@ def test_every_focus_names_events_and_pieces_that_there_are() -> None:
         assert set(seen.pieces) <= {*FEATURES, "call"}
         assert seen.features <= set(FEATURES)
         assert seen.enabled <= set(FAULTS)
+
+
+def test_a_saga_at_its_limits_ends_when_people_cancel_it() -> None:
+    stuck = 0
+    for seed in range(40):
+        outcome = run(Tape(seed), focus="bounds")
+        assert outcome.violation is None, str(outcome.violation)
+        stuck += outcome.points.get("attention.blocked", 0)
+    assert stuck
 
 
 def test_every_mutant_that_names_a_focus_names_one_that_there_is() -> None:

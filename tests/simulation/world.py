@@ -170,6 +170,9 @@ class Process:
         """When the loop would find something to do by itself; NEVER: only once it is told."""
         raise NotImplementedError
 
+    def rests(self) -> None:
+        """A turn has found nothing to do, and nothing failed."""
+
     def died(self) -> None:
         """What the rest of the world notices of its death."""
 
@@ -228,6 +231,8 @@ class Process:
             worked = self.turn()
             self.busy = False
             self.idle = 0 if worked else self.idle + 1
+            if not worked and not self.hurt:
+                self.rests()
             when = world.now + 1_000 if worked and self.more() else self.next_time()
             if self.told:
                 when = min(when, world.now + 1_000)
