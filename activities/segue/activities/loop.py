@@ -36,8 +36,11 @@ Batch = Sequence[tuple[Task, Prepared]]
 
 #: Seconds for which a broker that could not be read from is left alone.
 READ_PENALTY = 1.0
-#: Seconds that an idle step waits for acknowledgements, before it looks for commands again.
-ACK_PATIENCE = 0.005
+#: Seconds that an idle step gives the client to send what lingers. Acknowledgements that take longer are heard by the
+#: way: who waited for them would let new commands wait.
+SEND_PATIENCE = 0.002
+#: Seconds that a step waits for commands while replies are not acknowledged, or commands are to be tried again.
+OPEN_PATIENCE = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +120,8 @@ class CommandLoop:
         self._consumer.subscribe([self._topic], starts=self._starts, revoked=self._on_revoked)
 
     def step(self, patience: float = 0.0) -> bool:
-        """Do what can be done now; whether anything was. Waits only where nothing is open, up to `patience` seconds.
+        """Do what can be done now; whether anything was. Waits for commands where nothing is being handled, up to
+        `patience` seconds, and shortly where replies are on their way.
 
         Raises the broker's ConfigError (no such topic, no authorisation) until partitions were assigned for the first
         time; everything else is dealt with.
@@ -126,14 +130,22 @@ class CommandLoop:
         moved |= self._publisher.serve()
         moved |= self.serve_heartbeats()
         moved |= self._relay.step_when_due()
-        moved |= self._read(0.0 if moved or self.busy else patience)
+        moved |= self._read(0.0 if moved or self._running or self._publisher.lingering else self._patience(patience))
         moved |= self._start_ready()
-        if not moved and not self._running:
+        if not moved and not self._running and self._publisher.lingering:
             # Nothing will join these replies soon: they need not linger.
-            moved = self._publisher.serve(min(patience, ACK_PATIENCE))
+            moved = self._publisher.serve(min(patience, SEND_PATIENCE))
         self._flow_control()
         self._commit(at_once=False)
         return moved
+
+    def _patience(self, patience: float) -> float:
+        return min(patience, OPEN_PATIENCE) if self.busy else patience
+
+    @property
+    def handling(self) -> bool:
+        """Commands are being handled: their end is what comes next."""
+        return self._running > 0
 
     @property
     def busy(self) -> bool:

@@ -60,6 +60,8 @@ class ReplyPublisher:
         self._shelved: deque[tuple[_Flight, BaseException | None]] = deque()
         #: Records of which Kafka has said nothing yet, and replies that are sent again soon.
         self.flying = 0
+        #: Something was sent since the last time that all was sent at once: it may linger.
+        self.lingering = False
 
     def publish(self, command: Command, reply: Message, delivered: Callable[[], None]) -> None:
         """Send a committed reply; `delivered` is called once nothing can lose it any more.
@@ -74,6 +76,7 @@ class ReplyPublisher:
     def send(self, record: Outgoing, acked: Acked) -> None:
         """Send any record; `acked` hears how it went, in any case."""
         self.flying += 1
+        self.lingering = True
 
         def landed(error: Exception | None) -> None:
             self.flying -= 1
@@ -85,7 +88,11 @@ class ReplyPublisher:
             landed(error)
 
     def serve(self, patience: float = 0.0) -> bool:
-        """Hear acknowledgements, for up to `patience` seconds, send again what is due; whether anything happened."""
+        """Hear acknowledgements, send again what is due; whether anything happened.
+
+        With `patience`, nothing lingers any more, and acknowledgements are waited for so many seconds.
+        """
+        self.lingering = self.lingering and self.flying > 0 and not patience
         if not self.flying:
             return False
         moved = self._producer.poll(patience) > 0 or bool(self._shelved)
@@ -116,6 +123,7 @@ class ReplyPublisher:
             self._shelf(flight.reply, lambda stored: self._shelved.append((flight, stored)))
 
     def _send(self, flight: _Flight) -> None:
+        self.lingering = True
         try:
             self._producer.send(flight.reply.outgoing(), flight)
         except Unavailable as error:

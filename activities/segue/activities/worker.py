@@ -44,7 +44,7 @@ S = TypeVar("S", Session, AsyncSession)
 
 #: Seconds between two looks for inbox rows that are older than the horizon.
 SWEEP_INTERVAL = 600.0
-#: Seconds that a step waits for something to happen, with nothing open and with something open.
+#: Seconds that a step waits for commands, and that the end of those being handled is waited for.
 IDLE_PATIENCE, BUSY_PATIENCE = 0.1, 0.005
 
 
@@ -294,7 +294,7 @@ class Worker(Generic[S]):
     ) -> None:
         sweep_at = self._clock.monotonic() + SWEEP_INTERVAL
         while not stop.is_set():
-            if not loop.step(IDLE_PATIENCE) and loop.busy:
+            if not loop.step(IDLE_PATIENCE) and loop.handling:
                 runner.wait(BUSY_PATIENCE)
             if ready is not None and not ready.is_set() and consumer.assignment():
                 ready.set()

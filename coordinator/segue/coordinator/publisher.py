@@ -36,6 +36,8 @@ class Publisher:
         self._published: list[int] = []
         self._since: float | None = None
         self._in_flight = 0
+        #: Something was sent since the last time that all was sent at once: it may linger.
+        self.lingering = False
 
     def publish(self, messages: Sequence[Message], seq: int) -> None:
         """Hand over the messages of a committed batch; never raises for a record that can't be sent now."""
@@ -44,7 +46,8 @@ class Publisher:
             self._send(message, batch)
 
     def poll(self, timeout: float = 0.0) -> None:
-        """Serve acknowledgements."""
+        """Serve acknowledgements; with a `timeout`, nothing lingers any more, and they are waited for so long."""
+        self.lingering = self.lingering and not timeout
         self._producer.poll(timeout)
 
     def flush(self, timeout: float) -> int:
@@ -83,6 +86,7 @@ class Publisher:
             self._observer.event("publish.failed", topic=message.aggregatetype, error=error)
         else:
             self._in_flight += 1
+            self.lingering = True
 
     def _acked(self, batch: _Sent, message_id: str, error: Exception | None) -> None:
         self._in_flight -= 1

@@ -31,8 +31,11 @@ from segue.topics import Codecs, TopicNames
 from segue.topics import Converter as MsgspecConverter
 from segue.topics.broker import Consumer, Partition, Producer
 
-#: Seconds that a turn with nothing to read waits for acknowledgements, before it looks for records again.
-ACK_PATIENCE = 0.005
+#: Seconds that a turn with nothing to read gives the client to send what lingers. Acknowledgements that take longer are
+#: heard by the way: who waited for them would let records wait.
+SEND_PATIENCE = 0.002
+#: Seconds that a turn waits for records while something it published is not acknowledged.
+FLIGHT_PATIENCE = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,10 +172,10 @@ class Coordinator:
                 self.start()
             if self._lost_track:
                 self._find_back()
-            lingering = self._publisher.in_flight > 0
-            worked = self._consume(0.0 if lingering else wait)
-            # Nothing to read: what was published last need not wait for company, and its outbox rows can go.
-            self._publisher.poll(min(wait, ACK_PATIENCE) if lingering and not worked else 0.0)
+            lingering = self._publisher.lingering
+            worked = self._consume(0.0 if lingering else self._patience(wait))
+            # Nothing to read: what was published last need not wait for company.
+            self._publisher.poll(min(wait, SEND_PATIENCE) if lingering and not worked else 0.0)
             worked = self._look_after() or worked
             self._forget()
             if self._relay is not None:
@@ -181,6 +184,9 @@ class Coordinator:
         except Unavailable as error:
             self._stumble(error)
             return False
+
+    def _patience(self, wait: float) -> float:
+        return min(wait, FLIGHT_PATIENCE) if self._publisher.in_flight else wait
 
     @property
     def busy(self) -> bool:

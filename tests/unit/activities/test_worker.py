@@ -14,8 +14,8 @@ from segue import outbox
 from segue.activities import Activity, Rejected, ReplyLater, RetryLater, Worker, reply
 from segue.errors import ConfigError, ContractError, NotAllowed, NotFound
 from segue.outbox.schema import inbox_table
-from segue.topics.broker import Outgoing
-from segue.topics.memory import MemoryBroker, MemoryProducer
+from segue.topics.broker import Outgoing, Polled
+from segue.topics.memory import MemoryBroker, MemoryConsumer, MemoryProducer
 from tests.unit.activities.kit import (
     COMMANDS,
     DEAD,
@@ -62,6 +62,33 @@ def test_a_reply_lingers_no_longer_than_there_is_something_to_do(
     while service.loop.step(0.1):
         assert not service.wire() or not service.loop.busy
     assert service.outcomes() == ["success"]
+
+
+def test_commands_are_waited_for_while_replies_are_not_acknowledged(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.loop.step()
+    service.send(command())
+    waits: list[tuple[str, float]] = []
+    read = MemoryConsumer.poll
+
+    def reading(self: MemoryConsumer, max_records: int, timeout: float) -> Polled:
+        waits.append(("read", timeout))
+        return read(self, max_records, timeout)
+
+    def sending(self: MemoryProducer, timeout: float = 0.0) -> int:
+        waits.append(("send", timeout))
+        return 0
+
+    monkeypatch.setattr(MemoryConsumer, "poll", reading)
+    monkeypatch.setattr(MemoryProducer, "poll", sending)
+    for _ in range(6):
+        service.loop.step(0.1)
+    waited = [wait for wait in waits if wait[1]]
+    assert waited[1] == ("send", 0.002), "first all is sent at once"
+    assert {name for name, _ in waited[2:]} == {"read"}, "and then no command waits for an acknowledgement"
+    assert service.loop.busy
+    assert not service.loop.handling
 
 
 def test_a_reply_echoes_the_headers_of_its_command(service: Service) -> None:

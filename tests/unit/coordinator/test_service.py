@@ -12,8 +12,9 @@ from segue.contract import hours, minutes
 from segue.coordinator.service import Options
 from segue.errors import StoreUnavailable
 from segue.saga import Saga, SagaFailed, saga
+from segue.topics.broker import Polled
 from segue.topics.envelope import Reply
-from segue.topics.memory import MemoryProducer
+from segue.topics.memory import MemoryConsumer, MemoryProducer
 from tests.unit.coordinator.kit import NAMES, Estate
 from tests.unit.saga.kit import (
     Order,
@@ -72,6 +73,33 @@ def test_commands_linger_no_longer_than_there_is_something_to_read(
     assert not e.broker.records("payments.commands")
     coordinator.step(0.1)
     assert len(e.broker.records("payments.commands")) == 1
+
+
+def test_records_are_waited_for_while_commands_are_not_acknowledged(
+    estate: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e = estate(order_saga)
+    [coordinator] = e.coordinators
+    coordinator.step()
+    e.start(order_saga, ORDER, "o-1")
+    waits: list[tuple[str, float]] = []
+    read = MemoryConsumer.poll
+
+    def reading(self: MemoryConsumer, max_records: int, timeout: float) -> Polled:
+        waits.append(("read", timeout))
+        return read(self, max_records, timeout)
+
+    def sending(self: MemoryProducer, timeout: float = 0.0) -> int:
+        waits.append(("send", timeout))
+        return 0
+
+    monkeypatch.setattr(MemoryConsumer, "poll", reading)
+    monkeypatch.setattr(MemoryProducer, "poll", sending)
+    coordinator.step()
+    waits.clear()
+    for _ in range(3):
+        coordinator.step(0.1)
+    assert [wait for wait in waits if wait[1]] == [("send", 0.002), ("read", 0.02), ("read", 0.02)]
 
 
 def test_a_thousand_sagas_need_few_commits(estate: Make) -> None:
