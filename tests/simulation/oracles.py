@@ -269,6 +269,6 @@ _JUDGED: frozenset[type] = frozenset(
         e.StepSucceeded, e.StepFailed, e.StepUnknown, e.StepSkipped, e.StepInDoubt, e.StepUndone, e.UndoDeferred,
         e.RetryPlanned, e.CommandSent, e.CommandResent, e.TimerFired, e.StopRequested, e.Ended, e.SignalReceived,
         e.ProgressReported, e.StepParked, e.Redriven, e.Undriven,
-        e.StopHeld,
+        e.StopHeld, e.DeadlineMissed,
     )
 )  # fmt: skip

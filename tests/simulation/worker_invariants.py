@@ -94,14 +94,21 @@ class BREAKER(Oracle):
     def __init__(self, all: Oracles) -> None:
         super().__init__(all)
         self.begun: dict[str, list[int]] = {}
-        self.held: set[str] = set()
+        #: Saga → what would have begun its undo.
+        self.held: dict[str, e.StopCause] = {}
 
     def event(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
         match event:
             case e.StopHeld():
-                self.held.add(saga.id)
+                self.held[saga.id] = event.cause
+            case e.DeadlineMissed():
+                if not saga.pivot and not saga.returned:
+                    self.fail(f"{saga.id} lets its deadline pass, and is neither past its pivot nor at its end")
+                # A deadline is only put off: the code goes on, and where it passes its pivot there is no undo to try.
+                if self.held.get(saga.id) == "deadline":
+                    del self.held[saga.id]
             case e.StopRequested():
-                self.held.discard(saga.id)
+                self.held.pop(saga.id, None)
                 # One that did nothing yet has nothing to undo.
                 if event.cause != "cancel" and not event.actor and saga.steps:
                     self._begins(saga, at)
