@@ -196,12 +196,12 @@ def audit(action: str = "retry", **values: Any) -> AuditEntry:
     return AuditEntry(**(standard | values))
 
 
-def move(start: int, end: int, partition: Partition = P0) -> OffsetMove:
-    return OffsetMove(partition=partition, start=start, end=end)
+def move(start: int, end: int, partition: Partition = P0, topic_id: str = "t-1") -> OffsetMove:
+    return OffsetMove(partition=partition, start=start, end=end, topic_id=topic_id)
 
 
-def offset(following: int = 0, drained_to: datetime | None = None, topic_id: str = "t-1") -> StoredOffset:
-    return StoredOffset(next=following, drained_to=drained_to, topic_id=topic_id)
+def offset(following: int = 0, topic_id: str = "t-1") -> StoredOffset:
+    return StoredOffset(next=following, topic_id=topic_id)
 
 
 def write(store: Store, **changes: Any) -> int:

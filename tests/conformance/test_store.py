@@ -79,6 +79,19 @@ def test_a_fence_that_does_not_stand_where_the_move_begins_is_fenced_and_moves_n
     assert {partition: stored.next for partition, stored in store.offsets(COORDINATOR).items()} == {P0: 5, P1: 0}
 
 
+def test_a_fence_of_a_topic_that_was_created_again_is_fenced_though_the_offset_is_the_same(bench: Bench) -> None:
+    store = bench.store()
+    store.seed_offsets(COORDINATOR, {P0: offset(5), P1: offset(0, topic_id="")})
+    store.reset_offset(COORDINATOR, P0, offset(5), offset(0, topic_id="t-2"), audit("reset"))
+
+    with pytest.raises(Fenced), store.batch() as batch:
+        batch.fence(COORDINATOR, [move(0, 1)])
+    with store.batch() as batch:
+        batch.fence(COORDINATOR, [move(0, 3, topic_id="t-2"), move(0, 1, P1, topic_id="")])
+
+    assert store.offsets(COORDINATOR) == {P0: offset(3, topic_id="t-2"), P1: offset(1, topic_id="")}
+
+
 def test_a_partition_that_was_never_seeded_is_fenced(bench: Bench) -> None:
     store = bench.store()
     with pytest.raises(Fenced), store.batch() as batch:
@@ -504,16 +517,16 @@ def test_a_sweep_turns_old_parked_letters_into_dead_ones_up_to_the_limit(bench: 
 
 def test_seeding_inserts_only_what_is_not_there(bench: Bench) -> None:
     store = bench.store()
-    store.seed_offsets(COORDINATOR, {P0: offset(5, T0)})
+    store.seed_offsets(COORDINATOR, {P0: offset(5)})
     store.seed_offsets(COORDINATOR, {P0: offset(9), P1: offset(2, topic_id="")})
     store.seed_offsets(COORDINATOR, {})
 
-    assert store.offsets(COORDINATOR) == {P0: offset(5, T0), P1: offset(2, topic_id="")}
+    assert store.offsets(COORDINATOR) == {P0: offset(5), P1: offset(2, topic_id="")}
 
 
 def test_a_reset_overwrites_an_offset_that_stands_where_it_was_known_to_stand(bench: Bench) -> None:
     store = bench.store()
-    store.seed_offsets(COORDINATOR, {P0: offset(5, T0), P1: offset(5)})
+    store.seed_offsets(COORDINATOR, {P0: offset(5), P1: offset(5)})
     known = store.offsets(COORDINATOR)
 
     store.reset_offset(COORDINATOR, P0, known[P0], offset(1, topic_id="t-2"), audit("reset"))
@@ -524,28 +537,6 @@ def test_a_reset_overwrites_an_offset_that_stands_where_it_was_known_to_stand(be
         store.reset_offset(COORDINATOR, Partition("never-seeded", 0), offset(0), offset(1), audit("reset"))
 
     assert store.offsets(COORDINATOR) == {P0: offset(1, topic_id="t-2"), P1: offset(5)}
-
-
-def test_a_partition_is_drained_once_its_stored_offset_has_reached_its_end(bench: Bench) -> None:
-    store = bench.store()
-    store.seed_offsets(COORDINATOR, {P0: offset(5), P1: offset(5)})
-
-    assert store.note_drained(COORDINATOR, T0, {P0: 5, P1: 6}) is None
-    assert {p: stored.drained_to for p, stored in store.offsets(COORDINATOR).items()} == {P0: T0, P1: None}
-    assert store.note_drained(COORDINATOR, T0 + SECOND, {P0: 6, P1: 4}) == T0, "the smallest of all"
-    assert store.note_drained(COORDINATOR, T0 - SECOND, {P0: 5, P1: 5}) == T0, "the time never goes back"
-    assert store.note_drained(COORDINATOR, T0, {P0: 5, Partition("never-seeded", 0): 0}) is None
-    assert store.note_drained(COORDINATOR, T0, {}) is None
-
-
-def test_a_fence_leaves_what_was_drained(bench: Bench) -> None:
-    store = bench.store()
-    store.seed_offsets(COORDINATOR, {P0: offset(5)})
-    store.note_drained(COORDINATOR, T0, {P0: 5})
-    with store.batch() as batch:
-        batch.fence(COORDINATOR, [move(5, 6)])
-
-    assert store.offsets(COORDINATOR) == {P0: offset(6, T0)}
 
 
 def test_the_first_fingerprint_of_a_version_stays_on_record(bench: Bench) -> None:

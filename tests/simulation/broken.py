@@ -25,7 +25,6 @@ import segue.outbox.relay as relay
 import segue.saga.state as state
 import segue.saga.transition as transition
 from segue.clock import to_micros
-from segue.coordinator.store import OffsetMove
 from segue.errors import Fenced
 from segue.saga import events as e
 from segue.saga.effects import Ignored
@@ -137,8 +136,7 @@ def offsets_before_work(patch: Patch) -> None:
 
     def apply(self: Any, items: Any, ends: Any) -> None:
         with self._store.batch() as batch:
-            moves = [OffsetMove(partition=p, start=self._positions[p], end=end) for p, end in sorted(ends.items())]
-            batch.fence(self.name, moves)
+            batch.fence(self.name, [self._move(partition, end) for partition, end in sorted(ends.items())])
         self._positions.update(ends)
         old(self, items, ends)
 
@@ -410,7 +408,13 @@ _TWO = processes.RELAY_AFTER
 
 @mutant("[10] the drain gate is always open")
 def gate_open(patch: Patch) -> None:
-    patch(gate.DrainGate, "open_to", lambda self, wanted: self._store.now())
+    patch(gate.DrainGate, "open_to", lambda self, wanted: True)
+    patch(gate.DrainGate, "until", lambda self, now: now)
+
+
+@mutant("[10] a partition counts as drained wherever its offset stands")
+def drained_anyway(patch: Patch) -> None:
+    patch(gate, "_read_to", lambda stored, partition, end: True)
 
 
 @mutant("[10] a deadline fires while its command is unpublished")

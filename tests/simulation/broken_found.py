@@ -6,10 +6,13 @@ from typing import Any
 
 from msgspec.structs import replace as with_fields
 
+import segue.coordinator.gate as gate
 import segue.coordinator.memory as memory
+import segue.coordinator.service as service
 import segue.coordinator.work as work
 import segue.saga.state as state
 import segue.saga.transition as transition
+from segue.errors import Fenced
 from segue.saga.effects import Ignored
 from tests.simulation import database
 from tests.simulation.patching import Patch, mutant
@@ -121,3 +124,41 @@ def found_place_taken(patch: Patch) -> None:
             old(self, letter)
 
     patch(memory.MemoryBatch, "_bury", bury)
+
+
+@mutant(
+    "found: the gate remembers a time to which all was read, and the database's clock steps back behind it",
+    focus="steps_back",
+)
+def found_remembered_gate(patch: Patch) -> None:
+    old = gate.DrainGate.open_to
+
+    def open_to(self: Any, wanted: Any) -> bool:
+        tables = vars(self._store._database)  # for all coordinators, as it was in a column
+        opened = old(self, wanted)
+        if opened:
+            tables["remembered"] = max(self._opened.at, tables.get("remembered", self._opened.at))
+        return opened or ("remembered" in tables and tables["remembered"] >= wanted)
+
+    patch(gate.DrainGate, "open_to", open_to)
+    patch(gate.DrainGate, "until", lambda self, now: min(vars(self._store._database)["remembered"], now))
+
+
+@mutant(
+    "found: a topic that is created again and outgrows its reader's offset is read on from the middle",
+    focus="recreated",
+)
+def found_unnoticed_topic(patch: Patch) -> None:
+    patch(service.Coordinator, "_find_new_topics", lambda self: None)
+
+
+@mutant(
+    "found: a frozen coordinator moves the offset of a topic that is created again as if it were the old one's",
+    focus="recreated",
+)
+def found_old_topic(patch: Patch) -> None:
+    def check_fence(self: Any, coordinator: str, move: Any) -> None:
+        if self._tables.offsets[(coordinator, move.partition)].next != move.start:
+            raise Fenced("it stands elsewhere")
+
+    patch(memory.MemoryBatch, "_check_fence", check_fence)

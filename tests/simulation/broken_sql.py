@@ -14,7 +14,7 @@ from tests.simulation.patching import Patch, mutant
 
 @mutant("[R2] SQL: offsets are moved without looking where they stand", tier="sql", focus="zombies")
 def sql_offset_fence(patch: Patch) -> None:
-    def move(coordinator: str, partition: Any, start: int, end: int) -> Any:
+    def move(coordinator: str, partition: Any, start: int, topic_id: str, end: int) -> Any:
         here = statements._of_partition(coordinator, partition)
         return update(consumer_offset).where(here).values(next=end)
 
@@ -28,12 +28,6 @@ def sql_unpublished(patch: Patch) -> None:
         return found.order_by(saga.c.alarm_at, saga.c.id).limit(limit)
 
     patch(statements, "due_sagas", due)
-
-
-@mutant("[10] SQL: a partition counts as drained wherever its offset stands", tier="sql")
-def sql_drained(patch: Patch) -> None:
-    old = statements.drain_offset
-    patch(statements, "drain_offset", lambda coordinator, partition, end, at: old(coordinator, partition, 0, at))
 
 
 @mutant("SQL: a signal or cancel that comes twice is not recognised", tier="sql", focus="signals")

@@ -16,6 +16,7 @@ from tests.simulation.oracles import Oracles, header
 from tests.simulation.world import ASK, OFFSETS, POLL, SECOND, SEND, WIRE, Process, World
 
 if TYPE_CHECKING:
+    from segue.coordinator.store import StoredOffset
     from tests.simulation.database import Books
 
 #: After this long without a sign of life the broker gives a member's partitions to others.
@@ -144,6 +145,11 @@ class SimConsumer(MemoryConsumer):
             raise BrokerUnavailable("the broker did not answer")
         return super().begin_offsets(partitions)
 
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, str]:
+        if self.process.io(ASK):
+            raise BrokerUnavailable("the broker did not answer")
+        return super().topic_ids(topics)
+
     def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         if self.process.io(ASK):
             raise BrokerUnavailable("the broker did not answer")
@@ -199,6 +205,10 @@ class SimConsumer(MemoryConsumer):
     def outdated(self) -> bool:
         """The group has changed without it, and its next poll is to find that out."""
         return bool(self.subscription) and (self._refused or self not in self._sim.group(self.group).members)
+
+    def mistaken(self, stored: Mapping[tuple[str, Partition], StoredOffset]) -> bool:
+        """What it reads was created again, and the stored offset is one of the old topic."""
+        return any(p in self._positions and o.topic_id != self._sim.topic(p.topic).id for (_, p), o in stored.items())
 
     @property
     def lagging(self) -> bool:

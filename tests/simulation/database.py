@@ -112,13 +112,6 @@ class SimStore(MemoryStore):
             super().reset_offset(coordinator, partition, known, offset, audit)
             self._database.oracles.reset(partition, known, stood)
 
-    def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
-        read(self._process)
-        drained = super().note_drained(coordinator, noted_at, ends)
-        if drained is None or drained < noted_at:
-            self._process.world.points["gate_shut"] += 1
-        return drained
-
     def forget_published(self, batches: Sequence[int]) -> None:
         with self._committing():
             gone = self.tables.lost(batches)

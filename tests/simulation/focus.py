@@ -198,6 +198,24 @@ def bounds(plan: Plan) -> Plan:
     )
 
 
+def steps_back(plan: Plan) -> Plan:
+    """The database's clock steps back again and again, while coordinators freeze and answers lie there unread."""
+    return replace(
+        plan,
+        instances=1,
+        sagas=max(2, plan.sagas),
+        features=plan.features | {"parallel"},
+        enabled=frozenset(("pause", "kill")),
+        rate=0.1,
+        service_rate=0.3,
+        restart_us=200_000,
+        clock_back=True,
+        events=8,
+        kinds=("database_clock", "database_clock", "kill"),
+        horizon_us=20 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -216,6 +234,7 @@ FOCUSES: Mapping[str, Focus] = {
         patience,
         lingering,
         bounds,
+        steps_back,
     )
 }
 

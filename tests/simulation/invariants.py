@@ -626,6 +626,10 @@ class L3Lag(Oracle):
         for partition, stored, end in system.lag():
             if stored < end:
                 self.fail(f"{partition} is read to {stored}, and ends at {end}")
+        for (_, partition), offset in system.database.tables.offsets.items():
+            here = system.broker.topic(partition.topic).id
+            if offset.topic_id != here:
+                self.fail(f"{partition} is read as a part of {offset.topic_id}, and the topic is {here} now")
 
 
 ORACLES: Sequence[type[Oracle]] = (

@@ -64,7 +64,7 @@ class Commit:
 
     __slots__ = ("at", "changes", "read", "stood", "unpublished")
 
-    def __init__(self, read: list[tuple[Record, Any]], unpublished: set[str], stood: Sequence[int]) -> None:
+    def __init__(self, read: list[tuple[Record, Any]], unpublished: set[str], stood: Sequence[StoredOffset]) -> None:
         self.read = read
         self.unpublished = unpublished
         #: Where the offsets stood that the batch moves.
@@ -120,7 +120,7 @@ class Oracles:
         commands = self.shadow.commands
         read: list[tuple[Record, Any]] = []
         offsets = self.system.database.tables.offsets
-        stood = [offsets[(coordinator, move.partition)].next for coordinator, move in fences]
+        stood = [offsets[(coordinator, move.partition)] for coordinator, move in fences]
         for _, move in fences:
             for record in log(move.partition).read(move.start, move.end - move.start):
                 known = commands.get(header(record.headers, "ce_causationid") or "")
@@ -140,9 +140,9 @@ class Oracles:
         commit.changes = changes
         commit.at = to_micros(now)
         system = self.system
-        for next, (_, move) in zip(commit.stood, fences, strict=True):
-            if next != move.start or move.end < move.start:
-                raise Violation("S4Serial", f"{move} is applied where the offset stands at {next}")
+        for stood, (_, move) in zip(commit.stood, fences, strict=True):
+            if (stood.next, stood.topic_id) != (move.start, move.topic_id) or move.end < move.start:
+                raise Violation("S4Serial", f"{move} is applied where the offset stands at {stood}")
         for record, _ in commit.read:
             self.applied.add(id(record))
         self.writing = {message.id for change in changes for message in change.messages}

@@ -47,4 +47,5 @@ def gathered(points: Counter[str]) -> Counter[str]:
     found["late_reply"] += points["ignored.late"]
     found["fenced"] += points["trouble.fenced"]
     found["relay_published"] += points["relay.published"]
+    found["gate_shut"] += points["gate.shut"]
     return +found

@@ -11,7 +11,7 @@ from sqlalchemy.orm import sessionmaker
 
 from segue.activities import Rejected, ReplyLater, RetryLater, Worker, WorkerOptions
 from segue.activities.loop import CommandLoop, LoopOptions
-from segue.coordinator.service import Coordinator, Options
+from segue.coordinator.service import TOPICS_EVERY, Coordinator, Options
 from segue.limits import Limits
 from segue.outbox.relay import Relay, RelayOptions
 from segue.topics import Codecs, TopicNames
@@ -187,6 +187,8 @@ class CoordinatorProcess(SimProcess):
             when = min(when, now + FORGET_US)
         if tables.letters and any(r.state == "parked" and r.saga_id in tables.sagas for r in tables.letters.values()):
             when = min(when, now + FOLD_US)
+        if self.consumer is not None and self.consumer.mistaken(tables.offsets):
+            when = min(when, now + round(TOPICS_EVERY * SECOND))
         return when
 
     def _has_due(self) -> bool:

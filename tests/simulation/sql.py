@@ -156,12 +156,6 @@ class SimSqlStore(SqlStore):
         """From now on it is the store of this process."""
         self._slot.lead_to(file, process)
 
-    def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
-        drained = super().note_drained(coordinator, noted_at, ends)
-        if self._slot.process is not None and (drained is None or drained < noted_at):
-            self._slot.process.world.points["gate_shut"] += 1
-        return drained
-
 
 @cache
 def _store(name: str) -> SimSqlStore:
@@ -245,7 +239,7 @@ class SqlDatabase(Database):
         if "consumer_offset" in written:
             tables.offsets = {
                 (row.coordinator, Partition(row.topic, row.partition)): StoredOffset(
-                    next=row.next, drained_to=row.drained_to, topic_id=row.topic_id
+                    next=row.next, topic_id=row.topic_id
                 )
                 for row in rows(_OFFSETS)
             }

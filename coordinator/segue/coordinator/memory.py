@@ -137,20 +137,6 @@ class MemoryStore:
         self.tables.offsets[(coordinator, partition)] = offset
         self.tables.audits.append(audit)
 
-    def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
-        drained: list[datetime | None] = []
-        for partition, end in ends.items():
-            offset = self.tables.offsets.get((coordinator, partition))
-            if offset is None:
-                drained.append(None)
-                continue
-            if offset.next >= end and (offset.drained_to is None or offset.drained_to < noted_at):
-                offset = replace(offset, drained_to=noted_at)
-                self.tables.offsets[(coordinator, partition)] = offset
-            drained.append(offset.drained_to)
-        known = [moment for moment in drained if moment is not None]
-        return min(known) if known and len(known) == len(drained) else None
-
     def forget_published(self, batches: Sequence[int]) -> None:
         _forget(self.tables, batches)
 
@@ -286,9 +272,9 @@ class MemoryBatch:
 
     def _check_fence(self, coordinator: str, move: OffsetMove) -> None:
         stored = self._tables.offsets.get((coordinator, move.partition))
-        if stored is None or stored.next != move.start:
-            stands = "nowhere" if stored is None else str(stored.next)
-            raise Fenced(f"{move.partition} stands at {stands}, not at {move.start}")
+        if stored is None or (stored.next, stored.topic_id) != (move.start, move.topic_id):
+            stands = "nowhere" if stored is None else f"{stored.next} of topic {stored.topic_id!r}"
+            raise Fenced(f"{move.partition} stands at {stands}, not at {move.start} of {move.topic_id!r}")
 
     def _check(self, changes: Changes, rows: NetRows) -> None:
         for row in rows.inserts:

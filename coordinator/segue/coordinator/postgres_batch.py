@@ -138,6 +138,7 @@ class PostgresBatch(SqlBatch):
             numbers([move.partition.number for move in ordered]),
             numbers([move.start for move in ordered]),
             numbers([move.end for move in ordered]),
+            self._texts([move.topic_id for move in ordered]),
             coordinator,
         ]
 

@@ -131,7 +131,6 @@ consumer_offset = Table(
     Column("topic", String(255), primary_key=True),
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next", BigInteger, nullable=False),
-    Column("drained_to", Moment),
     Column("topic_id", String(60), nullable=False),
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from segue.clock import SYSTEM_CLOCK, Clock, SystemClock, spread, to_micros
 from segue.coordinator.breaker import Breaker
@@ -36,6 +36,9 @@ from segue.topics.broker import Consumer, Partition, Producer
 SEND_PATIENCE = 0.002
 #: Seconds that a turn waits for records while something it published is not acknowledged.
 FLIGHT_PATIENCE = 0.02
+#: Seconds between two looks whether a topic was created again. Kafka tells a reader only if its offset is out of range,
+#: and the new topic may have grown beyond it before the reader, frozen meanwhile, asks for the next record.
+TOPICS_EVERY = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,14 +129,17 @@ class Coordinator:
         self._intake = Intake(names=names, codecs=self._tools.codecs, limits=limits)
         self._cache = InstanceCache(self.options.cache_size)
         self._publisher = Publisher(producer, clock, observer)
-        self._gate = DrainGate(store, consumer, self.name, self._topics, observer)
+        self._gate = DrainGate(store, consumer, self.name, self._topics, observer, clock)
         self._positions: dict[Partition, int] = {}
+        #: The topic's id beside the stored offset from which a position was counted.
+        self._counted_in: dict[Partition, str] = {}
         self._lost_track = False
         self._tick = _Timer(self.options.tick)
         self._requests = _Timer(self.options.requests_every)
         self._fold = _Timer(self.options.fold_every)
         self._commit = _Timer(self.options.commit_every)
         self._sweep = _Timer(60.0)
+        self._topics_again = _Timer(TOPICS_EVERY, at=clock.monotonic() + TOPICS_EVERY)
         self._started = False
 
     # --- the loop
@@ -260,8 +266,7 @@ class Coordinator:
 
     def _apply(self, items: Sequence[Item], ends: Mapping[Partition, int]) -> None:
         def work_on(work: Work, batch: Batch) -> None:
-            moves = [OffsetMove(partition=p, start=self._positions[p], end=end) for p, end in sorted(ends.items())]
-            batch.fence(self.name, moves)
+            batch.fence(self.name, [self._move(partition, end) for partition, end in sorted(ends.items())])
             ids = {item.saga_id for item in items if item.saga_id}
             messages = {
                 (item.saga_id, item.request.id)
@@ -277,14 +282,17 @@ class Coordinator:
         self._transact(work_on)
         self._positions.update(ends)
 
+    def _move(self, partition: Partition, end: int) -> OffsetMove:
+        return OffsetMove(
+            partition=partition, start=self._positions[partition], end=end, topic_id=self._counted_in[partition]
+        )
+
     def _poison(self, item: Item, error: Exception) -> None:
         """A record that can't be applied however often: dead, or kept for its saga, which is then blocked."""
         reason = error.code if isinstance(error, SegueError) else "internal_error"
         self._observer.event("record.failed", topic=item.record.topic, offset=item.record.offset, error=repr(error))
         problem = error if isinstance(error, SegueError) else SegueError(f"{type(error).__name__}: {error}")
-        move = OffsetMove(
-            partition=item.record.source, start=self._positions[item.record.source], end=item.record.offset + 1
-        )
+        move = self._move(item.record.source, item.record.offset + 1)
 
         def keep(work: Work, batch: Batch) -> None:
             batch.fence(self.name, [move])
@@ -346,6 +354,8 @@ class Coordinator:
                 worked = self._fold_parked() or worked
         if self._commit.due(now) and self._positions:
             self._consumer.commit(self._positions)
+        if self._topics_again.due(now) and self._positions:
+            self._find_new_topics()
         if self._sweep.due(now):
             self._store.sweep(self._store.now() - self.options.parked_for, self.options.batch_size)
         return worked
@@ -354,20 +364,22 @@ class Coordinator:
         versions, wanted = self._registry.versions, look.alarm_at
         if wanted is None or wanted > look.now:
             return False
-        gate = self._gate.open_to(wanted)
-        if gate is None or gate < wanted:
+        if not self._gate.open_to(wanted):
             self._tick.at = self._clock.monotonic() + min(self.options.tick, 0.02)
             return False
         count = 0
         rows: list[SagaRow] = []
 
         def wake(work: Work, batch: Batch) -> None:
-            until = min(batch.now, gate)
-            rows[:] = batch.due(until, self.options.batch_size, versions)
+            rows.clear()
+            until = self._gate.until(batch.now)
+            if until is None:
+                return
+            rows.extend(batch.due(until, self.options.batch_size, versions))
             due = work.put_early_alarms_right(rows, until)
             work.prepare([], rows=due)
             for row in due:
-                work.wake(row.id, to_micros(gate))
+                work.wake(row.id, to_micros(until))
             hit("wake.before_commit")
 
         while True:
@@ -376,17 +388,19 @@ class Coordinator:
             except Unavailable:
                 raise
             except Exception as error:  # noqa: BLE001 - one saga must not keep the others from waking
-                self._wake_one_by_one(rows, gate, error)
+                self._wake_one_by_one(rows, error)
             count += len(rows)
             if len(rows) < self.options.batch_size:
                 return count > 0
 
-    def _wake_one_by_one(self, rows: Sequence[SagaRow], gate: datetime, error: Exception) -> None:
+    def _wake_one_by_one(self, rows: Sequence[SagaRow], error: Exception) -> None:
         for row in list(rows):
 
             def wake(work: Work, batch: Batch, row: SagaRow = row) -> None:
-                work.prepare([row.id])
-                work.wake(row.id, to_micros(gate))
+                until = self._gate.until(batch.now)
+                if until is not None:
+                    work.prepare([row.id])
+                    work.wake(row.id, to_micros(until))
 
             def give_up(work: Work, batch: Batch, row: SagaRow = row, error: Exception = error) -> None:
                 work.prepare([row.id])
@@ -456,24 +470,35 @@ class Coordinator:
             {topic: identity or self._broker_id for topic, identity in self._consumer.topic_ids(self._topics).items()}
         )
         fresh: dict[Partition, StoredOffset] = {}
-        starts: dict[Partition, int] = {}
+        starts: dict[Partition, StoredOffset] = {}
         for partition in assigned:
             begin, end = begins.get(partition, 0), ends.get(partition, 0)
             topic_id = self._topic_ids.get(partition.topic, "")
             known = stored.get(partition)
             if known is None:
-                fresh[partition] = StoredOffset(next=begin, drained_to=None, topic_id=topic_id)
-                starts[partition] = begin
+                fresh[partition] = starts[partition] = StoredOffset(next=begin, topic_id=topic_id)
             elif problem := _problem(known, begin, end, topic_id):
-                self._restart(partition, known, StoredOffset(next=begin, drained_to=None, topic_id=topic_id), problem)
-                starts[partition] = begin
+                starts[partition] = StoredOffset(next=begin, topic_id=topic_id)
+                self._restart(partition, known, starts[partition], problem)
             else:
-                starts[partition] = known.next
+                starts[partition] = known
         if fresh:
             self._store.seed_offsets(self.name, fresh)
-            starts.update({p: o.next for p, o in self._store.offsets(self.name).items() if p in fresh})
-        self._positions.update(starts)
-        return starts
+            starts.update({p: o for p, o in self._store.offsets(self.name).items() if p in fresh})
+        return self._stand(starts)
+
+    def _stand(self, at: Mapping[Partition, StoredOffset]) -> Mapping[Partition, int]:
+        """Count from here."""
+        positions = {partition: offset.next for partition, offset in at.items()}
+        self._positions.update(positions)
+        self._counted_in.update({partition: offset.topic_id for partition, offset in at.items()})
+        return positions
+
+    def _find_new_topics(self) -> None:
+        """Begin anew where a topic was created again; a position in the old one means nothing in it."""
+        ids = self._consumer.topic_ids(self._topics)
+        if any(_another(self._counted_in[partition], ids.get(partition.topic, "")) for partition in self._positions):
+            self._consumer.seek(self._starts(sorted(self._consumer.assignment())))
 
     def _restart(self, partition: Partition, known: StoredOffset, offset: StoredOffset, problem: str) -> None:
         entry = AuditEntry(
@@ -489,6 +514,7 @@ class Coordinator:
     def _revoked(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:
             self._positions.pop(partition, None)
+            self._counted_in.pop(partition, None)
 
     def _stumble(self, error: Unavailable) -> None:
         """Something did not answer, or somebody else was faster: what is in memory is not trusted until read again."""
@@ -500,14 +526,19 @@ class Coordinator:
     def _find_back(self) -> None:
         stored = self._store.offsets(self.name)
         assigned = self._consumer.assignment()
-        self._positions = {p: stored[p].next for p in assigned if p in stored}
-        self._consumer.seek(self._positions)
+        self._positions.clear()
+        self._consumer.seek(self._stand({p: stored[p] for p in assigned if p in stored}))
         self._consumer.resume(assigned)
         self._lost_track = False
 
 
+def _another(known: str, topic_id: str) -> bool:
+    """Whether these are two topics; "" is one that no broker tells apart, or that is not there just now."""
+    return bool(known and topic_id and known != topic_id)
+
+
 def _problem(known: StoredOffset, begin: int, end: int, topic_id: str) -> str | None:
-    if known.topic_id and topic_id and known.topic_id != topic_id:
+    if _another(known.topic_id, topic_id):
         return "the topic was created again"
     if known.next > end:
         return f"the stored offset {known.next} lies beyond the end {end}: the topic was truncated or created again"

@@ -103,9 +103,7 @@ class SqlStore:
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
         with self._session() as session:
             return {
-                Partition(row.topic, row.partition): StoredOffset(
-                    next=row.next, drained_to=row.drained_to, topic_id=row.topic_id
-                )
+                Partition(row.topic, row.partition): StoredOffset(next=row.next, topic_id=row.topic_id)
                 for row in session.rows(statements.offsets_of(coordinator))
             }
 
@@ -129,15 +127,6 @@ class SqlStore:
             if not session.change(statement):
                 raise Fenced(f"{partition} does not stand at {known.next} any more")
             append_audits(session, [audit])
-
-    def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
-        with self._session() as session:
-            for partition, end in sorted(ends.items()):
-                session.change(statements.drain_offset(coordinator, partition, end, noted_at))
-            rows = session.rows(statements.offsets_of(coordinator))
-        drained = {Partition(row.topic, row.partition): row.drained_to for row in rows}
-        times = [drained.get(partition) for partition in ends]
-        return None if None in times else min((time for time in times if time is not None), default=None)
 
     def forget_published(self, batches: Sequence[int]) -> None:
         if batches:
@@ -181,6 +170,5 @@ def _offset_values(coordinator: str, partition: Partition, offset: StoredOffset)
         "topic": partition.topic,
         "partition": partition.number,
         "next": offset.next,
-        "drained_to": offset.drained_to,
         "topic_id": offset.topic_id,
     }

@@ -38,7 +38,9 @@ class SqlBatch:
     def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
         ordered = sorted(moves, key=lambda move: move.partition)
         moved = [
-            self._session.change(statements.move_offset(coordinator, move.partition, move.start, move.end))
+            self._session.change(
+                statements.move_offset(coordinator, move.partition, move.start, move.topic_id, move.end)
+            )
             for move in ordered
         ]
         self._all_moved(ordered, sum(moved))

@@ -116,10 +116,9 @@ def _of_partition(coordinator: str, partition: Partition) -> ColumnElement[bool]
     )
 
 
-def move_offset(coordinator: str, partition: Partition, start: int, end: int) -> Update:
-    """The fence of one partition: no row is changed if it does not stand at `start`."""
-    here = and_(_of_partition(coordinator, partition), consumer_offset.c.next == start)
-    return update(consumer_offset).where(here).values(next=end)
+def move_offset(coordinator: str, partition: Partition, start: int, topic_id: str, end: int) -> Update:
+    """The fence of one partition: no row is changed if it does not stand at `start` of this topic."""
+    return overwrite_offset(coordinator, partition, start, topic_id, {"next": end})
 
 
 def overwrite_offset(
@@ -129,14 +128,6 @@ def overwrite_offset(
     columns = consumer_offset.c
     same = and_(_of_partition(coordinator, partition), columns.next == standing, columns.topic_id == topic_id)
     return update(consumer_offset).where(same).values(values)
-
-
-def drain_offset(coordinator: str, partition: Partition, end: int, noted_at: Any) -> Update:
-    """The time only grows: another coordinator may have noted a later one."""
-    columns = consumer_offset.c
-    earlier = or_(columns.drained_to.is_(None), columns.drained_to < noted_at)
-    here = and_(_of_partition(coordinator, partition), columns.next >= end, earlier)
-    return update(consumer_offset).where(here).values(drained_to=noted_at)
 
 
 # Sagas and their history
@@ -385,17 +376,17 @@ def _update_sagas() -> str:
 
 PG_COMMIT: tuple[str, tuple[()]] = ("COMMIT", ())
 PG_BEGIN: tuple[tuple[str, tuple[()]], ...] = (("BEGIN", ()), ("SELECT clock_timestamp()", ()))
-#: Parameters: arrays of topics, partitions, starts, ends; the coordinator. The rows are locked in their order, so
-#: that two coordinators never wait for each other.
+#: Parameters: arrays of topics, partitions, starts, ends, topic ids; the coordinator. The rows are locked in their
+#: order, so that two coordinators never wait for each other.
 PG_FENCE = """
 WITH locked AS (
     SELECT o.topic, o.partition, move.stop FROM consumer_offset o
-    JOIN unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS move(topic, number, start, stop)
-    ON o.topic = move.topic AND o.partition = move.number AND o.next = move.start
-    WHERE o.coordinator = $5 ORDER BY o.topic, o.partition FOR UPDATE OF o
+    JOIN unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::text[]) AS move(topic, number, start, stop, id)
+    ON o.topic = move.topic AND o.partition = move.number AND o.next = move.start AND o.topic_id = move.id
+    WHERE o.coordinator = $6 ORDER BY o.topic, o.partition FOR UPDATE OF o
 )
 UPDATE consumer_offset o SET next = locked.stop FROM locked
-WHERE o.coordinator = $5 AND o.topic = locked.topic AND o.partition = locked.partition
+WHERE o.coordinator = $6 AND o.topic = locked.topic AND o.partition = locked.partition
 """
 #: Attributes, mostly empty, come as text or not at all: parsing `{}` costs more than reading any other column.
 _READ_SAGA = _quoted(SAGA_COLUMNS).replace('"attributes"', "NULLIF(\"attributes\"::text, '{}')")

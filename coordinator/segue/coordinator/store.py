@@ -120,20 +120,20 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredOffset:
-    """Where reading goes on, and to which database time the partition is known to be drained."""
+    """Where reading goes on, in the topic of this id: created again, it has another one."""
 
     next: int
-    drained_to: datetime | None
     topic_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffsetMove:
-    """The fence of one partition: it must stand at `start` and goes to `end`."""
+    """The fence of one partition: it must stand at `start` of the topic with this id, and goes to `end`."""
 
     partition: Partition
     start: int
     end: int
+    topic_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,13 +273,6 @@ class Store(Protocol):
         """Overwrite one, with its audit entry: the topic was created again or truncated.
 
         Raises Fenced if it does not stand where it was `known` to stand: whoever has moved it knows the new topic.
-        """
-        ...
-
-    def note_drained(self, coordinator: str, noted_at: datetime, ends: Mapping[Partition, int]) -> datetime | None:
-        """Record `drained_to = noted_at` for every partition whose stored offset has reached its end.
-
-        Returns the time to which *all* partitions in `ends` are drained (the smallest `drained_to`), or None.
         """
         ...
 

@@ -483,6 +483,19 @@ def test_a_topic_that_was_created_again_is_read_from_its_beginning(estate: Make)
     assert e.saga("o-2").status == "completed"
 
 
+def test_a_topic_that_was_created_again_and_has_outgrown_its_reader_is_read_from_its_beginning(estate: Make) -> None:
+    e = estate(order_saga)
+    e.start(order_saga, ORDER, "o-1")
+    e.run()
+    e.broker.delete_topic(NAMES.requests)
+    e.broker.create_topic(NAMES.requests)
+    for n in range(20):  # beyond the offsets at which the old topic was read to its end: none is out of range
+        e.start(order_saga, ORDER, f"n-{n}")
+    e.run()
+    e.pass_time(timedelta(seconds=6))
+    assert {e.saga(f"n-{n}").status for n in range(20)} == {"completed"}
+
+
 def test_a_saga_of_a_version_that_is_not_here_waits_for_a_coordinator_that_has_it(estate: Make) -> None:
     @saga("order", version=2, deadline=hours(1))
     async def newer(s: Saga, order: Order) -> None:

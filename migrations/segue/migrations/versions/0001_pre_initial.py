@@ -145,7 +145,6 @@ def _records() -> None:
         sa.Column("topic", sa.String(length=255), nullable=False),
         sa.Column("partition", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("next", sa.BigInteger(), nullable=False),
-        sa.Column("drained_to", MOMENT, nullable=True),
         sa.Column("topic_id", sa.String(length=60), nullable=False),
         sa.PrimaryKeyConstraint("coordinator", "topic", "partition"),
     )
