@@ -161,7 +161,8 @@ class Oracles:
                 if at > max(system.world.db_micros(), system.world.db_most):
                     raise Violation("S9Timers", f"{row.saga_id} writes {row.at}, which is still to come")
                 saga.revision = row.seq
-                for event in e.decode_events(row.payload):
+                for brief in e.decode_events(row.payload):
+                    event = self.shadow.whole(saga, brief, at)
                     if type(event) in _JUDGED:
                         self._judge(saga, event, at, commit)
                     self.shadow.fold(saga, event, at)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
+
+from msgspec.structs import replace
 
 from segue.ids import command_id
 from segue.saga import events as e
+from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, DEFAULT_RETRY, Retry
 
 NEVER = 1 << 62
 
@@ -42,6 +46,8 @@ class StepSeen:
     by_person: bool = False
     deferred: bool = False
     tainted: bool = False
+    timeout: int = 0
+    retry: Retry = DEFAULT_RETRY
 
     @property
     def open(self) -> bool:
@@ -85,6 +91,19 @@ class Shadow:
             seen = self.sagas[saga_id] = SagaSeen(saga_id)
         return seen
 
+    def whole(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> e.AnyEvent:
+        """The event with the moments that it leaves out because they are the usual ones."""
+        if not isinstance(event, e.CommandSent):
+            return event
+        assert saga.started is not None
+        step = saga.steps[event.step]
+        span, policy = step.timeout, step.retry
+        if event.action == "compensate":
+            span = saga.started.compensation_timeout
+            policy = saga.started.compensation or DEFAULT_COMPENSATION_RETRY
+        silence = policy.silence // timedelta(microseconds=1)
+        return replace(event, due=event.due or at + span, resend=event.resend or at + silence)
+
     def fold(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
         """Take one event in, which happened at `at`; the oracles have looked at it before."""
         saga.count += 1
@@ -93,6 +112,8 @@ class Shadow:
                 saga.steps[event.step] = StepSeen(
                     event.step, event.compensate, event.readonly, event.optional, event.park, saga.count
                 )
+                saga.steps[event.step].timeout = event.timeout
+                saga.steps[event.step].retry = event.retry or DEFAULT_RETRY
             case e.CommandSent():
                 self._sent(saga, event)
             case e.StepSucceeded() | e.StepFailed() | e.StepUnknown() | e.StepSkipped():

@@ -140,14 +140,16 @@ class StepScheduled(Event, frozen=True, kw_only=True):
 class CommandSent(Event, frozen=True, kw_only=True):
     """A command: attempt number `attempt`. `due` ends the step, `resend` is when silence is answered.
 
-    `edited` is the body that a person put in place of the step's input (of the whole body, for a compensation).
-    `shift`: so many microseconds too late, because nobody was there to send it; `due` is later by as much.
+    0 stands for what is usual: the step's whole time from now (a compensation's: the saga's), the policy's silence
+    from now. Histories from before have the moments. `edited` is the body that a person put in place of the step's
+    input (of the whole body, for a compensation). `shift`: so many microseconds too late, because nobody was there to
+    send it; `due` is later by as much.
     """
 
     step: str
     attempt: int = 1
-    due: int
-    resend: int
+    due: int = 0
+    resend: int = 0
     action: Action = "invoke"
     edited: msgspec.Raw = NOTHING
     by: str = ""

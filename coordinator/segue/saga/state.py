@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from segue.ids import CommandId, command_id
 from segue.saga import events as e
-from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, DEFAULT_RETRY, Retry
+from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, DEFAULT_RETRY, Retry, resend_delay
 from segue.saga.signs import Signs
 
 StepStatus = Literal[
@@ -433,8 +433,9 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
         return
     step.status, step.attempt, step.resends = "issued", event.attempt, 0
     step.first_sent = step.first_sent + event.shift if step.first_sent else at
-    step.sent_at, step.sent_due, step.command = at, event.due, identity
-    step.due, step.resend, step.retry_at = event.due, event.resend, NEVER
+    due, resend = event.due or at + step.timeout, event.resend or at + resend_delay(step.retry, 0)
+    step.sent_at, step.sent_due, step.command = at, due, identity
+    step.due, step.resend, step.retry_at = due, resend, NEVER
     step.input = event.edited if bytes(event.edited) else step.input
     step.error = None
     state.open_steps[event.step] = step
@@ -444,6 +445,8 @@ def _sent(state: SagaState, event: e.CommandSent, at: int) -> None:
 
 def _undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: CommandId, at: int) -> None:
     edited = bytes(event.edited) or step.undo.edited
+    due = event.due or at + state.compensation_timeout
+    resend = event.resend or at + resend_delay(state.compensation, 0)
     step.undo = replace(
         step.undo,
         status="issued",
@@ -452,8 +455,8 @@ def _undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: Com
         first_sent=step.undo.first_sent + event.shift if step.undo.first_sent else at,
         sent_at=at,
         command=identity,
-        due=event.due,
-        resend=event.resend,
+        due=due,
+        resend=resend,
         retry_at=NEVER,
         edited=edited,
         body=edited or undo_body(step),

@@ -235,12 +235,9 @@ class _Turn:
         """
         anew = person is not None or not step.first_sent
         shift = 0 if anew else self.now - step.retry_at
-        due = self.now + step.timeout if anew else step.due + shift
-        resend = self.now + resend_delay(step.retry, 0)
+        due = 0 if anew else step.due + shift
         edited, actor = (person.edited, person.actor) if person else (e.NOTHING, "")
-        self.record(
-            e.CommandSent(step=step.name, attempt=attempt, due=due, resend=resend, edited=edited, by=actor, shift=shift)
-        )
+        self.record(e.CommandSent(step=step.name, attempt=attempt, due=due, edited=edited, by=actor, shift=shift))
         self.effects.append(self.command(step, "invoke"))
 
     def send_undo(self, step: Step, attempt: int, *, person: RetryStep | None = None) -> None:
@@ -252,8 +249,7 @@ class _Turn:
             e.CommandSent(
                 step=step.name,
                 attempt=attempt,
-                due=self.now + self.state.compensation_timeout if anew else undo.due + shift,
-                resend=self.now + resend_delay(self.state.compensation, 0),
+                due=0 if anew else undo.due + shift,
                 action="compensate",
                 edited=edited,
                 by=actor,
