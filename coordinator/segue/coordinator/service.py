@@ -182,7 +182,7 @@ class Coordinator:
             worked = self._consume(0.0 if lingering else self._patience(wait))
             # Nothing to read: what was published last need not wait for company.
             self._publisher.poll(min(wait, SEND_PATIENCE) if lingering and not worked else 0.0)
-            worked = self._look_after() or worked
+            worked = self._look_after(reading=worked) or worked
             self._forget()
             if self._relay is not None:
                 self._relay.step_when_due()
@@ -342,12 +342,12 @@ class Coordinator:
 
     # --- time and people
 
-    def _look_after(self) -> bool:
+    def _look_after(self, *, reading: bool) -> bool:
         now = self._clock.monotonic()
         worked = False
         if self._tick.due(now):
             look = self._store.look(self._registry.versions, parked=now >= self._fold.at)
-            worked = self._wake_due(look) or worked
+            worked = self._wake_due(look, reading=reading) or worked
             if look.requests and self._requests.due(now):
                 worked = self._serve_requests() or worked
             if self._fold.due(now) and look.parked:
@@ -360,12 +360,14 @@ class Coordinator:
             self._store.sweep(self._store.now() - self.options.parked_for, self.options.batch_size)
         return worked
 
-    def _wake_due(self, look: Look) -> bool:
+    def _wake_due(self, look: Look, *, reading: bool) -> bool:
         versions, wanted = self._registry.versions, look.alarm_at
         if wanted is None or wanted > look.now:
             return False
         if not self._gate.open_to(wanted):
-            self._tick.at = self._clock.monotonic() + min(self.options.tick, 0.02)
+            if not reading:
+                # Soon again: only somebody else's reading is missing. Amid a backlog asking would slow down our own.
+                self._tick.at = self._clock.monotonic() + min(self.options.tick, 0.02)
             return False
         count = 0
         rows: list[SagaRow] = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from segue.contract import hours, minutes
+from segue.coordinator.gate import DrainGate
 from segue.coordinator.service import Options
 from segue.errors import StoreUnavailable
 from segue.saga import Saga, SagaFailed, saga
@@ -182,6 +183,35 @@ def test_an_outage_longer_than_every_deadline_compensates_nobody(estate: Make) -
     e.run()
     assert {e.saga(f"o-{n}").status for n in range(20)} == {"completed"}
     assert not any(step.startswith("undo") for step in e.sent())
+
+
+def test_amid_a_backlog_the_gate_is_asked_for_no_more_often_than_the_clock_ticks(
+    estate: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[datetime] = []
+    open_to = DrainGate.open_to
+
+    def counted(gate: DrainGate, wanted: datetime) -> bool:
+        asked.append(wanted)
+        return open_to(gate, wanted)
+
+    e = estate(order_saga)
+    e.silent.add("payments.charge")
+    for n in range(20):
+        e.start(order_saga, ORDER, f"o-{n}")
+    e.run()
+    e.coordinators.pop().close()
+    for command in list(e.commands):
+        e.reply(command, "success", {"charge_id": "c"})
+    e.clock.advance(hours(6))
+    monkeypatch.setattr(DrainGate, "open_to", counted)
+    e.options = Options(batch_size=1, tick=0.1)
+    coordinator = e.coordinator()
+    e.coordinators = [coordinator]
+    for _ in range(20):
+        coordinator.step()
+        e.clock.advance(timedelta(milliseconds=25))
+    assert 2 <= len(asked) <= 6
 
 
 def test_a_partition_that_nobody_reads_keeps_the_gate_shut(estate: Make) -> None:
