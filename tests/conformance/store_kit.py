@@ -124,6 +124,8 @@ def full_saga(saga_id: str = "o-1", **values: Any) -> SagaRow:
         "parent_id": "o-0",
         "attributes": {"share": 0.5, "name": 'ü"\\', "nested": {"list": [1, None, True]}},
         "tenant": "acme",
+        "run": 7,
+        "first_seq": 2**40,
     }
     return saga(saga_id, **(standard | values))
 

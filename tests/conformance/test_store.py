@@ -141,7 +141,7 @@ def test_what_a_saga_began_with_stays_whatever_an_update_says(bench: Bench) -> N
     store = bench.store()
     write(store, started=[saga("o-1")])
     other: dict[str, Any] = {
-        name: getattr(full_saga(started_at=T0 + SECOND, definition="other", version=2), name) for name in BEGINNING[1:]
+        name: getattr(full_saga(started_at=T0 + SECOND, definition="other"), name) for name in BEGINNING[1:]
     }
     assert all(getattr(saga(), name) != value for name, value in other.items())
 
@@ -219,6 +219,23 @@ def test_the_history_comes_by_saga_in_order_and_is_empty_for_unknown_sagas(bench
         found = batch.history(["o-1", "o-2", "o-3"])
 
     assert found == {"o-1": mine, "o-2": [event("o-2")], "o-3": []}
+
+
+def test_the_history_is_that_of_the_present_run_and_the_one_before_is_there(bench: Bench) -> None:
+    store = bench.store()
+    rows = [event("o-1", seq) for seq in range(1, 8)]
+    write(store, started=[saga("o-1", revision=7, run=3, first_seq=6), saga("o-2")], events=[*rows, event("o-2")])
+
+    with store.batch() as batch:
+        assert batch.history(["o-1", "o-2"]) == {"o-1": rows[5:], "o-2": [event("o-2")]}
+        assert batch.earlier("o-1", 3, 6) == rows[2:5]
+        assert batch.earlier("o-3", 1, 6) == []
+
+    write(store, updated=[saga("o-1", revision=8, run=4, first_seq=8)], events=[event("o-1", 8)])
+
+    with store.batch() as batch:
+        assert batch.history(["o-1"]) == {"o-1": [event("o-1", 8)]}
+        assert (batch.lock(["o-1"])["o-1"].run, batch.lock(["o-1"])["o-1"].first_seq) == (4, 8)
 
 
 def test_an_event_whose_number_is_taken_is_fenced(bench: Bench) -> None:

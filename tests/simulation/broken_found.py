@@ -10,7 +10,7 @@ import segue.coordinator.gate as gate
 import segue.coordinator.memory as memory
 import segue.coordinator.service as service
 import segue.coordinator.work as work
-import segue.saga.state as state
+import segue.saga.steps as steps
 import segue.saga.transition as transition
 from segue.errors import Fenced
 from segue.saga.effects import Ignored
@@ -26,7 +26,7 @@ def found_undo_body(patch: Patch) -> None:
 
     def command(self: Any, step: Any, action: str) -> Any:
         sent = old(self, step, action)
-        return sent if action == "invoke" else with_fields(sent, body=step.undo.edited or state.undo_body(step))
+        return sent if action == "invoke" else with_fields(sent, body=step.undo.edited or steps.undo_body(step))
 
     patch(Turn, "command", command)
 

@@ -33,6 +33,7 @@ from segue.outbox.message import LANES, Message, lane_of
 from segue.outbox.store import Exclusion, PendingRow
 from segue.topics.broker import Partition
 from tests.simulation.oracles import Oracles
+from tests.simulation.run_invariants import check_read
 from tests.simulation.world import COMMIT, READ, Process, World
 
 
@@ -175,7 +176,9 @@ class SimBatch(MemoryBatch):
     def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:
         read(self._process)
         self._process.world.points["replayed"] += len(saga_ids)
-        return super().history(saga_ids)
+        found = super().history(saga_ids)
+        check_read(self._tables.sagas, found)
+        return found
 
     def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
         read(self._process)

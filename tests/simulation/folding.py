@@ -17,7 +17,8 @@ def difference(row: SagaRow, events: Sequence[EventRow]) -> str | None:
     """What differs; None if nothing does."""
     if [event.seq for event in events] != list(range(1, row.revision + 1)):
         return f"history {[event.seq for event in events]}, revision {row.revision}"
-    state = fold(row.id, ((to_micros(event.at), event.payload) for event in events))
+    of_run = events[row.first_seq - 1 :]
+    state = fold(row.id, ((to_micros(event.at), event.payload) for event in of_run))
     wake = wake_at(state)
     folded = row_of(state, wake)
     for name in _COMPARED:

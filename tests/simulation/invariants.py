@@ -14,6 +14,7 @@ from segue.topics.broker import Record
 from tests.simulation.folding import difference
 from tests.simulation.oracles import Commit, Oracle, Oracles, header
 from tests.simulation.plan import NEVER
+from tests.simulation.run_invariants import S23Runs
 from tests.simulation.shadow import SagaSeen, StepSeen
 from tests.simulation.time_invariants import SIGNS, TIME
 from tests.simulation.worker_invariants import BEATS, BREAKER, KEYS, LATER
@@ -385,7 +386,7 @@ class S13LateSuccess(Oracle):
 
     def end(self, system: System) -> None:
         for saga in self.all.shadow.sagas.values():
-            for step in saga.steps.values():
+            for step in saga.every_step:
                 if step.by_person or step.readonly:
                     continue
                 done = system.done(saga.id, step.name, "invoke") and not system.done(saga.id, step.name, "compensate")
@@ -470,7 +471,7 @@ class S16Conservation(Oracle):
     """What the services have booked is what the sagas say they did."""
 
     def end(self, system: System) -> None:
-        if any(s.by_person for saga in self.all.shadow.sagas.values() for s in saga.steps.values()):
+        if any(s.by_person for saga in self.all.shadow.sagas.values() for s in saga.every_step):
             return
         booked = sum(
             effect.amount if effect.action == "invoke" else 0
@@ -481,7 +482,7 @@ class S16Conservation(Oracle):
         )
         known = uncertain = 0
         for saga in self.all.shadow.sagas.values():
-            for step in saga.steps.values():
+            for step in saga.every_step:
                 amount = system.amount(saga.id, step.name)
                 if step.readonly or step.undo in ("done",):
                     continue
@@ -494,7 +495,7 @@ class S16Conservation(Oracle):
 
 
 class S18Version(Oracle):
-    """A saga runs its whole life under the version that it began with."""
+    """A run has one version from its beginning to its end."""
 
     def commit(self, commit: Commit) -> None:
         for changes in commit.changes:
@@ -549,8 +550,11 @@ class S21Bounds(Oracle):
             for row in changes.events:
                 if not any(isinstance(event, e.StepScheduled) for event in e.decode_events(row.payload)):
                     continue
-                if row.seq > plan.history_events:
-                    self.fail(f"{row.saga_id} calls in its transition {row.seq}, {plan.history_events} are allowed")
+                first = max(first for first in self.all.shadow.of(row.saga_id).firsts if first <= row.seq)
+                if row.seq - first >= plan.history_events:
+                    self.fail(
+                        f"{row.saga_id} calls in transition {row.seq}, {plan.history_events} are allowed in a run"
+                    )
                 outstanding = sum(step.open for step in self.all.shadow.of(row.saga_id).steps.values())
                 if outstanding > plan.pending_commands:
                     self.fail(f"{outstanding} commands of {row.saga_id} are outstanding")
@@ -636,5 +640,5 @@ ORACLES: Sequence[type[Oracle]] = (
     S1StartOnce, S2Fold, S3Legal, S4Serial, S5Outbox, S6SameBytes, S7EffectOnce, S8Replies, S9Timers, GATE,
     S10Compensated, S11Order, S12UndoBeforeDo, S13LateSuccess, S14Pivot, KINDS, S15OneOutcome, S16Conservation,
     S18Version, S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag, L4Overdue, L5Alone,
-    KEYS, BEATS, LATER, BREAKER, SIGNS, TIME,
+    S23Runs, KEYS, BEATS, LATER, BREAKER, SIGNS, TIME,
 )  # fmt: skip

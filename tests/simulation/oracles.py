@@ -263,6 +263,7 @@ _POINTS: Mapping[type, str] = {
     e.Undriven: "blocked",
     e.StopHeld: "held",
     e.ProgressReported: "progress",
+    e.Continued: "continued",
 }
 #: Events at which some oracle looks; S3 wants all of them only after the end, which S4 sees as well.
 _JUDGED: frozenset[type] = frozenset(
@@ -270,6 +271,6 @@ _JUDGED: frozenset[type] = frozenset(
         e.StepSucceeded, e.StepFailed, e.StepUnknown, e.StepSkipped, e.StepInDoubt, e.StepUndone, e.UndoDeferred,
         e.RetryPlanned, e.CommandSent, e.CommandResent, e.TimerFired, e.StopRequested, e.Ended, e.SignalReceived,
         e.ProgressReported, e.StepParked, e.Redriven, e.Undriven,
-        e.StopHeld, e.DeadlineMissed,
+        e.StopHeld, e.DeadlineMissed, e.RunEnded, e.Continued,
     )
 )  # fmt: skip

@@ -305,7 +305,7 @@ def _help_one(system: System, row: SagaRow, n: int) -> None:
     for name, trouble in state.troubled.items():
         if trouble == "in_doubt":
             done = system.done(row.id, name, "invoke")
-            output = {"amount": 1} if done and not name.endswith("hard") else None
+            output = {"amount": 1} if done and ".hard" not in name else None
             ask(system, "resolve", row.id, step=name, outcome="success" if done else "failure", output=output)
         else:
             ask(system, "skip", row.id, step=name)

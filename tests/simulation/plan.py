@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tests.simulation.sagas import FEATURES
+from tests.simulation.sagas import CONTINUE, FEATURES
 from tests.simulation.tape import Stream
 from tests.simulation.world import FAULTS, SECOND
 
@@ -63,8 +63,8 @@ _SAGAS = (*[1] * 18, *[2] * 4, 4, 8, *[1] * 16, 2, 2)
 
 
 def draw(s: Stream) -> Plan:
-    """Draw a plan; the order of the draws is part of every saved tape."""
-    return Plan(
+    """Draw a plan; the order of the draws is part of every saved tape, so what came later is drawn later."""
+    plan = Plan(
         instances=(1, 1, 1, 2, 2, 3)[s.pick(6)],
         workers=(1, 1, 1, 2)[s.pick(4)],
         sagas=_SAGAS[s.pick(len(_SAGAS))],
@@ -95,6 +95,7 @@ def draw(s: Stream) -> Plan:
         clock_back=bool(s.pick(2)),
         never_rate=(0.0, 0.0, 0.3)[s.pick(3)],
     )
+    return replace(plan, features=plan.features | {CONTINUE}) if s.pick(2) else plan
 
 
 def calm(plan: Plan) -> Plan:

@@ -14,12 +14,15 @@ from typing import Any
 import msgspec
 
 from segue.contract import Activity, Attribute, Signal, Undo
+from segue.errors import ContractError
 from segue.saga import ActivityError, Registry, Retry, Saga, SagaFailed, saga
 from segue.saga.definition import SagaDefinition
 from tests.simulation.tape import Stream
 
 SERVICES = ("pay", "box")
 OPTIONAL, PARK, BARE = 1, 2, 4
+#: The flag of a new run with a new deadline.
+RENEWED = 1
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -132,6 +135,8 @@ class Code:
                     pass
             case "pivot":
                 s.pivot()
+            case "again":
+                self.again(s, node)
             case "fail":
                 raise SagaFailed("planned")
             case "bug":
@@ -139,6 +144,16 @@ class Code:
                     raise ZeroDivisionError("a bug")
             case _:
                 raise AssertionError(node)
+
+    def again(self, s: Saga, node: Node) -> None:
+        deadline = timedelta(seconds=8) if node.flags & RENEWED else None
+        try:
+            s.continue_as_new(node.parts[0], deadline=deadline)
+        except ContractError:
+            if self.broken:
+                raise
+            s.pivot()
+            s.continue_as_new(node.parts[0], deadline=deadline)
 
     async def call(self, s: Saga, node: Node, name: str, step: str | None = None) -> None:
         contract = CONTRACTS[name]
@@ -204,7 +219,15 @@ def draw(s: Stream, features: frozenset[str], pieces: Sequence[str] = (), ending
         parts.append(_call(s, features))
     elif s.chance(endings):
         parts.append(Node("fail"))
-    return Node("seq", parts=tuple(parts))
+    last = Node("seq", parts=tuple(parts))
+    if CONTINUE in features and s.chance(0.4):
+        for _ in range(1 + s.pick(2)):
+            again = Node("again", flags=RENEWED if s.chance(0.2) else 0, parts=(last,))
+            piece = _piece(s, features, 1, pieces)
+            if s.chance(0.3):  # what it gives up may be undone still when the run is to end
+                piece = Node("within", ms=1_500, parts=(_call(s, features),))
+            last = Node("seq", parts=(_call(s, features), piece, again))
+    return last
 
 
 def _call(s: Stream, features: frozenset[str]) -> Node:
@@ -267,6 +290,8 @@ _PIECES = {
     12: "try",
     13: "sleep",
 }
+#: Some sagas have several runs. Drawn apart from the others, which were there before.
+CONTINUE = "continue"
 #: What a seed may turn on.
 FEATURES = (
     "parallel", "within", "signal", "map", "try", "sleep", "readonly", "bare", "manual", "optional", "park", "pivot",

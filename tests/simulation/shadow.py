@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -50,6 +51,12 @@ class StepSeen:
     retry: Retry = DEFAULT_RETRY
 
     @property
+    def undoing(self) -> bool:
+        """It is to be undone while the saga goes forward, and is not."""
+        covered = self.abandoned and self.compensate and self.status in ("succeeded", "unknown")
+        return bool(covered) and self.undo not in ("done", "given_up")
+
+    @property
     def open(self) -> bool:
         return self.status in ("scheduled", "issued", "waiting", "parked", "in_doubt")
 
@@ -74,8 +81,33 @@ class SagaSeen:
     deadline: int = NEVER
     waiting_signals: int = 0
     pending_signals: int = 0
+    #: Signals that nobody has received, in their order; all have one name here.
+    waiting: list[bytes] = field(default_factory=list)
+    #: The number of the run and of its first transition; set when the code has asked for the next one.
+    run: int = 1
+    first: int = 1
+    #: Where each run so far began.
+    firsts: list[int] = field(default_factory=lambda: [1])
+    next: e.RunEnded | None = None
+    deadline_missed: bool = False
+    attributes: dict[str, bytes] = field(default_factory=dict)
+    #: Steps of earlier runs.
+    past: dict[str, StepSeen] = field(default_factory=dict)
     #: Retries planned so far: (step, action, attempt).
     planned: set[tuple[str, str, int]] = field(default_factory=set)
+
+    @property
+    def every_step(self) -> Iterator[StepSeen]:
+        """The steps of all runs."""
+        yield from self.past.values()
+        yield from self.steps.values()
+
+    @property
+    def run_is_over(self) -> bool:
+        """Nothing of the run is open or to be undone, and the code has asked for the next one."""
+        if self.next is None or self.stop is not None or self.ended is not None or self.undriven:
+            return False
+        return not any(step.open or step.undoing for step in self.steps.values())
 
 
 class Shadow:
@@ -229,6 +261,20 @@ def _other(saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
             saga.pivot = True
         case e.ProgramReturned():
             saga.returned = True
+        case e.RunEnded():
+            saga.next = event
+            saga.timers.clear()
+            saga.waiting_signals = 0
+            if event.deadline is not None:
+                saga.deadline, saga.deadline_missed = event.deadline, False
+        case e.Continued():
+            _continued(saga, event)
+        case e.AttributeSet():
+            saga.attributes[event.name] = bytes(event.value)
+        case e.DeadlineMissed():
+            saga.deadline_missed = True
+        case e.StopHeld(cause="deadline"):
+            saga.deadline = event.until
         case e.StopRequested():
             saga.stop, saga.status, saga.undriven = event, "compensating", False
             saga.timers.clear()
@@ -244,6 +290,20 @@ def _other(saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
             pass
 
 
+def _continued(saga: SagaSeen, event: e.Continued) -> None:
+    assert saga.started is not None
+    saga.started = replace(saga.started, version=event.version)
+    saga.run, saga.first, saga.next = event.run, saga.revision, None
+    saga.firsts.append(saga.first)
+    saga.past.update(saga.steps)
+    saga.steps.clear()
+    saga.fired.clear()
+    saga.planned.clear()
+    saga.pivot = False
+    saga.waiting = [bytes(payload) for waiting in event.signals.values() for payload in waiting]
+    saga.pending_signals = len(saga.waiting)
+
+
 def _timer(saga: SagaSeen, event: e.TimerStarted | e.TimerFired | e.TimerCancelled) -> None:
     if isinstance(event, e.TimerStarted):
         saga.timers[event.n] = event.at
@@ -257,6 +317,7 @@ def _signal(saga: SagaSeen, event: e.ReceiveStarted | e.ReceiveCancelled | e.Sig
     match event:
         case e.ReceiveStarted() if saga.pending_signals:
             saga.pending_signals -= 1
+            saga.waiting.pop(0)
         case e.ReceiveStarted():
             saga.waiting_signals += 1
         case e.ReceiveCancelled():
@@ -265,6 +326,7 @@ def _signal(saga: SagaSeen, event: e.ReceiveStarted | e.ReceiveCancelled | e.Sig
             saga.waiting_signals -= 1
         case e.SignalReceived():
             saga.pending_signals += 1
+            saga.waiting.append(bytes(event.payload))
 
 
 def _shifted(saga: SagaSeen, shift: int, at: int) -> None:

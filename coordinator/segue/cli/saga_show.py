@@ -25,10 +25,12 @@ _HEAD, _TAIL = 10, 40
 def show_saga(
     run: Invocation,
     saga_id: Annotated[str, typer.Argument(metavar="ID")],
-    everything: Annotated[bool, typer.Option("--all", help="Show all of a long history, and whole payloads.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show all of a long history and of earlier runs, and whole payloads.")
+    ] = False,
 ) -> None:
     """Show where a saga is, why, what it waits for, and what has been or would be compensated."""
-    view = view_saga(reads(run), saga_id)
+    view = view_saga(reads(run), saga_id, all_runs=everything)
     if run.out.json:
         run.out.document(plain_view(view))
         return
@@ -52,6 +54,7 @@ def _head(out: Out, view: SagaView) -> None:
     out.facts(
         (
             ("status", status),
+            ("run", _run(row)),
             ("why", view.why),
             ("step", row.step if row.ended_at is None else None),
             *((("waits for" if n == 0 else ""), _wait(wait, now)) for n, wait in enumerate(view.waits)),
@@ -66,6 +69,10 @@ def _head(out: Out, view: SagaView) -> None:
             *((f"@{name}", msgspec.json.encode(value).decode()) for name, value in row.attributes.items()),
         )
     )
+
+
+def _run(row: SagaRow) -> str | None:
+    return f"{row.run}, since transition {row.first_seq:,}" if row.run > 1 else None
 
 
 def _error(row: SagaRow) -> str | None:

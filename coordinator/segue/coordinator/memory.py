@@ -215,7 +215,16 @@ class MemoryBatch:
         return {saga_id: self._tables.sagas[saga_id] for saga_id in sorted(saga_ids) if saga_id in self._tables.sagas}
 
     def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:
-        return {saga_id: list(self._tables.events.get(saga_id, ())) for saga_id in saga_ids}
+        return {saga_id: self._of_run(saga_id) for saga_id in saga_ids}
+
+    def _of_run(self, saga_id: str) -> list[EventRow]:
+        row = self._tables.sagas.get(saga_id)
+        if row is None:
+            return []
+        return [event for event in self._tables.events.get(saga_id, ()) if event.seq >= row.first_seq]
+
+    def earlier(self, saga_id: str, first: int, end: int) -> list[EventRow]:
+        return [event for event in self._tables.events.get(saga_id, ()) if first <= event.seq < end]
 
     def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
         return {pair for pair in pairs if pair in self._tables.seen}

@@ -12,7 +12,8 @@ import msgspec
 from segue.clock import from_micros
 from segue.coordinator.store import SagaRow
 from segue.saga.events import Failure
-from segue.saga.state import NEVER, SagaState, Step
+from segue.saga.state import SagaState
+from segue.saga.steps import NEVER, Step
 
 #: Steps named in `step` and `waiting_for` before the rest is counted.
 _SHOWN = 5
@@ -34,7 +35,7 @@ def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
         attention=state.attention,
         step=step,
         waiting_for=None if state.ended else _waiting_for(state, current, step),
-        input=bytes(state.input),
+        input=bytes(state.started_with),
         result=None if state.result is None else bytes(state.result),
         error_class=error.class_name or error.kind if error else None,
         error_code=error.code if error else None,
@@ -50,6 +51,8 @@ def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
         attributes={name: msgspec.json.decode(value) for name, value in state.attributes.items()}
         if state.attributes
         else _NO_ATTRIBUTES,
+        run=state.run,
+        first_seq=state.first_seq,
     )
 
 

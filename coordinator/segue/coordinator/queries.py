@@ -154,9 +154,14 @@ def one_saga(saga_id: str) -> Select[*tuple[Any, ...]]:
     return select(saga).where(saga.c.id == saga_id)
 
 
-def history(saga_id: str) -> Select[*tuple[Any, ...]]:
-    """All transitions of one saga."""
-    return select(saga_event).where(saga_event.c.saga_id == saga_id).order_by(saga_event.c.seq)
+#: A transition belongs to the present run of its saga.
+_OF_RUN = and_(saga_event.c.saga_id == saga.c.id, saga_event.c.seq >= saga.c.first_seq)
+
+
+def history(saga_id: str, *, all_runs: bool = False) -> Select[*tuple[Any, ...]]:
+    """The transitions of one saga, of its present run or of all."""
+    events = select(saga_event) if all_runs else select(saga_event).join(saga, _OF_RUN)
+    return events.where(saga_event.c.saga_id == saga_id).order_by(saga_event.c.seq)
 
 
 def unpublished(saga_id: str) -> Select[*tuple[Any, ...]]:
@@ -266,7 +271,10 @@ def lost_sagas() -> Select[*tuple[Any, ...]]:
 
 
 def broken_histories() -> Select[*tuple[Any, ...]]:
-    """Sagas whose transitions are not 1, 2, … up to their revision."""
+    """Sagas whose transitions have a gap, or are not all there from the first of their run up to their revision.
+
+    Those of earlier runs may have been deleted, the oldest first.
+    """
     counted = (
         select(
             saga_event.c.saga_id,
@@ -278,13 +286,15 @@ def broken_histories() -> Select[*tuple[Any, ...]]:
         .subquery()
     )
     return (
-        select(saga.c.id.label("saga"), saga.c.revision, counted.c.count, counted.c.first, counted.c.last)
+        select(
+            saga.c.id.label("saga"), saga.c.revision, saga.c.first_seq, counted.c.count, counted.c.first, counted.c.last
+        )
         .select_from(saga.outerjoin(counted, counted.c.saga_id == saga.c.id))
         .where(
             or_(
                 counted.c.count.is_(None),
-                counted.c.first != 1,
-                counted.c.last != counted.c.count,
+                counted.c.first > saga.c.first_seq,
+                counted.c.last - counted.c.first + 1 != counted.c.count,
                 counted.c.last != saga.c.revision,
             )
         )
@@ -339,9 +349,10 @@ def saga_chunk(after: str, limit: int) -> Select[*tuple[Any, ...]]:
 
 
 def histories(ids: list[str]) -> Select[*tuple[Any, ...]]:
-    """The transitions of several sagas."""
+    """The transitions of the present runs of several sagas."""
     return (
         select(saga_event.c.saga_id, saga_event.c.seq, saga_event.c.at, saga_event.c.payload)
+        .join(saga, _OF_RUN)
         .where(saga_event.c.saga_id.in_(ids))
         .order_by(saga_event.c.saga_id, saga_event.c.seq)
     )

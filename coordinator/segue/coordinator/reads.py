@@ -147,9 +147,9 @@ class Reads:
             return read_saga(connection, saga_id)
 
     def history(self, saga_id: str) -> list[EventRow]:
-        """All transitions of one saga."""
+        """All transitions of one saga, of its earlier runs, too."""
         with self.snapshot() as connection:
-            return read_history(connection, saga_id)
+            return read_history(connection, saga_id, all_runs=True)
 
     def unpublished(self, saga_id: str) -> Unpublished:
         """Messages of one saga that wait in the outbox."""
@@ -237,9 +237,9 @@ def read_saga(connection: Connection, saga_id: str) -> SagaRow:
     return saga_of(row._mapping)
 
 
-def read_history(connection: Connection, saga_id: str) -> list[EventRow]:
-    """All transitions of one saga, within a snapshot."""
-    return [EventRow(**row._mapping) for row in connection.execute(queries.history(saga_id))]
+def read_history(connection: Connection, saga_id: str, *, all_runs: bool = False) -> list[EventRow]:
+    """The transitions of one saga, of its present run or of all, within a snapshot."""
+    return [EventRow(**row._mapping) for row in connection.execute(queries.history(saga_id, all_runs=all_runs))]
 
 
 def saga_of(columns: RowMapping) -> SagaRow:

@@ -80,6 +80,9 @@ saga = Table(
     Column("alarm_at", Moment),
     Column("revision", BigInteger, nullable=False),
     Column("undriven", Boolean, nullable=False),
+    #: What is older than `first_seq` belongs to earlier runs, and is not read to bring the saga back.
+    Column("run", Integer, nullable=False, server_default="1"),
+    Column("first_seq", BigInteger, nullable=False, server_default="1"),
     Index(
         "saga_alarm_at",
         "alarm_at",

@@ -143,6 +143,8 @@ def _whole(
     | e.PivotPassed
     | e.AttributeSet
     | e.ProgramReturned
+    | e.RunEnded
+    | e.Continued
     | e.StopRequested
     | e.StopHeld
     | e.DeadlineMissed
@@ -170,8 +172,14 @@ def _whole(
             return _stands(event)
 
 
-def _stands(event: e.DeadlineMissed | e.Undriven | e.Redriven | e.SagaParked | e.Ended) -> str:
+def _stands(
+    event: e.RunEnded | e.Continued | e.DeadlineMissed | e.Undriven | e.Redriven | e.SagaParked | e.Ended,
+) -> str:
     match event:
+        case e.RunEnded():
+            return "the saga's code asked for a new run"
+        case e.Continued():
+            return f"run {event.run} began, {event.definition} v{event.version}"
         case e.DeadlineMissed():
             return "the deadline passed after the pivot: noted"
         case e.Undriven():

@@ -63,6 +63,10 @@ class SqlBatch:
         rows = self._session.rows(statements.revisions_of(sorted(set(saga_ids)))) if saga_ids else ()
         return {row.id: row.revision for row in rows}
 
+    def earlier(self, saga_id: str, first: int, end: int) -> list[EventRow]:
+        rows = self._session.rows(statements.earlier_of(saga_id, first, end))
+        return [EventRow(**row._mapping) for row in rows]
+
     def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
         rows = self._session.rows(statements.seen_of(sorted(set(pairs)))) if pairs else ()
         return {(row.saga_id, row.message_id) for row in rows}

@@ -196,8 +196,17 @@ def pg_look(versions: Sequence[tuple[str, int]], parked: bool) -> str:
 
 
 def history_of(ids: Sequence[str]) -> Select[Any]:
-    """All events of these sagas in order."""
-    return select(saga_event).where(saga_event.c.saga_id.in_(ids)).order_by(saga_event.c.saga_id, saga_event.c.seq)
+    """The events of these sagas' present runs in order."""
+    of_run = and_(saga_event.c.saga_id == saga.c.id, saga_event.c.seq >= saga.c.first_seq)
+    events = select(saga_event).join(saga, of_run)
+    return events.where(saga.c.id.in_(ids)).order_by(saga_event.c.saga_id, saga_event.c.seq)
+
+
+def earlier_of(saga_id: str, first: int, end: int) -> Select[Any]:
+    """The events of one saga from `first` up to `end`, in order."""
+    columns = saga_event.c
+    here = and_(columns.saga_id == saga_id, columns.seq >= first, columns.seq < end)
+    return select(saga_event).where(here).order_by(columns.seq)
 
 
 def seen_of(pairs: Sequence[tuple[str, str]]) -> Select[Any, Any]:
@@ -392,9 +401,14 @@ WHERE o.coordinator = $6 AND o.topic = locked.topic AND o.partition = locked.par
 _READ_SAGA = _quoted(SAGA_COLUMNS).replace('"attributes"', "NULLIF(\"attributes\"::text, '{}')")
 PG_LOCK = f"SELECT {_READ_SAGA} FROM saga WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
 PG_REVISIONS = "SELECT id, revision FROM saga WHERE id = ANY($1::text[])"
-PG_HISTORY = (
-    f"SELECT {_quoted(saga_event.columns.keys())} FROM saga_event WHERE saga_id = ANY($1::text[]) ORDER BY saga_id, seq"
-)
+PG_HISTORY = f"""
+SELECT e.* FROM saga s, LATERAL (
+  SELECT {_quoted(saga_event.columns.keys())} FROM saga_event
+  WHERE saga_id = s.id AND seq >= s.first_seq
+  OFFSET 0
+) AS e
+WHERE s.id = ANY($1::text[]) ORDER BY e.saga_id, e.seq
+"""
 PG_SEEN = """
 SELECT e.* FROM unnest($1::text[], $2::text[]) AS v(saga_id, message_id), LATERAL (
   SELECT saga_id, message_id FROM saga_event

@@ -22,7 +22,7 @@ RequestKind = Literal["retry", "skip", "resolve", "cancel", "replay", "discard",
 
 
 #: Columns of a saga that are written once, with its start; no update changes them.
-BEGINNING = ("id", "definition", "version", "parent_id", "tenant", "input", "started_at")
+BEGINNING = ("id", "definition", "parent_id", "tenant", "input", "started_at")
 
 
 class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -52,10 +52,13 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     parent_id: str | None = None
     attributes: Mapping[str, Any] = msgspec.field(default_factory=dict)
     tenant: str = ""
+    #: The number of its run (one more after each `continue_as_new`), and of the first transition of that.
+    run: int = 1
+    first_seq: int = 1
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One transition of one saga: `seq` counts from 1 without gaps and equals the row's revision after it."""
+    """One transition of one saga: `seq` counts from 1 through all runs, without gaps: the row's revision after it."""
 
     saga_id: str
     seq: int
@@ -204,7 +207,11 @@ class Batch(Protocol):
         ...
 
     def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:
-        """All events of each saga, by `seq`."""
+        """All events of each saga's present run, by `seq`: from `first_seq` on."""
+        ...
+
+    def earlier(self, saga_id: str, first: int, end: int) -> list[EventRow]:
+        """The events of one saga from `seq` first up to, not including, `end`: those of a run that is over."""
         ...
 
     def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -76,7 +76,7 @@ def _broken(row: Any, now: datetime) -> str:
         return f"the row has revision {row['revision']}, but there is no history"
     return (
         f"the history has {row['count']} transitions numbered {row['first']} to {row['last']}, "
-        f"expected 1 to {row['revision']}, the row's revision"
+        f"expected {row['first_seq']}, where its run begins, to {row['revision']}, the row's revision"
     )
 
 

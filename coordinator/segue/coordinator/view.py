@@ -18,7 +18,8 @@ from segue.coordinator.sentences import failure_text, sentence
 from segue.coordinator.store import AuditEntry, EventRow, OperatorRequest, SagaRow
 from segue.errors import DecodeError
 from segue.saga import events as e
-from segue.saga.state import NEVER, SagaState, Step, fold, steps_to_undo
+from segue.saga.state import SagaState, fold, steps_to_undo
+from segue.saga.steps import NEVER, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +101,12 @@ class SagaView:
     unreadable: str | None = None
 
 
-def view_saga(reads: Reads, saga_id: str) -> SagaView:
-    """One saga with all that belongs to it. Raises NotFound."""
+def view_saga(reads: Reads, saga_id: str, *, all_runs: bool = False) -> SagaView:
+    """One saga with all that belongs to it; its timeline is that of its present run, or of all. Raises NotFound."""
     with reads.snapshot() as connection:
         now = database_now(connection)
         row = read_saga(connection, saga_id)
-        events = read_history(connection, saga_id)
+        events = read_history(connection, saga_id, all_runs=all_runs)
     letters: dict[str, list[int]] = {}
     for letter in reads.dead_letters(DeadLetterFilter(saga_id=saga_id), 1000).items:
         letters.setdefault(letter.state, []).append(letter.id)
@@ -144,7 +145,7 @@ def make_view(
         why=_why(state),
         waits=_waits(state, row, now),
         steps=[_step(state, step, now) for step in state.steps.values()],
-        compensated=_compensated(timeline_events(events)),
+        compensated=_compensated(timeline_events([event for event in events if event.seq >= row.first_seq])),
         to_compensate=[step.name for step in undo_order(state)],
         pivot=state.pivot,
         deadline_at=_moment(state.deadline),

@@ -31,8 +31,8 @@ from segue.saga.definition import Converter, Registry, SagaDefinition
 from segue.saga.effects import Finish, Ignored, Moved, SendCommand
 from segue.saga.failures import Nondeterminism
 from segue.saga.replay import rebuild
-from segue.saga.state import SagaState
-from segue.saga.transition import Instance, advance, block, start, wake_at
+from segue.saga.state import SagaState, fold
+from segue.saga.transition import Instance, advance, block, go_on, start, wake_at
 from segue.topics import Codecs, TopicNames
 from segue.topics.broker import Record
 from segue.topics.deadletter import dead_letter_record
@@ -138,7 +138,9 @@ class Work:
         if row.id in self._wakes:  # moved by this batch, which holds what is not in the database yet
             history = [*history, *(event for event in self.changes.events if event.saga_id == row.id)]
         transitions = [(to_micros(event.at), event.payload) for event in history]
-        definition = self.tools.registry.get(row.definition, row.version)
+        live = self.instances.get(row.id)
+        version = row.version if live is None else live.state.version
+        definition = self.tools.registry.get(row.definition, version)
         # Code that has nothing more to say in this saga can't block it, however it has changed since.
         silent = row.status != "running" or row.result is not None
         if silent or (row.attention == "blocked" and not fresh):
@@ -148,6 +150,8 @@ class Work:
         except Nondeterminism as difference:
             instance = rebuild(row.id, transitions, None, self.tools.converter)
             failure = e.Failure(code=difference.code, message=str(difference), kind="saga", class_name="Nondeterminism")
+            if instance.state.next is not None:
+                return instance  # code that has asked for a new run has nothing more to say in this one, either
             if instance.state.blocked != failure:
                 self._moved(row.id, instance, block(instance, failure, self.now, limits=self.tools.limits))
             self.tools.observer.event("saga.blocked", saga=row.id, difference=str(difference))
@@ -166,7 +170,18 @@ class Work:
             self.tools.observer.count(f"ignored.{result.reason}")
         else:
             self._moved(saga_id, instance, result, message_id)
+        self._go_on(saga_id, instance)
         return result
+
+    def _go_on(self, saga_id: str, instance: Instance) -> None:
+        """Begin the next run of a saga whose last one is over, and the one after that if signals wait for it."""
+        tools, state = self.tools, instance.state
+        while state.run_is_over:
+            definition = tools.registry.successor(state.definition, state.version)
+            if definition is None:
+                definition = tools.registry.get(state.definition, state.version)
+            self._moved(saga_id, instance, go_on(instance, definition, tools.converter, self.now, limits=tools.limits))
+            tools.observer.count("saga.continued")
 
     def wake(self, saga_id: str, gate: int) -> None:
         """Let a saga's due alarms fire. One that was woken for nothing gets its row's `wake_at` put right."""
@@ -225,21 +240,38 @@ class Work:
         if not isinstance(result, Ignored):
             return
         if result.reason == "foreign":
-            self._dead(item, "foreign_reply", NotFound(result.detail))
+            self._after_its_run(item, reply)
         elif result.reason == "ended" and reply.outcome == "success":
-            self._after_the_end(item, reply.command_id)
+            self._after_the_end(item, reply, self.instance(item.saga_id).state)
 
-    def _after_the_end(self, item: Item, command_id: str) -> None:
-        """A success that nobody will undo any more must not go unseen; a duplicate of a settled one may."""
+    def _after_its_run(self, item: Item, reply: Reply) -> None:
+        """The present run never sent the command. The one before may have; older ones are not looked through."""
         assert item.saga_id is not None
         state = self.instance(item.saga_id).state
-        known = state.commands.get(CommandId(command_id))
+        if not state.previous_seq:
+            self._dead(item, "foreign_reply", NotFound(f"saga {state.id} never sent command {reply.command_id}"))
+            return
+        rows = self.batch.earlier(state.id, state.previous_seq, state.first_seq)
+        of_it = range(state.previous_seq, state.first_seq)
+        rows += [row for row in self.changes.events if row.saga_id == state.id and row.seq in of_it]
+        before = fold(state.id, ((to_micros(row.at), row.payload) for row in rows))
+        if CommandId(reply.command_id) not in before.commands:
+            self._dead(item, "foreign_reply", NotFound(f"saga {state.id} never sent command {reply.command_id}"))
+        elif reply.outcome == "success":
+            self._after_the_end(item, reply, before)
+        else:
+            self.tools.observer.count("ignored.late")
+
+    def _after_the_end(self, item: Item, reply: Reply, state: SagaState) -> None:
+        """A success that nobody will undo any more must not go unseen; a duplicate of a settled one may."""
+        known = state.commands.get(CommandId(reply.command_id))
         if known is None:
-            self._dead(item, "foreign_reply", NotFound(f"saga {state.id} never sent command {command_id}"))
+            self._after_its_run(item, reply)
             return
         step = state.steps[known[0]]
         if known[1] == "invoke" and step.status != "succeeded" and step.undo.status != "done":
-            self._dead(item, "late_success", NotFound(f"{step.name} had an effect after the saga was {state.status}"))
+            end = state.status if state.ended else "continued"
+            self._dead(item, "late_success", NotFound(f"{step.name} had an effect after the saga was {end}"))
 
     def _start(self, item: Item) -> None:
         request = item.request
@@ -290,12 +322,12 @@ class Work:
 
     def _same_input(self, item: Item, state: SagaState, definition: SagaDefinition[Any, Any] | None) -> bool:
         if definition is None:
-            return bool(msgspec.json.decode(item.body) == msgspec.json.decode(state.input))
+            return bool(msgspec.json.decode(item.body) == msgspec.json.decode(state.started_with))
         try:
             value = self.tools.converter.from_bytes(item.body, definition.input_type)
         except InputError:
             return False
-        return self.tools.converter.to_bytes(value, definition.input_type) == bytes(state.input)
+        return self.tools.converter.to_bytes(value, definition.input_type) == bytes(state.started_with)
 
     def _signal(self, item: Item) -> None:
         request = item.request

@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from datetime import datetime, timedelta
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 from uuid import UUID
 
 import msgspec
 
 from segue.clock import from_micros
 from segue.contract import Activity, Attribute, Signal, Undo
-from segue.errors import ContractError
+from segue.errors import ContractError, InvalidId
 from segue.ids import derive
-from segue.limits import check_id
+from segue.limits import MAX_ID_LENGTH, check_id
 from segue.saga import events as e
-from segue.saga.failures import SagaStopped
+from segue.saga.failures import ContinueAsNew, SagaStopped
 from segue.saga.program import Pending
 from segue.saga.retry import Retry, micros
 
@@ -48,11 +48,16 @@ class Saga:
         return self._program.saga_id
 
     @property
+    def run(self) -> int:
+        """The number of this run: 1, and one more after each `continue_as_new`."""
+        return self._program.run
+
+    @property
     def random(self) -> Random:
         """Random numbers that are the same at every replay."""
         # Made when it is first asked for: its state of 2.5 kB would be a quarter of a waiting saga.
         if self._random is None:
-            self._random = Random(self._program.saga_id)  # noqa: S311 - reproducible on purpose
+            self._random = Random(self._program.saga_id + self._of_run())  # noqa: S311 - reproducible on purpose
         return self._random
 
     def now(self) -> datetime:
@@ -62,7 +67,7 @@ class Saga:
     def uuid(self) -> UUID:
         """An id derived from the saga's id and the number of ids asked for so far."""
         self._program.uuids += 1
-        return UUID(derive("uuid", self._program.saga_id, str(self._program.uuids)))
+        return UUID(derive("uuid", self._program.saga_id, str(self._program.uuids) + self._of_run()))
 
     @overload
     async def call(
@@ -152,6 +157,8 @@ class Saga:
     def pivot(self) -> None:
         """The point of no return: from here on nothing is compensated automatically, only retried or parked."""
         self._check()
+        self._program.pivot = True
+        self._program.undoable.clear()
         self._program.requests.append(e.PivotPassed())
 
     def set(self, attribute: Attribute[T], value: T) -> None:
@@ -159,6 +166,23 @@ class Saga:
         self._check()
         data = self._program.converter.to_bytes(value, attribute.type)
         self._program.requests.append(e.AttributeSet(name=attribute.name, value=msgspec.Raw(data)))
+
+    def continue_as_new(self, input: Any, *, deadline: timedelta | None = None) -> NoReturn:
+        """End this run and begin the next one of the same saga with `input`, in one transaction.
+
+        For sagas that live long: the new run has an empty history and runs the newest version that is deployed. The id,
+        the attributes, the signals that nobody has received, and the deadline (unless a new one is given, from now on)
+        stay. Raises ContractError while a call is open, and where the undo of a step would be forgotten: what was
+        done before stands for good, so pass the pivot first. Raises InvalidPayload for an input of another type.
+        """
+        self._check()
+        program = self._program
+        if (why_not := program.why_not_continue()) != "":
+            raise ContractError(f"continue_as_new: {why_not}")
+        if deadline is not None and deadline <= _NO_TIME:
+            raise ContractError(f"continue_as_new: deadline={deadline}, it must be positive")
+        data = program.converter.to_bytes(input, program.definition.input_type)
+        raise ContinueAsNew(data, None if deadline is None else program.loop.now + micros(deadline))
 
     # --- inside
 
@@ -180,9 +204,11 @@ class Saga:
         if timeout <= _NO_TIME:
             raise ContractError(f"{activity.name}: timeout={timeout}, it must be positive")
         name = step + index if index and step else self._occurrence(activity.name, step, index)
+        if len(name) > MAX_ID_LENGTH:  # what tells runs and indexes apart comes on top of a name that fitted
+            raise InvalidId(f"step {name!r:.80} has {len(name)} characters, allowed are {MAX_ID_LENGTH}")
         program = self._program
         data = program.converter.to_bytes(input, activity.input)
-        pending = Pending(program.loop.create_future(), activity.output)
+        pending = Pending(program.loop.create_future(), activity.output, undoable=compensate is not None)
         program.steps[name] = pending
         program.requests.append(
             e.StepScheduled(
@@ -202,6 +228,8 @@ class Saga:
         except asyncio.CancelledError:
             if program.steps.pop(name, None) is not None and not program.stopped:
                 program.requests.append(e.StepAbandoned(step=name))
+                if optional and compensate is not None and not program.pivot:
+                    program.undoable.append(name)  # any other one is undone at once
             raise
         finally:
             del pending  # it has the failure, whose traceback has this frame
@@ -226,7 +254,11 @@ class Saga:
         n = names[base] = names.get(base, 0) + 1
         if step is not None and n > 1:
             raise ContractError(f"two steps are called {step!r}; an explicit step name must be unique in the saga")
-        return check_id("step", base) + (f"#{n}" if n > 1 else "") + index
+        return check_id("step", base) + self._of_run() + (f"#{n}" if n > 1 else "") + index
+
+    def _of_run(self) -> str:
+        """What tells the names and ids of one run from those of another; no id of a user has an @."""
+        return f"@{self._program.run}" if self._program.run > 1 else ""
 
     def _check(self) -> None:
         if self._program.stopped:

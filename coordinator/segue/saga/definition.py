@@ -113,6 +113,11 @@ class Registry:
         versions = [version for known, version in self._by_version if known == name]
         return self._by_version[(name, max(versions))] if versions else None
 
+    def successor(self, name: str, version: int) -> SagaDefinition[Any, Any] | None:
+        """What the next run of a saga of `version` runs: the newest, if it is here and not an older one."""
+        newest = self.newest(name)
+        return newest if newest is not None and newest.version >= version else None
+
     @property
     def versions(self) -> frozenset[tuple[str, int]]:
         """All (name, version) that this process can run."""

@@ -71,6 +71,43 @@ class ProgramReturned(Event, frozen=True, kw_only=True):
     result: msgspec.Raw
 
 
+class RunEnded(Event, frozen=True, kw_only=True):
+    """The code asked for a new run with `input`, which begins once nothing of this one is open.
+
+    `deadline`: a new one for the saga, if given. `pending`: how many deliveries the code has not been told; the signals
+    among them wait again.
+    """
+
+    input: msgspec.Raw
+    deadline: int | None = None
+    pending: int = 0
+
+
+class Continued(Event, frozen=True, kw_only=True):
+    """A new run begins, always with a transition of its own: nothing before it is read to bring the saga back.
+
+    All that lasts is here. `transitions` is how many there were before, `previous` the number of the first one of the
+    run before. `started_with` is the input of the first run; empty: the same as `input`.
+    """
+
+    run: int
+    transitions: int
+    previous: int
+    coordinator: str
+    definition: str
+    version: int
+    input: msgspec.Raw
+    started_at: int
+    started_with: msgspec.Raw = NOTHING
+    deadline: int | None = None
+    deadline_missed: bool = False
+    compensation: Retry | None = None
+    compensation_timeout: int = COMPENSATION_TIMEOUT
+    trace: tuple[tuple[str, str], ...] = ()
+    attributes: dict[str, msgspec.Raw] = {}
+    signals: dict[str, list[msgspec.Raw]] = {}
+
+
 class StopRequested(Event, frozen=True, kw_only=True):
     """The undo starts. `compensate`: all, none, or the step down to which (that step itself stays)."""
 
@@ -324,6 +361,8 @@ AnyEvent: TypeAlias = (
     | PivotPassed
     | AttributeSet
     | ProgramReturned
+    | RunEnded
+    | Continued
     | StopRequested
     | StopHeld
     | DeadlineMissed

@@ -7,7 +7,8 @@ SegueError
         ├── ActivityRejected          the participant refused (outcome `failure`): no effect
         └── ActivityTimeout           silence until the step's timeout: the outcome is unknown
 BaseException
-└── SagaStopped               the saga is being stopped; every further call raises it
+├── SagaStopped               the saga is being stopped; every further call raises it
+└── ContinueAsNew             how `s.continue_as_new` leaves the saga's code
 """
 
 from __future__ import annotations
@@ -66,6 +67,16 @@ class ActivityTimeout(ActivityError):
 
 class SagaStopped(BaseException):
     """The saga is being stopped; its code can't go on calling. Not an Exception: `except Exception` lets it pass."""
+
+
+class ContinueAsNew(BaseException):
+    """How `s.continue_as_new` leaves the saga's code. Not an Exception: `except Exception` lets it pass."""
+
+    def __init__(self, input: bytes, deadline: int | None) -> None:
+        super().__init__("continue_as_new has to leave the saga's function itself; a TaskGroup has caught it")
+        self.input = input
+        #: Microseconds since 1970; None: the deadline stays as it is.
+        self.deadline = deadline
 
 
 class Nondeterminism(SegueError):

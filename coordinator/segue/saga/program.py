@@ -7,24 +7,26 @@ it came to rest. It can be thrown away at any moment and made anew by telling it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Collection, Coroutine
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-from segue.errors import UsageError
+from segue.errors import ContractError, UsageError
 from segue.saga import events as e
 from segue.saga.definition import Converter, SagaDefinition
 from segue.saga.failures import (
     ActivityError,
     ActivityRejected,
     ActivityTimeout,
+    ContinueAsNew,
     Nondeterminism,
     SagaError,
 )
 from segue.saga.loop import SagaLoop
-from segue.saga.state import Delivery
+from segue.saga.steps import Delivery
 
 #: What the code may ask for; the engine records each as an event.
 Request = (
@@ -37,6 +39,7 @@ Request = (
     | e.AttributeSet
     | e.PivotPassed
     | e.ProgramReturned
+    | e.RunEnded
     | e.StopRequested
 )
 
@@ -53,6 +56,8 @@ class Pending(msgspec.Struct):
 
     future: asyncio.Future[Any]
     type: Any
+    #: A step that has a compensation.
+    undoable: bool = False
 
 
 class Program(msgspec.Struct):
@@ -70,6 +75,12 @@ class Program(msgspec.Struct):
     #: How many ids and signals the code has asked for.
     uuids: int = 0
     received: int = 0
+    #: The number of this run, and how many deliveries its code was told.
+    run: int = 1
+    told: int = 0
+    #: Steps that an undo would cover, as far as the code can know: a new run would forget them.
+    undoable: list[str] = []
+    pivot: bool = False
     stopped: bool = False
     main: asyncio.Task[Any] | None = None
     finished: bool = False
@@ -77,6 +88,7 @@ class Program(msgspec.Struct):
     def deliver(self, delivery: Delivery, now: int) -> list[Request]:
         """Tell the code one thing at `now` (microseconds) and run it until it rests. Raises CodeFailed."""
         self.loop.now = max(self.loop.now, now)
+        self.told += 1
         match delivery.kind:
             case "start":
                 self._start()
@@ -89,6 +101,16 @@ class Program(msgspec.Struct):
                 if pending is not None and not pending.future.done():
                     self._resolve(pending, delivery.payload, f"signal {delivery.n}")
         return self._run()
+
+    def why_not_continue(self) -> str:
+        """Why a new run can't begin here; empty if it can. The same at every replay, whatever the participants do."""
+        if self.steps:
+            return f"{_listed(self.steps)} is still open; await it, or leave its timeout scope"
+        if self.undoable:
+            return f"the undo of {_listed(self.undoable)} would be forgotten; call s.pivot() first if it is to stand"
+        if self.told < 2:
+            return "this run has not waited for anything yet, so it would begin anew for ever"
+        return ""
 
     def close(self) -> None:
         """Throw the code away: its `finally` blocks run, its calls are refused, nothing that it asks for counts."""
@@ -127,6 +149,8 @@ class Program(msgspec.Struct):
         if pending is None or pending.future.done():
             return
         if delivery.error is None:
+            if pending.undoable and not self.pivot:
+                self.undoable.append(delivery.step)
             self._resolve(pending, delivery.payload, f"the output of {delivery.step}")
             return
         kind = {"rejected": ActivityRejected, "timeout": ActivityTimeout}.get(delivery.error.kind, ActivityError)
@@ -187,6 +211,11 @@ class Program(msgspec.Struct):
             except Exception as unserialisable:
                 raise CodeFailed(_failure_of(unserialisable, "the result can't be stored")) from unserialisable
             return e.ProgramReturned(result=msgspec.Raw(data))
+        if isinstance(error, ContinueAsNew):
+            # Asked again: a `finally` may have called something since.
+            if (why_not := self.why_not_continue()) != "":
+                raise CodeFailed(_failure_of(ContractError(why_not), "continue_as_new")) from error
+            return e.RunEnded(input=msgspec.Raw(error.input), deadline=error.deadline)
         return e.StopRequested(cause="failure", error=failure_that_undoes(error))
 
 
@@ -223,6 +252,11 @@ def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for part in error.exceptions for leaf in _leaves(part)]
     return [error]
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(islice(names, 3))
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def _failure_of(error: BaseException, what: str) -> e.Failure:

@@ -28,7 +28,10 @@ def failure_of(reply: Reply) -> e.Failure:
 
 def too_long(allowed: int) -> e.Failure:
     """The history has `allowed` transitions."""
-    message = f"its history has reached {allowed:,} transitions, the most that are allowed (limits.history_events)"
+    message = (
+        f"its history has reached {allowed:,} transitions, the most that are allowed (limits.history_events); "
+        "a saga that lives long goes on in new runs, by continue_as_new"
+    )
     return e.Failure(code="history_limit", message=message, kind="saga")
 
 

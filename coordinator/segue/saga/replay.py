@@ -13,6 +13,7 @@ from segue.saga import events as e
 from segue.saga.definition import Converter, SagaDefinition
 from segue.saga.failures import Nondeterminism
 from segue.saga.program import CodeFailed, Program, Request
+from segue.saga.runs import begins_run
 from segue.saga.state import SagaState, apply, end_transition
 from segue.saga.transition import Instance
 
@@ -30,7 +31,7 @@ _REQUESTS = frozenset(
     )
 )
 #: After these the saga's code is not needed any more.
-_ENDS = frozenset((e.StopRequested, e.ProgramReturned, e.SagaParked))
+_ENDS = frozenset((e.StopRequested, e.ProgramReturned, e.RunEnded, e.SagaParked))
 
 
 def rebuild(
@@ -43,10 +44,12 @@ def rebuild(
 ) -> Instance:
     """The instance after these transitions ((microseconds, payload) by `seq`).
 
-    Without a definition, or where the code is not needed any more, it has no program. Raises Nondeterminism if the code
-    asks for something else than the history holds; the caller rebuilds without a definition and records the block.
+    Those of earlier runs are passed over. Without a definition, or where the code is not needed any more, it has no
+    program. Raises Nondeterminism if the code asks for something else than the history holds; the caller rebuilds
+    without a definition and records the block.
     `exact`: payloads and policies must be the same, too, as tests of unchanged code demand.
     """
+    transitions = of_last_run(transitions)
     state = SagaState(saga_id)
     replay = None if definition is None else _Replay(saga_id, definition, converter, exact=exact)
     for at, payload in transitions:
@@ -62,6 +65,14 @@ def rebuild(
             replay.end_of_transition(state, at)
         end_transition(state, at)
     return Instance(state, replay.program if replay is not None else None)
+
+
+def of_last_run(transitions: Sequence[tuple[int, bytes]]) -> Sequence[tuple[int, bytes]]:
+    """The transitions of the newest run among these."""
+    for n in range(len(transitions) - 1, 0, -1):
+        if begins_run(transitions[n][1]):
+            return transitions[n:]
+    return transitions
 
 
 def _ends_code(event: e.AnyEvent) -> bool:
@@ -86,6 +97,8 @@ class _Replay:
             self.recorded.append(event)
         elif type(event) is e.Started:
             self.program.input = bytes(event.input)
+        elif type(event) is e.Continued:
+            self.program.input, self.program.run = bytes(event.input), event.run
         elif type(event) is e.Undriven:
             while len(state.deliveries) > event.pending:
                 self.tell(state, at)

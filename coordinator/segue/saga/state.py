@@ -17,16 +17,11 @@ from segue.ids import CommandId, command_id
 from segue.saga import events as e
 from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, DEFAULT_RETRY, Retry, resend_delay
 from segue.saga.signs import Signs
+from segue.saga.steps import NEVER, Delivery, Step, StepStatus, undo_body
 
-StepStatus = Literal[
-    "scheduled", "issued", "waiting", "succeeded", "failed", "unknown", "skipped", "parked", "in_doubt"
-]
-UndoStatus = Literal["none", "issued", "waiting", "done", "deferred", "given_up"]
 Attention = Literal["none", "parked", "blocked", "deferred", "in_doubt"]
 Alarm = Literal["due", "resend", "retry", "undo_due", "undo_resend", "undo_retry", "timer", "held", "deadline"]
 
-#: Steps whose outcome is still to come.
-OPEN: frozenset[str] = frozenset(("scheduled", "issued", "waiting", "parked", "in_doubt"))
 #: Order among alarms of the same moment: send again before giving up, the saga's own deadline last.
 _ALARM_ORDER: dict[str, int] = {
     name: n
@@ -34,83 +29,6 @@ _ALARM_ORDER: dict[str, int] = {
         ("retry", "undo_retry", "resend", "undo_resend", "timer", "due", "undo_due", "held", "deadline")
     )
 }
-NEVER = 2**62
-
-
-class Undo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How far the compensation of one step is."""
-
-    status: UndoStatus = "none"
-    attempt: int = 0
-    first_sent: int = 0
-    due: int = NEVER
-    resend: int = NEVER
-    resends: int = 0
-    retry_at: int = NEVER
-    error: e.Failure | None = None
-    reason: str = ""
-    edited: bytes = b""
-    sent_at: int = 0
-    command: CommandId | None = None
-    #: What the newest command carries: a re-send has the same bytes, even if the step's output is known by then.
-    body: bytes = b""
-
-
-#: Most steps never come to it: they share this one.
-_NO_UNDO = Undo()
-
-
-class Step(msgspec.Struct, kw_only=True, gc=False):
-    """One occurrence of an activity in one saga."""
-
-    name: str
-    number: int
-    activity: str
-    input: msgspec.Raw
-    compensate: str
-    readonly: bool
-    optional: bool
-    park: bool
-    timeout: int
-    retry: Retry
-    after_pivot: bool
-    #: Positions of the events that scheduled and settled it: `a` happened before `b` if a.settled < b.issued.
-    issued: int
-    settled: int = NEVER
-    status: StepStatus = "scheduled"
-    output: msgspec.Raw = e.NULL
-    error: e.Failure | None = None
-    #: The code has its answer (or does not want it any more); later outcomes are only recorded.
-    delivered: bool = False
-    #: Its outcome is unknown and the code has moved on: undone at once.
-    abandoned: bool = False
-    #: Some attempt may have had an effect although it was answered negatively.
-    tainted: bool = False
-    attempt: int = 0
-    first_sent: int = 0
-    due: int = NEVER
-    resend: int = NEVER
-    resends: int = 0
-    retry_at: int = NEVER
-    started_at: int = 0
-    #: Time and deadline of the newest command: a re-send has the same bytes.
-    sent_at: int = 0
-    sent_due: int = 0
-    command: CommandId | None = None
-    ended_at: int | None = None
-    progress: msgspec.Raw = e.NULL
-    undo: Undo = _NO_UNDO
-
-
-class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """Something that the saga's code is to be told: the outcome of a step, a fired timer, a received signal."""
-
-    kind: Literal["start", "step", "timer", "signal"]
-    step: str = ""
-    n: int = 0
-    payload: msgspec.Raw = e.NULL
-    error: e.Failure | None = None
-    settled: int = 0
 
 
 class SagaState(msgspec.Struct):
@@ -120,7 +38,15 @@ class SagaState(msgspec.Struct):
     coordinator: str = ""
     definition: str = ""
     version: int = 0
+    #: Of this run, and of the first one.
     input: msgspec.Raw = e.NULL
+    started_with: msgspec.Raw = e.NULL
+    #: The number of this run, of its first transition, and of that of the run before it (0: there is none).
+    run: int = 1
+    first_seq: int = 1
+    previous_seq: int = 0
+    #: Set when the code has asked for a new run, until that begins.
+    next: e.RunEnded | None = None
     status: str = "running"
     result: msgspec.Raw | None = None
     error: e.Failure | None = None
@@ -179,6 +105,13 @@ class SagaState(msgspec.Struct):
     def undoing(self) -> bool:
         """The undo engine runs over all steps."""
         return self.stop is not None
+
+    @property
+    def run_is_over(self) -> bool:
+        """The next run can begin: it was asked for, and nothing of this one is open or still to be undone."""
+        if self.next is None or self.stop is not None or self.ended or self.undriven:
+            return False
+        return not (self.open_steps or self.undos or self.abandoned)
 
     def command_id(self, step: Step, action: e.Action) -> CommandId:
         """The id of the command that is (or was last) out for this step."""
@@ -280,6 +213,8 @@ def _saga(
     | e.PivotPassed
     | e.AttributeSet
     | e.ProgramReturned
+    | e.RunEnded
+    | e.Continued
     | e.StopRequested
     | e.StopHeld
     | e.DeadlineMissed
@@ -290,8 +225,8 @@ def _saga(
     at: int,
 ) -> None:
     match event:
-        case e.Started():
-            _started(state, event, at)
+        case e.Started() | e.Continued() | e.RunEnded():
+            _run(state, event, at)
         case e.PivotPassed():
             state.pivot = True
         case e.AttributeSet():
@@ -325,15 +260,67 @@ def _saga(
             assert_never(event)
 
 
+def _run(state: SagaState, event: e.Started | e.Continued | e.RunEnded, at: int) -> None:
+    match event:
+        case e.Started():
+            _started(state, event, at)
+        case e.Continued():
+            _continued(state, event, at)
+        case e.RunEnded():
+            _run_ended(state, event)
+        case _:
+            assert_never(event)
+
+
 def _started(state: SagaState, event: e.Started, at: int) -> None:
     state.coordinator = event.coordinator
     state.definition = event.definition
     state.version = event.version
-    state.input = event.input
+    state.input = state.started_with = event.input
     state.compensation = event.compensation or DEFAULT_COMPENSATION_RETRY
     state.compensation_timeout = event.compensation_timeout
     state.trace = event.trace
     state.started_at = state.updated_at = at
+    if event.deadline is not None:
+        state.deadline = event.deadline
+        state.set_alarm("deadline", "", event.deadline)
+    state.deliveries.append(Delivery("start"))
+
+
+def _run_ended(state: SagaState, event: e.RunEnded) -> None:
+    state.returned = True
+    state.next = event
+    state.timers.clear()
+    state.receives.clear()
+    untold = state.deliveries[len(state.deliveries) - event.pending :]
+    for delivery in reversed(untold):
+        if delivery.kind == "signal":
+            state.signals.setdefault(delivery.step, []).insert(0, delivery.payload)
+    state.deliveries.clear()
+    if event.deadline is not None:
+        state.deadline, state.deadline_missed = event.deadline, False
+        state.set_alarm("deadline", "", event.deadline)
+
+
+def _continued(state: SagaState, event: e.Continued, at: int) -> None:
+    """What the event does not carry is as in a new saga: the state is the same, whether or not it had a run before."""
+    fresh = SagaState(state.id)
+    for name in SagaState.__struct_fields__:
+        setattr(state, name, getattr(fresh, name))
+    state.count = 1
+    state.run = event.run
+    state.first_seq, state.previous_seq = event.transitions + 1, event.previous
+    state.revision = event.transitions
+    state.coordinator, state.definition, state.version = event.coordinator, event.definition, event.version
+    state.input = event.input
+    state.started_with = event.started_with if bytes(event.started_with) else event.input
+    state.started_at, state.updated_at = event.started_at, at
+    state.compensation = event.compensation or DEFAULT_COMPENSATION_RETRY
+    state.compensation_timeout = event.compensation_timeout
+    state.trace = event.trace
+    state.attributes = dict(event.attributes)
+    state.signals = {name: list(waiting) for name, waiting in event.signals.items()}
+    state.deadline_missed = event.deadline_missed
     if event.deadline is not None:
         state.deadline = event.deadline
         state.set_alarm("deadline", "", event.deadline)
@@ -464,11 +451,6 @@ def _undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: Com
     state.undos[step.name] = step
     state.troubled.pop(step.name, None)
     _set_undo_alarms(state, step)
-
-
-def undo_body(step: Step) -> bytes:
-    """What a compensation receives: `{"input": …, "output": …|null}`, as far as it is known now."""
-    return b'{"input":%b,"output":%b}' % (bytes(step.input), bytes(step.output))
 
 
 def _resent(state: SagaState, event: e.CommandResent) -> None:
@@ -629,7 +611,7 @@ def _signal(state: SagaState, event: e.ReceiveStarted | e.ReceiveCancelled | e.S
         case e.ReceiveStarted():
             waiting = state.signals.get(event.signal)
             if waiting:
-                state.deliveries.append(Delivery("signal", n=event.n, payload=waiting.pop(0)))
+                state.deliveries.append(Delivery("signal", event.signal, event.n, waiting.pop(0)))
             else:
                 state.receives[event.n] = event.signal
         case e.ReceiveCancelled():
@@ -638,7 +620,7 @@ def _signal(state: SagaState, event: e.ReceiveStarted | e.ReceiveCancelled | e.S
             for n, name in state.receives.items():
                 if name == event.signal:
                     del state.receives[n]
-                    state.deliveries.append(Delivery("signal", n=n, payload=event.payload))
+                    state.deliveries.append(Delivery("signal", event.signal, n, event.payload))
                     return
             state.signals.setdefault(event.signal, []).append(event.payload)
         case _:

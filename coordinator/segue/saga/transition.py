@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from segue.ids import CommandId
 from segue.limits import DEFAULT_LIMITS, Limits
@@ -20,7 +21,9 @@ from segue.saga.inputs import Cancel, Input, Reply, ResolveStep, RetryStep, Sign
 from segue.saga.program import CodeFailed, Program, Request
 from segue.saga.reasons import ABANDONED, STOPPED, failure_of, silence, too_long, too_many
 from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, Retry, may_retry, micros, resend_delay, retry_delay
-from segue.saga.state import Alarm, Delivery, SagaState, Step, apply, end_transition, steps_to_undo
+from segue.saga.runs import continued
+from segue.saga.state import Alarm, SagaState, apply, end_transition, steps_to_undo
+from segue.saga.steps import Delivery, Step
 from segue.saga.undo import UndoPlan
 
 
@@ -112,6 +115,29 @@ def block(instance: Instance, failure: e.Failure, now: int, *, limits: Limits = 
     return turn.close()
 
 
+def go_on(
+    instance: Instance,
+    definition: SagaDefinition[Any, Any] | None,
+    converter: Converter,
+    now: int,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Moved:
+    """The first transition of the next run, where `state.run_is_over`; in the transaction that ended the last one.
+
+    `definition`: what it runs; None if that is not here. The new run may be over at once, too: call it till it is not.
+    """
+    turn = _Turn(instance, now, limits)
+    turn.drop_program()
+    event = continued(instance.state, definition)
+    instance.plan = None
+    turn.record(event)
+    if definition is not None:
+        instance.program = Program(definition, instance.state.id, converter, bytes(event.input), run=event.run)
+    turn.drive()
+    return turn.close()
+
+
 class _Turn:
     """One transition in the making."""
 
@@ -158,7 +184,7 @@ class _Turn:
                 self.record(e.Undriven(pending=len(state.deliveries)))
                 return
             delivery = state.deliveries.pop(0)
-            if state.revision >= self.limits.history_events:
+            if state.revision - state.first_seq + 1 >= self.limits.history_events:
                 self.block(too_long(self.limits.history_events), delivery)
                 return
             try:
@@ -207,6 +233,8 @@ class _Turn:
                 self.record(request)
                 for step in list(state.open_steps.values()):
                     self.abandon(step)
+            case e.RunEnded():
+                self.record(replace(request, pending=len(state.deliveries)))
             case e.StopRequested():
                 if state.pivot:
                     self.record(e.SagaParked(error=request.error))
@@ -455,7 +483,7 @@ class _Turn:
         if state.ended or state.open_steps or state.undos:
             return
         if state.stop is None:
-            if state.returned and not state.abandoned:
+            if state.returned and state.next is None and not state.abandoned:
                 self.end("completed")
             return
         if any(True for _ in steps_to_undo(state)):
@@ -522,7 +550,7 @@ class _Turn:
                 assert_never(what)
 
     def deadline(self) -> None:
-        if self.state.pivot or self.state.returned:
+        if self.state.pivot or (self.state.returned and self.state.next is None):
             self.record(e.DeadlineMissed())
         else:
             failure = e.Failure(code="deadline", message="the saga's deadline passed", kind="timeout")
@@ -531,7 +559,7 @@ class _Turn:
     # --- signals and people
 
     def signal(self, signal: SignalArrived) -> Ignored | None:
-        if self.state.undoing or self.state.returned:
+        if self.state.undoing or (self.state.returned and self.state.next is None):
             return Ignored("stopping", "the saga's code has ended")
         if sum(map(len, self.state.signals.values())) >= self.limits.pending_signals:
             return Ignored("limit", f"{self.limits.pending_signals} signals wait already")
@@ -621,7 +649,7 @@ def wake_at(state: SagaState) -> int | None:
     """When this saga must be looked at even if nothing happens; None if only a message or a person can move it."""
     if state.ended or state.blocked is not None:
         return None
-    if state.undriven:
+    if state.undriven or state.run_is_over:
         return state.updated_at
     alarm = state.alarm()
     return alarm[0] if alarm else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from segue.saga.state import Step
+from segue.saga.steps import Step
 
 
 class UndoPlan:

@@ -130,7 +130,7 @@ class _Explorer:
 
     def _case(self, play: Play, plan: Plan) -> Case:
         first, last = play.stands[0], play.stands[-1]
-        steps = play.saga.state.steps
+        steps = play.saga.steps
         return Case(
             plan=plan,
             status=first.status,
@@ -144,8 +144,8 @@ class _Explorer:
 
     def _note(self, play: Play) -> None:
         """What the run adds to coverage and warnings."""
-        report, state = self.report, play.saga.state
-        for step in state.steps.values():
+        report, state, steps = self.report, play.saga.state, play.saga.steps
+        for step in steps.values():
             if step.compensate:
                 report.undos.setdefault(step.compensate, Undo(activity=step.activity))
             elif not step.readonly and not step.optional:
@@ -161,10 +161,10 @@ class _Explorer:
         for _, event in play.saga.events:
             match event:
                 case e.StepInDoubt():
-                    activity = state.steps[event.step].activity
+                    activity = steps[event.step].activity
                     report.may_be_in_doubt[activity] = report.may_be_in_doubt.get(activity, 0) + 1
                 case e.UndoDeferred():
-                    report.undos[state.steps[event.step].compensate].deferred += 1
+                    report.undos[steps[event.step].compensate].deferred += 1
                 case _:
                     pass
 

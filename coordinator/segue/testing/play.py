@@ -210,7 +210,7 @@ class Play:
     def _subject(self, happened: Input) -> str:
         match happened:
             case Reply():
-                step, action, _ = self.saga.state.commands[happened.command_id]
+                step, action, _ = self.saga.command(happened.command_id)
                 return f"after {'undo of ' if action == 'compensate' else ''}{step}"
             case SignalArrived():
                 return f"after signal {happened.name}"

@@ -109,12 +109,14 @@ def _replay_one(
         _rebuilt(state.id, rows, definition, converter, exact)
     except Nondeterminism:
         # Where it begins is worth a second look; the whole at once is linear, this is not.
-        for count in range(1, len(rows) + 1):
+        of_run = rows[state.first_seq - 1 :]
+        for count in range(1, len(of_run) + 1):
             try:
-                _rebuilt(state.id, rows[:count], definition, converter, exact)
+                _rebuilt(state.id, of_run[:count], definition, converter, exact)
             except Nondeterminism as difference:
-                kinds = ", ".join(type(event).__name__ for event in e.decode_events(rows[count - 1][1]))
-                raise Nondeterminism(f"saga {state.id}, transition {count} ({kinds}): {difference}") from None
+                kinds = ", ".join(type(event).__name__ for event in e.decode_events(of_run[count - 1][1]))
+                seq = state.first_seq + count - 1
+                raise Nondeterminism(f"saga {state.id}, transition {seq} ({kinds}): {difference}") from None
         raise
 
 

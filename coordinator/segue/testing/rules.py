@@ -61,13 +61,13 @@ def _effects(play: Play) -> Iterator[Finding]:
     if not state.ended:
         return
     undone = state.stop is not None and state.stop.compensate == "all" and not state.pivot
-    for step in state.steps.values():
+    for step in play.saga.steps.values():
         stands = step.name in standing
         if stands and step.status == "failed":
             yield "completed", f"{step.name} counts as refused, but its effect stands"
         if step.status == "succeeded" and not stands and step.undo.status != "done" and not step.readonly:
             yield "completed", f"{step.name} counts as done, but it is not"
-        covered = undone or step.abandoned
+        covered = (undone and step.name in state.steps) or step.abandoned
         if covered and stands and step.compensate and step.undo.status != "given_up":
             yield "undone", f"the saga is {state.status}, but the effect of {step.name} stands"
 
@@ -121,7 +121,7 @@ def _pivot(events: list[e.AnyEvent]) -> Iterator[Finding]:
         match event:
             case e.PivotPassed():
                 passed = True
-            case e.StopRequested(cause="cancel"):
+            case e.StopRequested(cause="cancel") | e.Continued():
                 passed = False
             case e.StepUnknown() | e.StepAbandoned() if not passed:
                 given_up.add(event.step)

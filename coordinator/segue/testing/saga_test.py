@@ -254,8 +254,8 @@ class _Run:
         self._receive(commands)
 
     def _note_undone(self, reply: Reply) -> None:
-        name, action, _ = self.saga.state.commands[reply.command_id]
-        step = self.saga.state.steps[name]
+        name, action, _ = self.saga.command(reply.command_id)
+        step = self.saga.steps[name]
         if action == "compensate" and step.undo.status == "done":
             self.compensated.append(self.saga.contracts[step.compensate])
 

@@ -15,6 +15,7 @@ import msgspec
 
 from segue.clock import from_micros
 from segue.contract import Attribute
+from segue.ids import CommandId
 from segue.saga import events as e
 from segue.saga.definition import SagaDefinition
 from segue.saga.effects import Ignored, Moved, SendCommand
@@ -22,7 +23,8 @@ from segue.saga.failures import Nondeterminism
 from segue.saga.inputs import Input, Reply
 from segue.saga.replay import rebuild
 from segue.saga.state import SagaState
-from segue.saga.transition import advance, commands_of, start
+from segue.saga.steps import Step
+from segue.saga.transition import advance, commands_of, go_on, start
 from segue.testing.contracts import Contracts
 from segue.testing.failures import NeverEnds, NondeterministicSaga
 from segue.topics.converter import Converter
@@ -72,6 +74,9 @@ class VirtualSaga:
         self.lines: list[Line] = []
         self.wake_at: int | None = None
         self._replayed = 0
+        #: What earlier runs have left: their steps, and what their commands were for.
+        self._steps: dict[str, Step] = {}
+        self._commands: dict[CommandId, tuple[str, e.Action, int]] = {}
 
     # --- what happens
 
@@ -90,7 +95,12 @@ class VirtualSaga:
         if isinstance(moved, Ignored):
             self.ignored.append(moved)
             return []
-        return self._stored(moved)
+        commands = self._stored(moved)
+        while self.state.run_is_over:
+            self._steps.update(self.state.steps)
+            self._commands.update(self.state.commands)
+            commands += self._stored(go_on(self.instance, self.definition, self.converter, self.now))
+        return commands
 
     def happen_again(self, happened: Input) -> list[SendCommand]:
         """The coordinator dies before it has stored what it decided, and another one is told the same."""
@@ -99,7 +109,7 @@ class VirtualSaga:
         self.replay(blocked=blocked)
         before = len(self.rows)
         commands = self.happen(happened)
-        second = self.rows[-1][1] if len(self.rows) > before else None
+        second = self.rows[before][1] if len(self.rows) > before else None
         if second != (None if isinstance(first, Ignored) else e.encode_events(first.events)):
             raise NondeterministicSaga("told the same again after a crash, the saga went on differently" + self.story())
         return commands
@@ -143,6 +153,15 @@ class VirtualSaga:
     @property
     def state(self) -> SagaState:
         return self.instance.state
+
+    @property
+    def steps(self) -> dict[str, Step]:
+        """The steps of all its runs."""
+        return {**self._steps, **self.state.steps}
+
+    def command(self, command_id: CommandId) -> tuple[str, e.Action, int]:
+        """Step, action and attempt of a command that it has sent, in whichever run."""
+        return self.state.commands.get(command_id) or self._commands[command_id]
 
     @property
     def elapsed(self) -> timedelta:
@@ -246,6 +265,8 @@ def _told(event: e.AnyEvent) -> str | None:
             text = "the pivot is passed"
         case e.TimerFired():
             text = f"timer {event.n} fires"
+        case e.Continued():
+            text = f"run {event.run} begins with {preview(bytes(event.input))}"
         case e.Ended():
             text = event.status
         case _:

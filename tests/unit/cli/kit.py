@@ -16,16 +16,18 @@ from typer.testing import CliRunner
 
 from segue.cli.main import build
 from segue.clock import SYSTEM_CLOCK, from_micros, to_micros
+from segue.contract import Signal
 from segue.coordinator import schema
 from segue.coordinator.projection import row_of
 from segue.coordinator.service import Coordinator, Options
 from segue.coordinator.sql import SqlStore
 from segue.coordinator.store import AuditEntry, Changes, DeadLetterRow, EventRow, SagaRow
+from segue.saga import Saga, saga
 from segue.saga import events as e
 from segue.saga.definition import Registry, SagaDefinition
 from segue.saga.effects import Moved, SendCommand
-from segue.saga.inputs import Input, Reply
-from segue.saga.transition import advance, start
+from segue.saga.inputs import Input, Reply, SignalArrived
+from segue.saga.transition import advance, go_on, start
 from segue.topics import MemoryBroker, TopicNames
 from segue.topics.broker import Record
 from segue.topics.converter import Converter
@@ -57,6 +59,8 @@ class Played:
         moved = advance(self.instance, happened, self.now)
         assert isinstance(moved, Moved), moved
         self._keep(moved)
+        while self.instance.state.run_is_over:
+            self._keep(go_on(self.instance, self.definition, Converter(), self.now))
         return self
 
     def answer(self, step: str, outcome: str = "success", error: str = "", message: str = "") -> Played:
@@ -112,6 +116,20 @@ def compensated(saga_id: str = "order-4", **more: Any) -> Played:
         Played(saga_id, **more).answer("payments.charge").answer("stock.reserve", "failure", "sold_out", "none left")
     )
     return played.answer("payments.charge")
+
+
+@saga("counter")
+async def counter_saga(s: Saga, count: int) -> int:
+    count += await s.receive(Signal("tick", int))
+    s.continue_as_new(count)
+
+
+def in_its_third_run(saga_id: str = "counter-1", **more: Any) -> Played:
+    """A saga of several runs: two transitions, two more, and one."""
+    played = Played(saga_id, definition=counter_saga, input=1, **more)
+    for count in (2, 3):
+        played.happen(SignalArrived(name="tick", payload=msgspec.Raw(b"%d" % count)))
+    return played
 
 
 def letter(offset: int = 1, **more: Any) -> DeadLetterRow:

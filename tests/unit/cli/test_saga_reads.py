@@ -10,7 +10,7 @@ import pytest
 from segue.clock import SYSTEM_CLOCK
 from segue.coordinator.store import AuditEntry
 from segue.saga.inputs import Cancel
-from tests.unit.cli.kit import Database, Played, Ran, compensated, completed, deferred, shipping
+from tests.unit.cli.kit import Database, Played, Ran, compensated, completed, deferred, in_its_third_run, shipping
 
 Segue = Callable[..., Ran]
 
@@ -98,8 +98,8 @@ def test_the_shape_of_a_listed_saga_is_stable(filled: Database, on_database: Seg
     (saga,) = on_database("saga", "ls", "--status", "completed", "--json").json["sagas"]
     assert sorted(saga) == [
         "attempt", "attention", "attributes", "deadline_at", "definition", "ended_at", "error_class", "error_code",
-        "error_message", "id", "input", "overdue", "parent_id", "result", "revision", "started_at", "status", "step",
-        "tenant", "undriven", "updated_at", "version", "waiting_for", "wake_at",
+        "error_message", "first_seq", "id", "input", "overdue", "parent_id", "result", "revision", "run", "started_at",
+        "status", "step", "tenant", "undriven", "updated_at", "version", "waiting_for", "wake_at",
     ]  # fmt: skip
     assert saga["input"] == {"id": "o-1", "account": "ann", "total": "9.50"}
     assert saga["result"] == {"parcel": "p-1"}
@@ -122,6 +122,21 @@ def test_show_says_where_a_saga_is_and_what_it_waits_for(filled: Database, on_da
     assert "payments.charge succeeded 1/5" in text
     assert "shipping.ship is tried again at" in text
     assert "busy: no van" in text
+
+
+def test_show_names_the_run_and_shows_earlier_ones_if_asked(database: Database, on_database: Segue) -> None:
+    database.put(in_its_third_run())
+    text = " ".join(on_database("saga", "show", "counter-1").out.split())
+    assert "run 3, since transition 5" in text
+    assert "input 1 " in text
+    assert "run 3 began, counter v1" in text
+    assert "run 2 began" not in text
+    assert "run 2 began, counter v1" in on_database("saga", "show", "counter-1", "--all").out
+    assert on_database("saga", "show", "counter-1", "--json").json["run"] == 3
+
+
+def test_show_says_nothing_of_runs_where_there_is_one(filled: Database, on_database: Segue) -> None:
+    assert "since transition" not in on_database("saga", "show", "order-1").out
 
 
 def test_show_says_why_a_person_is_needed(filled: Database, on_database: Segue) -> None:

@@ -15,7 +15,7 @@ from segue.coordinator import schema, verification
 from segue.coordinator.store import AuditEntry, Changes, OperatorRequest
 from segue.outbox.message import Message
 from segue.saga import Saga, saga
-from tests.unit.cli.kit import Database, Played, Ran, compensated, completed, deferred, shipping
+from tests.unit.cli.kit import Database, Played, Ran, compensated, completed, deferred, in_its_third_run, shipping
 
 Segue = Callable[..., Ran]
 
@@ -92,6 +92,29 @@ def test_what_was_tampered_with_is_found(
 ) -> None:
     database.put(shipping("order-1", ago=timedelta(seconds=5)))
     database.execute(change)
+    assert {check for check, _ in violations(on_database("verify", "--json"))} == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (None, set()),
+        (delete(schema.saga_event).where(schema.saga_event.c.seq <= 2), set()),
+        (delete(schema.saga_event).where(schema.saga_event.c.seq <= 4), set()),
+        (delete(schema.saga_event).where(schema.saga_event.c.seq == 3), {"history"}),
+        (delete(schema.saga_event), {"history"}),
+        (delete(schema.saga_event).where(schema.saga_event.c.seq == 5), {"history"}),
+        (update(schema.saga).values(run=2), {"fold"}),
+        (update(schema.saga).values(first_seq=4), {"fold"}),
+        (update(schema.saga).values(input=b"6"), {"fold"}),
+    ],
+)
+def test_the_present_run_is_checked_and_earlier_ones_may_be_gone(
+    database: Database, on_database: Segue, change: Any, expected: set[str]
+) -> None:
+    database.put(in_its_third_run())
+    if change is not None:
+        database.execute(change)
     assert {check for check, _ in violations(on_database("verify", "--json"))} == expected
 
 

@@ -21,7 +21,7 @@ from segue.saga.effects import Ignored, Moved, SendCommand
 from segue.saga.inputs import Cancel, Input, Reply, SignalArrived, Wake
 from segue.saga.replay import rebuild
 from segue.saga.state import SagaState, fold
-from segue.saga.transition import advance, start
+from segue.saga.transition import advance, go_on, start
 from segue.topics.converter import Converter
 
 START = 1_700_000_000_000_000
@@ -78,6 +78,8 @@ class Run:
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.definition = definition
+        #: What a new run runs.
+        self.successor: SagaDefinition[Any, Any] | None = definition
         self.limits = limits
         self.evict = evict
         self.now = START
@@ -98,6 +100,8 @@ class Run:
             self.ignored.append(result)
         else:
             self._stored(result)
+        while self.state.run_is_over:
+            self._stored(go_on(self.instance, self.successor, self.converter, self.now, limits=self.limits))
         return result
 
     def reply(

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from segue.saga.retry import DEFAULT_RETRY
-from segue.saga.state import Step
+from segue.saga.steps import Step
 from segue.saga.undo import UndoPlan
 
 

@@ -12,7 +12,8 @@ from segue.errors import UsageError
 from segue.outbox import inbox
 from segue.saga import Saga, SagaDefinition, saga, state, transition
 from segue.saga import events as e
-from segue.saga.state import SagaState, Step
+from segue.saga.state import SagaState
+from segue.saga.steps import Step
 from segue.testing import Case, NotMocked, Report, SagaTestError, explore, participants
 from segue.testing.faults import FAULTS_AT, Fault, key_of, plan_of
 from tests.unit.testing.shop import (
