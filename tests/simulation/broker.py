@@ -123,6 +123,8 @@ class SimConsumer(MemoryConsumer):
         if self.process.io(POLL):
             raise BrokerUnavailable("the broker did not answer")
         polled = super().poll(max_records, timeout)
+        for record in polled.records:
+            self.process.given[record.source, record.offset] = record
         self.unsure = False
         return polled
 

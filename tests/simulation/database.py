@@ -192,7 +192,7 @@ class SimBatch(MemoryBatch):
             return
         oracles = self._database.oracles
         every = [changes for changes, _, _ in self._changes]
-        before = oracles.before_commit(self._fences, every)
+        before = oracles.before_commit(self._process.given, self._fences, every)
         gone = self._tables.lost([seq for changes in every for seq in changes.published])
         super().commit()
         oracles.forgotten(gone)

@@ -99,6 +99,9 @@ class Oracles:
         self.raw: set[tuple[bytes | None, Headers]] = set()
         #: Records that are applied, by identity; they are kept, so that an identity is never given twice.
         self.applied: set[int] = set()
+        #: Those of them that are what the one who applied them was given; where an unclean election cut off a record,
+        #: another one may be at its place by now.
+        self.met: set[int] = set()
         self.messages: set[tuple[str, str]] = set()
         #: Messages of the batch that is being committed.
         self.writing: set[str] = set()
@@ -115,7 +118,12 @@ class Oracles:
 
     # --- what the databases and the broker tell
 
-    def before_commit(self, fences: Sequence[tuple[str, OffsetMove]], changes: Sequence[Changes]) -> Commit:
+    def before_commit(
+        self,
+        given: Mapping[tuple[Partition, int], Record],
+        fences: Sequence[tuple[str, OffsetMove]],
+        changes: Sequence[Changes],
+    ) -> Commit:
         log = self.system.broker.log
         commands = self.shadow.commands
         read: list[tuple[Record, Any]] = []
@@ -130,6 +138,8 @@ class Oracles:
                     ended = known[0].ended is not None
                     before = (step.status, step.attempt, step.undo, step.undo_attempt, ended)
                 read.append((record, before))
+                if given.get((move.partition, record.offset)) is record:
+                    self.met.add(id(record))
         counts = self.system.database.tables.unpublished
         unpublished = {event.saga_id for c in changes for event in c.events if counts.get(event.saga_id)}
         return Commit(read, unpublished, stood)

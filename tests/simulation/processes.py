@@ -82,6 +82,7 @@ class SimProcess(Client):
 
     def connect(self, group: str) -> tuple[SimConsumer, SimProducer]:
         consumer = self.consumer = SimConsumer(self.system.broker, group, self)
+        self.given.clear()
         self.producer = SimProducer(self.system.broker, self, self.system.plan.linger_us)
         return consumer, self.producer
 

@@ -216,7 +216,8 @@ class SqlDatabase(Database):
         intent: Intent | None = link.intent
         self._judged = None
         if intent is not None and (intent.fences or intent.changes):
-            self._judged = self.oracles.before_commit(intent.fences, intent.changes)
+            given = {} if link.slot.process is None else link.slot.process.given
+            self._judged = self.oracles.before_commit(given, intent.fences, intent.changes)
 
     def _after(self, link: Link) -> None:
         self._read(self.file.written)

@@ -17,6 +17,7 @@ from zlib import crc32
 from greenlet import getcurrent, greenlet
 
 from segue.clock import EPOCH, from_micros
+from segue.topics.broker import Partition, Record
 from tests.simulation.tape import Stream, Tape
 
 SECOND = 1_000_000
@@ -145,6 +146,8 @@ class Process:
         self.due = NEVER
         self.entry = 0
         self.idle = 0
+        #: The record that its consumer was given last at each place (partition and offset).
+        self.given: dict[tuple[Partition, int], Record] = {}
         #: A port has failed in this turn.
         self.hurt = False
         #: Something has changed while it was in the middle of a turn.
