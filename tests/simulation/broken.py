@@ -145,7 +145,6 @@ def offsets_before_work(patch: Patch) -> None:
 
 @mutant("an instance of another revision is taken from the cache")
 def cache_revision(patch: Patch) -> None:
-    patch(cache.InstanceCache, "has", lambda self, saga_id, revision: saga_id in self._instances)
     patch(cache.InstanceCache, "take", lambda self, saga_id, revision: self._instances.pop(saga_id, None))
 
 
@@ -210,7 +209,8 @@ def resend(patch: Patch) -> None:
 
 @mutant("[R1] a command has no wake-up before its time is over")
 def silence_alarm(patch: Patch) -> None:
-    patch(transition, "resend_delay", lambda policy, resends: 10**12)
+    for module in (transition, state):
+        patch(module, "resend_delay", lambda policy, resends: 10**12)
 
 
 @mutant("[R4] the relay goes on after the highest number it has seen")

@@ -100,6 +100,17 @@ def found_parked_twice(patch: Patch) -> None:
     patch(work.Work, "prepare", prepare)
 
 
+@mutant("found: of a saga in memory nobody asks whether a message was seen before", focus="signals")
+def found_seen_in_memory(patch: Patch) -> None:
+    old = work.Work.prepare
+
+    def prepare(self: Any, saga_ids: Any, *, rows: Any = (), messages: Any = ()) -> None:
+        asked = {pair for pair in messages if self.cache.revision(pair[0]) is None}
+        old(self, saga_ids, rows=rows, messages=asked)
+
+    patch(work.Work, "prepare", prepare)
+
+
 @mutant("found: a saga that is blocked while the breaker holds its undo can't be released", focus="bugs")
 def found_blocked_hold(patch: Patch) -> None:
     old = Turn.retry_by_person

@@ -90,6 +90,11 @@ def idle_commands(patch: Patch) -> None:
     patch(publisher.Publisher, "poll", lambda self, timeout=0.0: old(self))
 
 
+@mutant("a reply that the broker could not take is not sent again", focus="outboxes")
+def reply_given_up(patch: Patch) -> None:
+    patch(publish.ReplyPublisher, "_later", lambda self, flight: None)
+
+
 # --- what takes long
 
 

@@ -628,9 +628,12 @@ class L4Overdue(Oracle):
 
 
 class L3Lag(Oracle):
-    """Everything is read."""
+    """Everything is read, and every reply has arrived."""
 
     def end(self, system: System) -> None:
+        for worker in system.workers:
+            if worker.loop is not None and worker.loop.busy:
+                self.fail(f"{worker.name} has not done with what it took, or still sends a reply")
         for partition, stored, end in system.lag():
             if stored < end:
                 self.fail(f"{partition} is read to {stored}, and ends at {end}")

@@ -19,6 +19,11 @@ class Patch:
         setattr(owner, name, new)
         return old
 
+    @property
+    def broken(self) -> int:
+        """How many attributes are replaced."""
+        return len(self._saved)
+
     def undo(self) -> None:
         while self._saved:
             owner, name, old = self._saved.pop()

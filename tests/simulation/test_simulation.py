@@ -16,7 +16,7 @@ from tests.simulation.answers import AnswerProcess
 from tests.simulation.database import _BLANK, BookDesk, Books
 from tests.simulation.focus import FOCUSES, SHARE, focused, name_of
 from tests.simulation.mutants import QUICK, applied, hunt
-from tests.simulation.patching import MUTANTS
+from tests.simulation.patching import MUTANTS, Patch
 from tests.simulation.run import TAPES
 from tests.simulation.sagas import FEATURES
 from tests.simulation.shrink import shrink
@@ -147,6 +147,16 @@ def test_a_saga_at_its_limits_ends_when_people_cancel_it() -> None:
 
 def test_every_mutant_that_names_a_focus_names_one_that_there_is() -> None:
     assert {mutant.focus for mutant in MUTANTS.values()} - {None} <= set(FOCUSES)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_breaks_what_there_is_and_puts_it_back(name: str) -> None:
+    patch = Patch()
+    MUTANTS[name].apply(patch)
+    broken = patch.broken
+    patch.undo()
+    assert broken
+    assert not patch.broken
 
 
 @pytest.mark.parametrize("name", QUICK)
