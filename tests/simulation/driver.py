@@ -82,6 +82,7 @@ class File:
         self.world.points["locked"] += 1
         while self.holder is not None:
             if self.world.now >= until:
+                process.hurt = True  # its loop has to find its way back, as after any other error
                 raise trouble("database is locked", "SQLITE_BUSY")
             self._waiting.append(process)
             try:
