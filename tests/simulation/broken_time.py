@@ -92,3 +92,19 @@ def redriven_twice(patch: Patch) -> None:
         old(s, event, 0)
 
     patch(state, "_redriven", redriven)
+
+
+@mutant("an alarm that was put off rings at its old time as well")
+def alarm_put_off(patch: Patch) -> None:
+    patch(state.SagaState, "_alarm_at", lambda self, what, name: self.alarms[0][0])
+
+
+@mutant("the next attempt of an undo is not among the alarms")
+def undo_alarm(patch: Patch) -> None:
+    old = state.SagaState.set_alarm
+
+    def set_alarm(self: Any, what: Any, name: str, at: int) -> None:
+        if what != "undo_retry":
+            old(self, what, name, at)
+
+    patch(state.SagaState, "set_alarm", set_alarm)

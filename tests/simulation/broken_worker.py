@@ -21,6 +21,20 @@ from segue.outbox.inbox import lock_fence
 from segue.saga import events as e
 from tests.simulation.patching import Patch, mutant
 
+# --- offsets
+
+
+@mutant("what a worker has done between two commits of its offsets is never told")
+def offsets_between(patch: Patch) -> None:
+    old = loop.CommandLoop._commit
+
+    def commit(self: Any, *, at_once: bool) -> None:
+        old(self, at_once=at_once)
+        self._committed.update({at: work.watermark for at, work in self._work.items() if work.watermark is not None})
+
+    patch(loop.CommandLoop, "_commit", commit)
+
+
 # --- groups
 
 

@@ -164,6 +164,9 @@ class SimConsumer(MemoryConsumer):
                 for partition, offset in offsets.items():
                     if partition in self._positions:
                         self._sim.oracles.worker_read(books, partition, offset)
+            known = self._sim.group(self.group).committed
+            if any(offset < known.get(partition, 0) for partition, offset in offsets.items()):
+                self.process.world.points["offsets_back"] += 1
             super().commit(offsets)
 
     def close(self) -> None:
@@ -211,12 +214,6 @@ class SimConsumer(MemoryConsumer):
     def mistaken(self, stored: Mapping[tuple[str, Partition], StoredOffset]) -> bool:
         """What it reads was created again, and the stored offset is one of the old topic."""
         return any(p in self._positions and o.topic_id != self._sim.topic(p.topic).id for (_, p), o in stored.items())
-
-    @property
-    def lagging(self) -> bool:
-        """It has read further than the group's offsets say."""
-        kept = self._sim.group(self.group).committed
-        return any(at > kept.get(p, 0) for p, at in self._positions.items())
 
 
 class SimProducer:

@@ -16,7 +16,7 @@ from tests.simulation.oracles import Commit, Oracle, Oracles, header
 from tests.simulation.plan import NEVER
 from tests.simulation.run_invariants import S23Runs
 from tests.simulation.shadow import SagaSeen, StepSeen
-from tests.simulation.time_invariants import SIGNS, TIME
+from tests.simulation.time_invariants import SIGNS, TIME, WAKE
 from tests.simulation.worker_invariants import BEATS, BREAKER, KEYS, LATER
 
 if TYPE_CHECKING:
@@ -628,7 +628,7 @@ class L4Overdue(Oracle):
 
 
 class L3Lag(Oracle):
-    """Everything is read, and every reply has arrived."""
+    """Everything is read, and the broker has been told so; every reply has arrived."""
 
     def end(self, system: System) -> None:
         for worker in system.workers:
@@ -647,5 +647,5 @@ ORACLES: Sequence[type[Oracle]] = (
     S1StartOnce, S2Fold, S3Legal, S4Serial, S5Outbox, S6SameBytes, S7EffectOnce, S8Replies, S9Timers, GATE,
     S10Compensated, S11Order, S12UndoBeforeDo, S13LateSuccess, S14Pivot, KINDS, S15OneOutcome, S16Conservation,
     S18Version, S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag, L4Overdue, L5Alone,
-    S23Runs, KEYS, BEATS, LATER, BREAKER, SIGNS, TIME,
+    S23Runs, KEYS, BEATS, LATER, BREAKER, SIGNS, TIME, WAKE,
 )  # fmt: skip

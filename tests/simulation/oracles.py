@@ -170,7 +170,7 @@ class Oracles:
                     self.messages.add((row.saga_id, row.message_id))
                 if at > max(system.world.db_micros(), system.world.db_most):
                     raise Violation("S9Timers", f"{row.saga_id} writes {row.at}, which is still to come")
-                saga.revision = row.seq
+                saga.revision, saga.moved_at = row.seq, at
                 for brief in e.decode_events(row.payload):
                     event = self.shadow.whole(saga, brief, at)
                     if type(event) in _JUDGED:

@@ -56,6 +56,8 @@ class Plan:
     #: Limits of a saga: transitions in its history, and commands that are outstanding.
     history_events: int = NEVER
     pending_commands: int = NEVER
+    #: Seconds between two commits of a worker's offsets: what it has done since then is done again after a kill.
+    commit_s: float = 0.0
 
 
 #: Many small schedules find more than few large ones; but what sagas do to each other takes some of them.
@@ -95,7 +97,9 @@ def draw(s: Stream) -> Plan:
         clock_back=bool(s.pick(2)),
         never_rate=(0.0, 0.0, 0.3)[s.pick(3)],
     )
-    return replace(plan, features=plan.features | {CONTINUE}) if s.pick(2) else plan
+    if s.pick(2):
+        plan = replace(plan, features=plan.features | {CONTINUE})
+    return replace(plan, commit_s=(0.0, 0.2, 1.0)[s.pick(3)])
 
 
 def calm(plan: Plan) -> Plan:

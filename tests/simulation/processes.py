@@ -219,7 +219,7 @@ class WorkerProcess(SimProcess):
         worker = Worker(
             self.books.name,
             sessions=_NO_SESSIONS,
-            options=WORKER_OPTIONS,
+            options=replace(WORKER_OPTIONS, loop=replace(WORKER_LOOP, commit_interval=self.system.plan.commit_s)),
             codecs=CODECS,
             clock=self,
             observer=self.world_observer,
@@ -249,9 +249,16 @@ class WorkerProcess(SimProcess):
         when = self.latest_rejoin()
         if self.books.outbox.rows:
             when = min(when, max(self.world.now + RELAY_US, self._due_in_outbox(), self._relay_looks_at()))
-        if self.consumer is not None and self.consumer.lagging and self.idle < 4:
-            when = min(when, self.backoff(200_000))
+        if self._uncommitted:
+            when = min(when, max(self.world.now + 1_000, self.world_at(self.loop._commit_at)))
         return when
+
+    @property
+    def _uncommitted(self) -> bool:
+        """It has done more than it has told the broker; what is told and lost is told again with the next."""
+        assert self.loop is not None
+        told = self.loop._committed
+        return any(work.watermark not in (None, told.get(at)) for at, work in self.loop._work.items())
 
     def _relay_looks_at(self) -> int:
         """World time of the next look of its relay that could find something."""
@@ -276,10 +283,8 @@ class WorkerProcess(SimProcess):
 
 
 _NO_SESSIONS: Any = sessionmaker()
-WORKER_OPTIONS = WorkerOptions(
-    loop=LoopOptions(commit_interval=0.0, concurrency=4, longest_backoff=2.0, revoke_patience=0.0),
-    relay_after=RELAY_AFTER,
-)
+WORKER_LOOP = LoopOptions(concurrency=4, longest_backoff=2.0, revoke_patience=0.0)
+WORKER_OPTIONS = WorkerOptions(relay_after=RELAY_AFTER)
 
 
 def handlers(process: WorkerProcess, system: System) -> dict[str, Any]:

@@ -78,6 +78,11 @@ class SagaSeen:
     ended: e.Ended | None = None
     returned: bool = False
     undriven: bool = False
+    #: Its code does something else than its history says, or cannot go on: only a person can move it.
+    blocked: bool = False
+    #: When the undo that the breaker holds is tried again; and when its newest transition was written.
+    held_until: int = NEVER
+    moved_at: int = 0
     deadline: int = NEVER
     waiting_signals: int = 0
     pending_signals: int = 0
@@ -108,6 +113,24 @@ class SagaSeen:
         if self.next is None or self.stop is not None or self.ended is not None or self.undriven:
             return False
         return not any(step.open or step.undoing for step in self.steps.values())
+
+    @property
+    def wake_at(self) -> int | None:
+        """When somebody has to look at it even if nothing comes."""
+        if self.ended is not None or self.blocked:
+            return None
+        if self.undriven or self.run_is_over:
+            return self.moved_at
+        moments = [self.held_until, *self.timers.values()]
+        if self.stop is None and not self.deadline_missed:
+            moments.append(self.deadline)
+        for step in self.steps.values():
+            if step.status in ("issued", "waiting"):
+                moments += (step.due, step.resend if step.status == "issued" else step.retry_at)
+            if step.undo in ("issued", "waiting"):
+                moments += (step.undo_due, step.undo_resend if step.undo == "issued" else step.undo_retry_at)
+        first = min(moments)
+        return first if first < NEVER else None
 
 
 class Shadow:
@@ -275,16 +298,19 @@ def _other(saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
             saga.deadline_missed = True
         case e.StopHeld(cause="deadline"):
             saga.deadline = event.until
+        case e.StopHeld():
+            saga.held_until = event.until
         case e.StopRequested():
             saga.stop, saga.status, saga.undriven = event, "compensating", False
+            saga.blocked, saga.held_until = False, NEVER
             saga.timers.clear()
             saga.waiting_signals = 0
         case e.Ended():
             saga.ended, saga.status = event, event.status
         case e.Undriven():
-            saga.undriven = True
+            saga.undriven, saga.blocked = True, event.error is not None
         case e.Redriven():
-            saga.undriven = False
+            saga.undriven = saga.blocked = False
             _shifted(saga, event.shift, at)
         case _:
             pass

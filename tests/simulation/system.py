@@ -375,14 +375,10 @@ class System:
             yield partition, stored.next if stored else -1, self.broker.log(partition).end
         for name in SERVICES:
             committed = self.broker.committed(name)
-            if self.world.faults["offsets.lost"]:
+            if self.world.faults["offsets.lost"] or self.world.points["offsets_back"]:
                 continue  # Kafka's own offset is a hint whose loss nobody repairs till the next one
-            read = {
-                p: at for w in self.workers if w.consumer and w.books.name == name for p, at in w.consumer.positions
-            }
             for partition in self.broker.partitions((NAMES.commands_of(name),)):
-                known = max(committed.get(partition, 0), read.get(partition, 0))
-                yield partition, known, self.broker.log(partition).end
+                yield partition, committed.get(partition, 0), self.broker.log(partition).end
 
 
 def draw_input(system: System, n: int) -> tuple[str, bytes]:

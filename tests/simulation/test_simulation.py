@@ -99,15 +99,15 @@ def test_a_tape_that_once_failed_fails_no_more(path: Path) -> None:
 
 
 def test_tapes_fail_again_when_their_bugs_are_put_back() -> None:
-    """Some of them: a change of the product moves the boundaries that a tape counts."""
-    biting = 0
+    """All but two: a change of the product moves the boundaries that a tape counts, and not all on the same day."""
+    blunt: list[str] = []
     for path in tapes():
         notes, choices = load(path)
         if "mutant" in notes:
             with applied(MUTANTS[str(notes["mutant"])]):
-                tier = TIERS[MUTANTS[str(notes["mutant"])].tier]
-                biting += run(Tape(0, choices), tier).violation is not None
-    assert biting, 'no tape shows its bug any more: record them anew: `make mutants ARGS="--record found_…"`'
+                if run(Tape(0, choices), TIERS[MUTANTS[str(notes["mutant"])].tier]).violation is None:
+                    blunt.append(path.stem)
+    assert len(blunt) <= 2, f'they show their bugs no more: `make mutants ARGS="--record {" ".join(blunt)}"`'
 
 
 @pytest.mark.parametrize("name", FOCUSES)

@@ -17,8 +17,8 @@ from tests.simulation.system import MEMORY, SQL, System, Tier, run
 from tests.simulation.tape import Tape
 from tests.simulation.world import Process, World
 
-PARTS = 4
-PER_PART = 5
+PARTS = 2
+PER_PART = 10
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -99,3 +99,17 @@ class TIME(Oracle):
             self.fail(f"{saga.id}: {kind} of {event.step} has {due - at} us left, and was to have {was - planned}")
         if at - planned > SECOND:
             self.all.system.world.points["time_given_back"] += 1
+
+
+class WAKE(Oracle):
+    """A row's next wake-up is, in every commit, what the history asks for: by a reckoning that is not the engine's."""
+
+    def commit(self, commit: Commit) -> None:
+        for changes in commit.changes:
+            for row in (*changes.started, *changes.updated):
+                saga = self.all.shadow.of(row.id)
+                if row.revision != saga.revision:
+                    continue  # the same transaction has moved it on since
+                wanted, written = saga.wake_at, None if row.wake_at is None else to_micros(row.wake_at)
+                if wanted != written:
+                    self.fail(f"{row.id} ({row.status}) is woken at {written}, its history asks for {wanted}")
