@@ -31,6 +31,8 @@ T = TypeVar("T")
 #: A step's time over all its attempts, if it names none.
 DEFAULT_TIMEOUT = timedelta(minutes=5)
 _NO_TIME = timedelta(0)
+#: Shortest durable wait: what has come before is handed over first, also where the code does not want to wait.
+_AT_ONCE = timedelta(milliseconds=1)
 
 
 class Saga:
@@ -148,10 +150,13 @@ class Saga:
         )
 
     async def receive(self, signal: Signal[T], *, timeout: timedelta | None = None) -> T:
-        """The next signal of this kind, in the order of arrival. Raises TimeoutError after `timeout`."""
+        """The next signal of this kind, in the order of arrival. Raises TimeoutError after `timeout`.
+
+        With a `timeout` of zero it is one that is there already, or none.
+        """
         if timeout is None:
             return await self._receive(signal)
-        async with asyncio.timeout(timeout.total_seconds()):
+        async with asyncio.timeout(max(timeout, _AT_ONCE).total_seconds()):
             return await self._receive(signal)
 
     def pivot(self) -> None:

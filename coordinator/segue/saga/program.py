@@ -260,11 +260,18 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _failure_of(error: BaseException, what: str) -> e.Failure:
-    place = ""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is not None and not isinstance(error, Nondeterminism):
-        place = f" ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
+    place = "" if isinstance(error, Nondeterminism) else _place(error)
     message = ": ".join(part for part in (what, f"{str(error)[:900]}{place}") if part)
     return e.Failure(code=type(error).__name__, message=message, kind="saga", class_name=type(error).__name__)
+
+
+def _place(error: BaseException) -> str:
+    """` (sagas.py:17)`: the innermost line that is the user's; empty where none is."""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in ("segue", "asyncio"):
+            place = f" ({frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return place

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 from segue.contract import Activity
+from segue.errors import UsageError
 from segue.saga.context import Saga
 from segue.saga.definition import SagaDefinition
 from segue.saga.retry import Retry
@@ -21,11 +22,25 @@ O = TypeVar("O")  # noqa: E741
 AnyActivity = Activity[Any, Any]
 
 
+def activity_of(value: object) -> AnyActivity:
+    """The value itself. Raises UsageError for what is no activity, like its name."""
+    if not isinstance(value, Activity):
+        raise UsageError(f"{value!r:.120} is no activity: give the contract itself, as the saga's code calls it")
+    return value
+
+
+def saga_of(value: object) -> SagaDefinition[Any, Any]:
+    """The value itself. Raises UsageError for what is no saga."""
+    if not isinstance(value, SagaDefinition):
+        raise UsageError(f"{value!r:.120} is no saga: give the function that has @saga(…) above it")
+    return value
+
+
 class Contracts:
     """Activities by name."""
 
     def __init__(self, known: Iterable[AnyActivity] = ()) -> None:
-        self._by_name: dict[str, AnyActivity] = {activity.name: activity for activity in known}
+        self._by_name: dict[str, AnyActivity] = {activity_of(one).name: one for one in known}
 
     def add(self, activity: AnyActivity) -> None:
         """The first one of a name stays: it is the one that the test compares with."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from segue.contract import Signal
 from segue.errors import UsageError
 from segue.saga import events as e
 from segue.saga.definition import SagaDefinition
-from segue.testing.contracts import AnyActivity
+from segue.saga.retry import micros
+from segue.testing.contracts import AnyActivity, saga_of
 from segue.testing.failures import NotMocked
 from segue.testing.faults import FAULTS_AT, ONCE, TRANSPARENT, Fault, Plan, PlannedFault, key_of, plan_of
 from segue.testing.play import Play, Stand, World
@@ -41,23 +44,34 @@ def explore(
     signals: Mapping[Signal[Any], Any] | None = None,
     check: Callable[[Case], None] | None = None,
     budget: int = BUDGET,
+    until: timedelta | None = None,
     only: str | None = None,
 ) -> Report:
     """Play the saga under every fault at every step, `budget` runs at most, and report what became of it.
 
     `activities` are functions of the input, as handlers would have them (Rejected and other exceptions included); those
     that keep books between calls come from a function that makes fresh ones for each run. `signals` are sent when the
-    saga waits for them. `check` gets every finished case and asserts what must hold in your own books. `only` plays one
-    plan of a report once more. What it finds is in the report: `raise_for_violations()` makes a failure of it. Raises
-    NotMocked for an activity without a function, and UsageError for a budget below 1.
+    saga waits for them. `check` gets every finished case and asserts what must hold in your own books. A saga that
+    lives for ever is left `until` after its start. `only` plays one plan of a report once more. What it finds is in the
+    report: `raise_for_violations()` makes a failure of it. Raises NotMocked for an activity without a function, and
+    UsageError for what is no saga or activity, a budget below 1, or an `only` that does not fit the saga.
     """
+    saga_of(definition)
     if budget < 1:
         raise UsageError(f"budget={budget}, an exploration needs at least one run")
+    if until is not None and until <= timedelta(0):
+        raise UsageError(f"until={until}, it must be positive")
     fresh = activities if callable(activities) else lambda: activities
-    world = World(definition=definition, input=input, activities=fresh, signals=signals or {})
+    world = World(
+        definition=definition,
+        input=input,
+        activities=fresh,
+        signals=signals or {},
+        until=None if until is None else micros(until),
+    )
     explorer = _Explorer(world, check, budget)
     if only is not None:
-        explorer.play(plan_of(only))
+        explorer.again(only)
     else:
         explorer.explore()
     return explorer.report
@@ -83,6 +97,19 @@ class _Explorer:
                 break
             self.play(queue.popleft())
         self.report.left = len(self.singles) + len(self.firsts), len(self.pairs)
+
+    def again(self, key: str) -> None:
+        """Play one plan once more; what its faults are about is known only then."""
+        plan, self.report.only = plan_of(key), key
+        play = Play(self.world, plan)
+        with suppress(AssertionError):
+            play.run()
+        points = {point.number: point for point in play.points}
+        known = tuple(PlannedFault(points.get(one.point.number, one.point), one.fault) for one in plan)
+        for planned in known:
+            if planned.point.number not in points or planned.fault not in FAULTS_AT[planned.point.kind]:
+                raise UsageError(f"only={key!r} is no plan of this saga: no such fault at {planned.point.subject}")
+        self.play(known)
 
     def play(self, plan: Plan) -> None:
         play = Play(self.world, plan)
@@ -145,6 +172,7 @@ class _Explorer:
     def _note(self, play: Play) -> None:
         """What the run adds to coverage and warnings."""
         report, state, steps = self.report, play.saga.state, play.saga.steps
+        report.never_sent |= play.unsent
         for step in steps.values():
             if step.compensate:
                 report.undos.setdefault(step.compensate, Undo(activity=step.activity))
@@ -153,7 +181,7 @@ class _Explorer:
             if (
                 not step.compensate
                 and step.name in play.truth.standing
-                and state.status in ("compensated", "cancelled")
+                and state.status in ("compensated", "cancelled", "failed")
             ):
                 report.left_standing[step.activity] = report.left_standing.get(step.activity, 0) + 1
         for (name, after), times in play.truth.exercised.items():

@@ -88,8 +88,8 @@ class Point:
 
     @property
     def group(self) -> str:
-        """The subject without the index of a map: all items of a map are one row of the report."""
-        return re.sub(r"\[\d+\]", "[i]", self.subject)
+        """The subject without index and number of the run: all items of a map, and all later runs, are one row."""
+        return re.sub(r"@\d+", "@n", re.sub(r"\[\d+\]", "[i]", self.subject))
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,8 @@ class World:
     input: Any
     activities: Callable[[], Mapping[AnyActivity, Callable[[Any], Any]]]
     signals: Mapping[Signal[Any], Any]
+    #: When to leave a saga that goes on and on, in microseconds after its start.
+    until: int | None = None
 
 
 @dataclass(slots=True)
@@ -109,12 +111,17 @@ class Play:
         self.points: list[Point] = []
         #: Where it stood when the faults were over, and again each time after a person had retried.
         self.stands: list[Stand] = []
+        #: It was left while something was still to come, because `until` was over.
+        self.left_alive = False
+        #: Signals that the saga has waited for, and that nobody sends.
+        self.unsent: set[str] = set()
         self._signals = {signal.name: (signal, value) for signal, value in world.signals.items()}
         self._awaited: set[int] = set()
         self._mischief = _Mischief()
         self._queue: list[tuple[int, int, _What, Any]] = []
         self._count = 0
         self._ticks = 0
+        self._faults_over = False
         self._sent: set[str] = set()
 
     def run(self) -> None:
@@ -127,7 +134,7 @@ class Play:
                 return
             # The faults are over and a person retries: what waits visibly must be able to end.
             self._mischief.clear()
-            self.plan.clear()
+            self._faults_over = True
             self.saga.say("→ the faults are over; a person retries")
             if not self._happen(RetryStep()):
                 return
@@ -142,6 +149,8 @@ class Play:
             wake_at = None if saga.state.ended else saga.wake_at
             if at is None and wake_at is None:
                 break
+            if self._lived_long_enough(min(one for one in (at, wake_at) if one is not None)):
+                break
             if wake_at is not None and (at is None or wake_at < at):
                 saga.now = max(saga.now, wake_at)
                 self._happen(Wake(gate=saga.now))
@@ -151,6 +160,11 @@ class Play:
         failure = saga.state.blocked or saga.state.parked or saga.state.error
         stand = Stand(saga.state.status, saga.state.attention, failure.code if failure is not None else "")
         self.stands.append(stand)
+
+    def _lived_long_enough(self, following: int) -> bool:
+        until = self.world.until
+        self.left_alive = until is not None and following > self.saga.started_at + until and not self.saga.state.ended
+        return self.left_alive
 
     def _later(self, delay: int, what: _What, item: Any) -> None:
         self._count += 1
@@ -178,7 +192,7 @@ class Play:
         try:
             commands = saga.happen_again(happened) if fault is Fault.CRASH_BEFORE else saga.happen(happened)
         finally:
-            if len(saga.rows) == rows:
+            if len(saga.rows) == rows and not self._faults_over:
                 self.points.pop()  # it changed nothing, so nothing can go wrong with it
         self._moved(commands, fault)
         return len(saga.rows) > rows
@@ -197,7 +211,10 @@ class Play:
 
     def _signal(self) -> None:
         for n, name in self.saga.state.receives.items():
-            if n in self._awaited or name not in self._signals:
+            if name not in self._signals:
+                self.unsent.add(name)
+                continue
+            if n in self._awaited:
                 continue
             self._awaited.add(n)
             signal, value = self._signals[name]
@@ -220,7 +237,9 @@ class Play:
                 return "after a person"
 
     def _point(self, kind: PointKind, subject: str) -> Fault | None:
-        """Count a point, and say what the plan has for it."""
+        """Count a point, and say what the plan has for it. There are none once a person retries: nothing fails then."""
+        if self._faults_over:
+            return None
         self._ticks += 1
         self.points.append(Point(self._ticks, kind, subject))
         return self.plan.get(self._ticks)

@@ -6,13 +6,15 @@ Installed with Segue and loaded by every run of pytest, so it imports nothing of
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from segue.contract import Signal
     from segue.saga.definition import SagaDefinition
     from segue.testing.explorer import Activities
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
 
 I = TypeVar("I")  # noqa: E741 - the field's own letter: input
 
-#: Reports travel from workers to the terminal as sections of the test's report, under these names.
-_TEXT, _JSON = "segue_explore", "segue_explore_json"
+#: Reports travel from workers to the terminal with the test's report: the text as a section, which a failing test
+#: shows, both under this name as an attribute, which nothing shows.
+_TEXT, _ATTRIBUTE = "segue_explore", "segue_explorations"
+_FOUND = pytest.StashKey[list[tuple[str, str]]]()
 
 
 class Explore(Protocol):
@@ -36,6 +40,8 @@ class Explore(Protocol):
         signals: Mapping[Signal[Any], Any] | None = None,
         check: Callable[[Case], None] | None = None,
         budget: int | None = None,
+        until: timedelta | None = None,
+        only: str | None = None,
     ) -> Report:
         """As `segue.testing.explore`; raises SagaTestError if there are violations."""
         ...
@@ -69,30 +75,40 @@ def segue_explore(request: pytest.FixtureRequest) -> Explore:
         chosen = request.config.getoption("--segue-explore-budget") or budget or BUDGET
         report = explore(definition, budget=chosen, **options)
         request.node.add_report_section("call", _TEXT, report.text())
-        if request.config.getoption("--segue-explore-json") is not None:
-            request.node.add_report_section("call", _JSON, report.to_json())
+        wanted = request.config.getoption("--segue-explore-json") is not None
+        request.node.stash.setdefault(_FOUND, []).append((report.text(), report.to_json() if wanted else ""))
         report.raise_for_violations()
         return report
 
     return run
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """The test's report takes the explorations along, from a worker to the terminal, too."""
+    report = yield
+    if call.when == "call" and (found := item.stash.get(_FOUND, None)):
+        setattr(report, _ATTRIBUTE, found)
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """One line per exploration, or the whole reports with -v; and the file of `--segue-explore-json`."""
-    texts = list(_sections(terminalreporter, _TEXT))
-    if texts:
+    found = list(_explorations(terminalreporter))
+    if found:
         terminalreporter.section("explorations of sagas", sep="-")
-    for test, text in texts:
+    for test, text, _ in found:
         shown = text if config.get_verbosity() > 0 else text.partition("\n")[0]
         terminalreporter.write_line(f"{test}\n{shown}\n" if config.get_verbosity() > 0 else f"{shown}  ({test})")
     path: Path | None = config.getoption("--segue-explore-json")
     if path is not None:
-        reports = [{"test": test, **json.loads(text)} for test, text in _sections(terminalreporter, _JSON)]
+        reports = [{"test": test, **json.loads(text)} for test, _, text in found]
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(reports, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _sections(terminalreporter: pytest.TerminalReporter, name: str) -> Iterator[tuple[str, str]]:
-    """(test, content) of every section of that name, in the order of the tests' names."""
+def _explorations(terminalreporter: pytest.TerminalReporter) -> Iterator[tuple[str, str, str]]:
+    """(test, text, JSON) of every exploration, in the order of the tests' names."""
     reports = [
         report
         for outcome in ("passed", "failed")
@@ -100,6 +116,5 @@ def _sections(terminalreporter: pytest.TerminalReporter, name: str) -> Iterator[
         if getattr(report, "when", None) == "call"
     ]
     for report in sorted(reports, key=lambda report: str(report.nodeid)):
-        for title, content in report.sections:
-            if title == f"Captured {name} call":
-                yield report.nodeid, content
+        for text, plain in getattr(report, _ATTRIBUTE, ()):
+            yield report.nodeid, text, plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,8 @@ class Report:
     version: int
     budget: int
     runs: int = 0
+    #: The one plan that was played again (`explore(only=…)`).
+    only: str = ""
     #: Plans that the budget did not reach: single faults (and first faults at steps that only faults lead to), pairs.
     left: tuple[int, int] = (0, 0)
     cases: list[Case] = field(default_factory=list)
@@ -89,8 +91,10 @@ class Report:
     undos: dict[str, Undo] = field(default_factory=dict)
     #: Activities that can neither be undone nor skipped if their outcome stays unknown: how often that happened.
     may_be_in_doubt: dict[str, int] = field(default_factory=dict)
-    #: Activities without a compensation whose effect stood although everything was undone: how often.
+    #: Activities without a compensation whose effect stood although the saga failed or was undone: how often.
     left_standing: dict[str, int] = field(default_factory=dict)
+    #: Signals that the saga has waited for and that `signals` does not have: they never came.
+    never_sent: set[str] = field(default_factory=set)
 
     def __repr__(self) -> str:
         return f"<Report of {self.saga} v{self.version}: {self.runs} runs, {len(self.violations)} violations>"
@@ -98,7 +102,8 @@ class Report:
     @property
     def complete(self) -> bool:
         """Every fault was tried at every step at least once."""
-        return self.left[0] == 0
+        # Without the run in which nothing goes wrong nobody knows what the steps are.
+        return not self.only and self.left[0] == 0 and any(not case.plan for case in self.cases)
 
     @property
     def never_compensated(self) -> list[str]:
@@ -144,6 +149,9 @@ class Report:
         singles, pairs = self.left
         missing = f"; the budget of {self.budget} left out {singles} single faults" if singles else ""
         yield f"{self.saga} v{self.version}: {self.runs} runs, {len(self.violations)} violations{missing}"
+        if self.only:
+            yield from self._again()
+            return
         yield f"every fault at every step: {'yes' if self.complete else 'no'}; pairs of faults left: {pairs}"
         for violation in self.violations:
             yield ""
@@ -151,18 +159,34 @@ class Report:
         yield ""
         yield "without a fault"
         yield f"  {self._undisturbed()}"
-        transitions: dict[Fault, Counter[str]] = {}
+        crashes: dict[Fault, Counter[str]] = {}
+        cancelled: dict[str, Counter[str]] = {}
         for subject, faults in self.outcomes().items():
             if subject == "start" or subject.startswith("after "):
                 for fault, counts in faults.items():
-                    transitions.setdefault(fault, Counter()).update(counts)
+                    if fault is Fault.CANCELLED:
+                        cancelled[subject] = counts
+                    else:
+                        crashes.setdefault(fault, Counter()).update(counts)
                 continue
             yield subject
             yield from _by_outcome(faults)
-        yield "at any transition"
-        yield from _by_outcome(transitions)
+        yield "coordinator, at any transition"
+        yield from _by_outcome(crashes)
+        yield "cancelled by a person"
+        yield from _by_outcome(cancelled)
         yield from self._coverage_lines()
         yield from self._warnings()
+
+    def _again(self) -> Iterator[str]:
+        """One plan: there is nothing to count."""
+        for violation in self.violations:
+            yield f"VIOLATION {violation}"
+        for case in self.cases:
+            yield f"{'; '.join(map(str, case.plan)) or 'without a fault'}"
+            yield f"  {case.outcome}{f': {case.error}' if case.error else ''}"
+            yield f"  stands: {', '.join(case.standing) or 'nothing'}"
+            yield f"  compensated: {', '.join(case.compensated) or 'nothing'}"
 
     def _undisturbed(self) -> str:
         return next((case.outcome for case in self.cases if not case.plan), "failed")
@@ -179,13 +203,21 @@ class Report:
             yield f"  {name} (of {undo.activity}): {ran or 'NEVER'}{deferred}"
 
     def _warnings(self) -> Iterator[str]:
+        for case in self.cases:
+            if not case.plan and (case.error or case.attention != "none"):
+                yield (
+                    f"warning: without a fault the saga is {case.outcome}{f' ({case.error})' if case.error else ''}: "
+                    "what comes after that is not explored"
+                )
+        for signal in sorted(self.never_sent):
+            yield f"warning: the saga waits for the signal {signal}, and signals= does not have it: it never came"
         for activity, times in sorted(self.may_be_in_doubt.items()):
             yield (
                 f"warning: {activity} can go in doubt (it did {times} times): it has no compensation and is neither "
                 "readonly nor optional, so silence waits for a person"
             )
         for activity, times in sorted(self.left_standing.items()):
-            yield f"warning: {activity} has no compensation; it stood in {times} sagas that were undone"
+            yield f"warning: {activity} has no compensation; it stood in {times} sagas that failed or were undone"
 
     def _plain(self) -> dict[str, Any]:
         return {
@@ -199,7 +231,19 @@ class Report:
                 {"rule": v.rule, "message": v.message, "key": v.key, "conversation": v.conversation}
                 for v in self.violations
             ],
+            "only": self.only,
             "without_fault": self._undisturbed(),
+            "cases": [
+                {
+                    "key": case.key,
+                    "faults": [str(planned) for planned in case.plan],
+                    "outcome": case.outcome,
+                    "error": case.error,
+                    "standing": case.standing,
+                    "compensated": case.compensated,
+                }
+                for case in self.cases
+            ],
             "outcomes": {
                 subject: {fault.name.lower(): dict(counts) for fault, counts in faults.items()}
                 for subject, faults in self.outcomes().items()
@@ -212,13 +256,14 @@ class Report:
             },
             "may_be_in_doubt": self.may_be_in_doubt,
             "left_standing": self.left_standing,
+            "never_sent": sorted(self.never_sent),
         }
 
 
-def _by_outcome(faults: dict[Fault, Counter[str]]) -> Iterator[str]:
-    """`  compensated: refused, reply lost once, …`: faults with the same outcomes on one line."""
+def _by_outcome(outcomes: Mapping[Fault, Counter[str]] | Mapping[str, Counter[str]]) -> Iterator[str]:
+    """`  compensated: refused, reply lost once, …`: faults (or places) with the same outcomes on one line."""
     lines: dict[str, list[str]] = {}
-    for fault, counts in faults.items():
-        lines.setdefault(" or ".join(counts), []).append(str(fault))
+    for what, counts in outcomes.items():
+        lines.setdefault(" or ".join(counts), []).append(str(what))
     for outcome, names in lines.items():
         yield f"  {outcome}: {'; '.join(names)}"

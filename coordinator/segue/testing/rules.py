@@ -1,6 +1,7 @@
 """What must hold in every run, whatever goes wrong: the promises of the engine, checked against what services did.
 
-ends or waits       the saga has ended with nothing left open, or shows that it waits for a person or a signal
+ends or waits       the saga has ended with nothing left open, or shows that it waits for a person or a signal, or lives
+                    on when the user has seen enough of it
 code                the saga's code did not fail with a bug
 completed           what counts as done is done, and nothing is done that counts as refused
 undone              after a full undo nothing stands that has a compensation, but what a person gave up; and never
@@ -52,7 +53,7 @@ def _ends(play: Play) -> Iterator[Finding]:
         yield "code", f"the saga's code fails: {failure.code}: {failure.message}" if failure else "blocked"
     elif state.ended and state.open_steps:
         yield "ends or waits", f"the saga has ended while {', '.join(state.open_steps)} is not settled"
-    elif not state.ended and state.attention == "none" and not state.receives:
+    elif not state.ended and state.attention == "none" and not state.receives and not play.left_alive:
         yield "ends or waits", f"nothing moves the saga any more: {play.saga.situation()}"
 
 

@@ -15,7 +15,7 @@ from segue.saga.effects import SendCommand
 from segue.saga.inputs import Cancel, Input, Reply, ResolveStep, RetryStep, SignalArrived, SkipStep, Wake
 from segue.saga.retry import micros
 from segue.testing.answers import Answer, Silence, answer_of_exception, call, negative, success
-from segue.testing.contracts import AnyActivity, Contracts
+from segue.testing.contracts import AnyActivity, Contracts, activity_of, saga_of
 from segue.testing.failures import NotMocked, SagaBlocked, SagaTestError
 from segue.testing.outcome import Outcome, outcome_of
 from segue.testing.virtual import START, VirtualSaga, describe_command, describe_reply, preview, raw
@@ -58,7 +58,7 @@ class SagaTest(Generic[I, O]):
     """
 
     def __init__(self, definition: SagaDefinition[I, O], *, id: str = "saga-1", start: datetime | None = None) -> None:
-        self._definition = definition
+        self._definition = saga_of(definition)
         self._id = id
         self._start = START if start is None else to_micros(start)
         self._converter = Converter()
@@ -97,6 +97,7 @@ class SagaTest(Generic[I, O]):
         with that code, `silent=True` none of them. Each answer comes `delay` after its command. Outputs are checked
         here against the activity's type, those of functions when they answer (SagaTestError).
         """
+        activity_of(activity)
         kinds = {"returns", "raises", "side_effects", "retry", "silent"}
         if len(function) + len(how) != 1 or not set(how) <= kinds:
             raise TypeError(f"mock {activity.name}: give a function or one of {', '.join(sorted(kinds))}")

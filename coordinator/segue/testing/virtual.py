@@ -25,7 +25,7 @@ from segue.saga.replay import rebuild
 from segue.saga.state import SagaState
 from segue.saga.steps import Step
 from segue.saga.transition import advance, commands_of, go_on, start
-from segue.testing.contracts import Contracts
+from segue.testing.contracts import Contracts, saga_of
 from segue.testing.failures import NeverEnds, NondeterministicSaga
 from segue.topics.converter import Converter
 
@@ -64,7 +64,7 @@ class VirtualSaga:
         evict: bool = True,
     ) -> None:
         self.contracts = contracts
-        self.definition = contracts.observed(definition)
+        self.definition = contracts.observed(saga_of(definition))
         self.converter = Converter()
         self.saga_id = saga_id
         self.started_at = self.now = started_at
@@ -139,9 +139,15 @@ class VirtualSaga:
             if (text := _told(event)) is not None:
                 self.say(text)
         if len(self.rows) > MAX_TRANSITIONS:
-            raise NeverEnds(f"the saga has made {MAX_TRANSITIONS} transitions and goes on" + self.story())
+            raise NeverEnds(
+                f"the saga has made {MAX_TRANSITIONS} transitions and goes on; one that is meant to is told when to "
+                f"stop: until=days(90)" + self.story()
+            )
         if self.now - self.started_at > MAX_TIME // timedelta(microseconds=1):
-            raise NeverEnds(f"{MAX_TIME.days} days of virtual time have passed and the saga goes on" + self.story())
+            raise NeverEnds(
+                f"{MAX_TIME.days} days of virtual time have passed and the saga goes on; one that is meant to is told "
+                f"when to stop: until=days(90)" + self.story()
+            )
         count = self.state.count
         if self.evict and self._replayed + count <= _REPLAYED + _REPLAYED_PER_EVENT * count:
             self._replayed += count

@@ -128,3 +128,13 @@ def test_the_code_of_a_saga_that_is_over_is_not_left_to_the_garbage_collector(ou
         assert loop() is None
     finally:
         gc.enable()
+
+
+def test_a_block_names_the_line_of_the_sagas_code_and_not_one_of_segue(begin: Any) -> None:
+    @saga("mistaken")
+    async def mistaken(s: Saga, order: Any) -> None:
+        await s.call(charge, order.id)
+
+    run = begin(mistaken)
+    line = mistaken.function.__code__.co_firstlineno + 2
+    assert run.state.blocked.message.endswith(f"(test_bounds.py:{line})")

@@ -171,6 +171,28 @@ def test_receive_times_out(begin: Any) -> None:
     assert run.now - run.state.started_at == 24 * 3_600_000_000
 
 
+@pytest.mark.parametrize("wait", [timedelta(0), -hours(1)])
+def test_receive_without_waiting_takes_a_signal_that_is_there_or_none(begin: Any, wait: timedelta) -> None:
+    @saga("polls")
+    async def polls(s: Saga, order: Order) -> list[str]:
+        found = []
+        for _ in range(2):
+            await s.call(reserve, order)
+            try:
+                found.append("yes" if await s.receive(decision, timeout=wait) else "no")
+            except TimeoutError:
+                found.append("nothing")
+        return found
+
+    run = begin(polls)
+    run.signal(decision, True)
+    run.reply("stock.reserve")
+    assert run.commands == ["stock.reserve", "stock.reserve#2"]
+    run.reply("stock.reserve#2")
+    run.wake()
+    assert bytes(run.state.result or b"") == b'["yes","nothing"]'
+
+
 def test_map_calls_each_input_with_bounded_concurrency(begin: Any) -> None:
     @saga("mapping")
     async def mapping(s: Saga, order: Order) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segue.contract import Activity, Undo
+from segue.contract import Activity, Undo, days
 from segue.errors import UsageError
 from segue.outbox import inbox
 from segue.saga import Saga, SagaDefinition, saga, state, transition
@@ -213,6 +213,56 @@ def test_steps_that_can_go_in_doubt_or_stay_behind_are_warned_of() -> None:
     assert silent == {"running, in doubt → completed after a person's retry": 1}
 
 
+def test_what_stands_after_a_failure_is_warned_of_also_where_there_was_nothing_to_undo() -> None:
+    @saga("bare")
+    async def bare(s: Saga, order: Order) -> None:
+        await s.call(charge, order)
+        await s.call(reserve, order)
+
+    report = explored(bare)
+    case = next(case for case in report.cases if [str(one) for one in case.plan] == ["stock.reserve: refused"])
+    assert (case.status, case.standing) == ("failed", ("payments.charge",))
+    assert report.left_standing["payments.charge"] > 0
+
+
+def test_a_saga_that_does_not_complete_without_a_fault_is_warned_of_and_the_missing_signal_named() -> None:
+    report = explored(reviewed_order, signals={})
+    assert report.never_sent == {"decision"}
+    assert "warning: without a fault the saga is compensated (no_decision)" in report.text()
+    assert "warning: the saga waits for the signal decision, and signals= does not have it" in report.text()
+    assert json.loads(report.to_json())["never_sent"] == ["decision"]
+
+
+def test_nothing_is_complete_where_the_run_without_a_fault_fails() -> None:
+    @saga("endless")
+    async def endless(s: Saga, order: Order) -> None:
+        while True:
+            await s.call(reserve, order)
+            await asyncio.sleep(86_400 * 30)
+
+    report = explored(endless)
+    assert violations(report) == {"NeverEnds"}
+    assert "until=days(90)" in report.violations[0].message
+    assert not report.complete
+    seen = explored(endless, until=days(90))
+    seen.raise_for_violations()
+    assert seen.complete
+
+
+def test_who_cancels_where_is_told_by_place() -> None:
+    lines = explored().text().splitlines()
+    told = lines[lines.index("cancelled by a person") + 1 :]
+    assert any(line.startswith("  cancelled: start; after payments.charge") for line in told)
+
+
+def test_once_a_person_retries_nothing_fails_and_so_no_fault_is_planned_there() -> None:
+    report = explored(budget=400)
+    parked = [case for case in report.cases if case.after_retry]
+    again = [explored(only=case.key).cases[0] for case in parked[:3]]
+    assert [case.outcome for case in again] == [case.outcome for case in parked[:3]]
+    assert not any(planned.point.subject == "after a person" for case in parked for planned in case.plan)
+
+
 # --- what it would find in the engine: each of its rules fails for an engine that breaks it
 
 
@@ -342,6 +392,30 @@ def test_the_report_as_json_has_what_the_text_has() -> None:
 def test_an_activity_without_a_function_is_named() -> None:
     with pytest.raises(NotMocked, match=r"explore has no function for payments\.charge"):
         explored(activities={})
+
+
+def test_what_is_no_saga_and_what_is_no_activity_is_said() -> None:
+    with pytest.raises(UsageError, match=r"is no saga: give the function that has @saga"):
+        explored(explored)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"'payments\.charge' is no activity: give the contract itself"):
+        explored(activities={"payments.charge": lambda order: None})
+    with pytest.raises(UsageError, match="until=0:00:00, it must be positive"):
+        explored(until=days(0))
+
+
+def test_one_plan_played_again_says_what_it_is_about_and_counts_nothing() -> None:
+    key = next(case.key for case in explored().cases if str(case.plan[-1:]) != "()")
+    report = explored(only=key)
+    assert not report.complete
+    assert report.text().splitlines()[1:] == [
+        "start: crash after the commit",
+        "  completed",
+        "  stands: payments.charge, stock.reserve, shipping.ship, mail.confirm",
+        "  compensated: nothing",
+    ]
+    for wrong in ("99:refused", f"{key.partition(':')[0]}:refused"):
+        with pytest.raises(UsageError, match="is no plan of this saga"):
+            explored(only=wrong)
 
 
 def test_plans_have_a_short_form() -> None:

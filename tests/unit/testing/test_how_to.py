@@ -28,4 +28,4 @@ def test_an_example_of_the_page_passes(block: str) -> None:
 
 def test_every_way_to_test_has_an_example() -> None:
     assert len(TESTS) == 3
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,7 @@ from segue.contract import Activity, Signal, days, minutes
 from segue.saga import ActivityRejected, Saga, saga
 from segue.saga.failures import Nondeterminism
 from segue.testing import SagaBlocked, SagaTest, explore, given, replay
+from segue.testing.faults import Fault
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/how-to/sagas-that-live-long.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -98,6 +101,25 @@ def test_every_fault_at_every_step_of_all_runs() -> None:
     report = explore(ROUNDS, input=1, activities={take: lambda n: None, give: lambda undo: None, look: lambda n: 1})
     report.raise_for_violations()
     assert any("bank.take@2" in str(case.plan) for case in report.cases)
+
+
+def test_a_saga_that_lives_for_ever_is_left_alive_and_its_later_runs_are_one_row() -> None:
+    @saga("for-ever")
+    async def for_ever(s: Saga, n: int) -> None:
+        await s.call(take, n, compensate=give)
+        await asyncio.sleep(86_400 * 30)
+        s.pivot()
+        s.continue_as_new(n + 1)
+
+    activities: dict[Activity[Any, Any], Callable[[Any], Any]] = {take: lambda n: None}
+    report = explore(for_ever, input=1, activities=activities, until=days(70), budget=300)
+    report.raise_for_violations()
+    assert report.complete
+    assert report.cases[0].outcome == "running"
+    assert report.cases[0].standing == ("bank.take",) * 3
+    table = report.outcomes()
+    assert {"bank.take", "bank.take@n"} <= set(table)
+    assert table["bank.take@n"][Fault.REFUSED] == {"failed": 2}
 
 
 def test_a_recorded_history_is_replayed_from_the_last_run() -> None:

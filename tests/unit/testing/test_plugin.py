@@ -69,6 +69,17 @@ def test_explorations_are_summed_up_and_violations_fail_the_test(project: Path) 
     assert "order v1: 100 runs, 0 violations  (test_sagas.py::test_an_order)" in done.stdout
     assert "[code] the saga's code fails: TypeError" in done.stdout
     assert "again with: only='2:refused'" in done.stdout
+    assert "careless v1: " in done.stdout
+
+
+def test_the_json_of_a_failing_exploration_is_in_the_file_and_not_on_the_terminal(project: Path) -> None:
+    file = project / "reports" / "explored.json"
+    done = run(project, "-q", f"--segue-explore-json={file}")
+    assert done.returncode == 1
+    assert '"violations"' not in done.stdout
+    reports = {report["saga"]: report for report in json.loads(file.read_text())}
+    assert reports["careless"]["violations"][0]["key"] == "2:refused"
+    assert len(reports["order"]["cases"]) == reports["order"]["runs"] == 100
 
 
 def test_budget_and_file_come_from_the_command_line_also_with_workers(project: Path) -> None:
