@@ -132,9 +132,10 @@ def test_the_code_of_a_saga_that_is_over_is_not_left_to_the_garbage_collector(ou
 
 def test_a_block_names_the_line_of_the_sagas_code_and_not_one_of_segue(begin: Any) -> None:
     @saga("mistaken")
-    async def mistaken(s: Saga, order: Any) -> None:
-        await s.call(charge, order.id)
+    async def mistaken(s: Saga, order: Order) -> None:
+        wrong: Any = order.id
+        await s.call(charge, wrong)
 
     run = begin(mistaken)
-    line = mistaken.function.__code__.co_firstlineno + 2
+    line = mistaken.function.__code__.co_firstlineno + 3
     assert run.state.blocked.message.endswith(f"(test_bounds.py:{line})")
