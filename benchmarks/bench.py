@@ -25,6 +25,7 @@ from benchmarks.meters import Meter, Reading, libpq
 from benchmarks.peer import python
 from benchmarks.place import PLACE, BenchError
 from benchmarks.report import Row
+from benchmarks.warming import warm_up
 from segue.migrations import upgrade
 from segue.outbox import metadata as service_tables
 from segue.topics import TopicNames
@@ -151,12 +152,13 @@ class Bench:
         return next((row.value for row in self.rows if row.key == key), None)
 
     def _warm_kafka(self) -> None:
-        """A fresh broker needs seconds before it gives idempotent producers their ids."""
+        """A fresh broker needs seconds before it gives idempotent producers their ids, or has compiled its code."""
         self.create_topics(["warm-up"])
         producer = Producer({"bootstrap.servers": self.kafka.address, "enable.idempotence": True})
         producer.produce("warm-up", b"")
         if producer.flush(PATIENCE):
             raise BenchError("Kafka takes no record of an idempotent producer")
+        warm_up(self.kafka.address, "warm-up")
 
     def create_topics(self, topics: Sequence[str]) -> None:
         """Create topics of `PARTITIONS` partitions; those that are there stay as they are."""

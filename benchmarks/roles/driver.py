@@ -46,7 +46,7 @@ class Driver:
             | {"enable.idempotence": True, "linger.ms": _LINGER_MS, "partitioner": "murmur2_random"}
             | {"compression.type": "lz4", "queue.buffering.max.messages": 1_000_000}
         )
-        self._consumer = Consumer(common | {"group.id": "driver", "fetch.wait.max.ms": 20})
+        self._consumer = Consumer(common | {"group.id": "driver", "fetch.wait.max.ms": 100})
         topics = arguments["topics"] if self._answer or self._in_flight else []
         known = self._consumer.list_topics(timeout=30).topics
         self._consumer.assign([TopicPartition(t, p, OFFSET_BEGINNING) for t in topics for p in known[t].partitions])

@@ -9,8 +9,8 @@ from functools import partial
 from segue.clock import Clock
 from segue.errors import SegueError
 from segue.observe import Observer
-from segue.outbox.message import Message
-from segue.topics.broker import Producer
+from segue.outbox.message import Message, records_of
+from segue.topics.broker import Outgoing, Producer
 
 #: Acknowledged batches are deleted after this many seconds at the latest…
 FORGET_AFTER = 0.2
@@ -42,8 +42,8 @@ class Publisher:
     def publish(self, messages: Sequence[Message], seq: int) -> None:
         """Hand over the messages of a committed batch; never raises for a record that can't be sent now."""
         batch = _Sent(seq, len(messages))
-        for message in messages:
-            self._send(message, batch)
+        for message, record in zip(messages, records_of(messages), strict=True):
+            self._send(record, message.id, batch)
 
     def poll(self, timeout: float = 0.0) -> None:
         """Serve acknowledgements; with a `timeout`, nothing lingers any more, and they are waited for so long."""
@@ -78,12 +78,12 @@ class Publisher:
         if self._published and self._since is None:
             self._since = self._clock.monotonic()
 
-    def _send(self, message: Message, batch: _Sent) -> None:
+    def _send(self, record: Outgoing, message_id: str, batch: _Sent) -> None:
         try:
-            self._producer.send(message.outgoing(), partial(self._acked, batch, message.id))
+            self._producer.send(record, partial(self._acked, batch, message_id))
         except SegueError as error:
             self._observer.count("publish.deferred")
-            self._observer.event("publish.failed", topic=message.aggregatetype, error=error)
+            self._observer.event("publish.failed", topic=record.topic, error=error)
         else:
             self._in_flight += 1
             self.lingering = True

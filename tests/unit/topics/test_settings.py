@@ -26,6 +26,14 @@ def test_the_defaults_are_those_of_the_wire_protocol() -> None:
     assert settings.delivery_timeout == 5.0
 
 
+def test_a_reader_fetches_ahead_little_more_than_a_batch_and_soon_looks_again() -> None:
+    consumer = KafkaSettings(bootstrap="k:9092").consumer("g")
+    assert (consumer["queued.min.messages"], consumer["fetch.queue.backoff.ms"]) == (1000, 10)
+    more = KafkaSettings(bootstrap="k:9092", properties={"queued.min.messages": 100_000, "fetch.queue.backoff.ms": 1})
+    assert more.consumer("g")["queued.min.messages"] == 100_000
+    assert {"queued.min.messages", "fetch.queue.backoff.ms"}.isdisjoint(more.producer() | more.admin())
+
+
 def test_given_properties_win_and_reach_only_the_clients_that_know_them() -> None:
     settings = KafkaSettings(
         bootstrap="k:9092",

@@ -22,6 +22,12 @@ _CONSUMER_DEFAULTS: Mapping[str, Property] = {
     "isolation.level": "read_committed",
     "partition.assignment.strategy": "cooperative-sticky",
     "queued.max.messages.kbytes": 16384,
+    # Fetch ahead what takes longer to handle than the next fetch takes, not all there is: a busy reader then asks for
+    # a thousand records at a time instead of for each few that a producer has just sent. Measured, the broker needs a
+    # fifth less CPU for a transition. Who keeps up has less than that waiting and is never held back. librdkafka's
+    # defaults are 100,000 records, and a whole second until it looks again.
+    "queued.min.messages": 1000,
+    "fetch.queue.backoff.ms": 10,
     # A new assignment or a seek waits for the fetch under way: at most this long, where librdkafka's default is 500.
     "fetch.wait.max.ms": 100,
     "max.poll.interval.ms": 300_000,
