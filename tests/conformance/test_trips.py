@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from segue import outbox
-from segue.activities import Context, Worker
-from segue.activities.runner import ThreadRunner
+from segue.activities import Context, ReplyLater, Worker, reply
+from segue.activities.runner import AsyncRunner, Runner, ThreadRunner
 from segue.errors import StoreUnavailable
 from segue.outbox import trips
 from segue.outbox.faults import is_transient_database
 from segue.outbox.fences import SqlServiceRows
+from segue.outbox.inbox import lock_fence
 from segue.outbox.pipeline import Call, Pipeline
 from segue.topics.memory import MemoryBroker
 from tests.unit.activities.kit import Base, Charged, Order, charge, command, record_of
@@ -40,7 +42,7 @@ def attempts(engine: Engine, key: str) -> list[Any]:
 
 def test_what_was_put_off_is_written_with_the_commit(engine: Engine) -> None:
     with engine.begin() as connection:
-        rows = SqlServiceRows(connection)
+        rows = SqlServiceRows(connection, with_commit=True)
         rows.lock_inbox_row("payments", "a")
         rows.update_inbox_row("payments", "a", {"attempt": 3})
     assert attempts(engine, "a") == [3]
@@ -50,12 +52,12 @@ def test_what_a_rolled_back_transaction_has_put_off_is_not_written_by_the_next_o
     with engine.begin() as connection:
         SqlServiceRows(connection).lock_inbox_row("payments", "a")
     with engine.connect() as connection:
-        SqlServiceRows(connection).update_inbox_row("payments", "a", {"attempt": 3})
+        SqlServiceRows(connection, with_commit=True).update_inbox_row("payments", "a", {"attempt": 3})
         connection.rollback()
         connection.execute(text("SELECT 1"))
         connection.commit()
     with engine.connect() as connection:
-        SqlServiceRows(connection).update_inbox_row("payments", "a", {"attempt": 4})
+        SqlServiceRows(connection, with_commit=True).update_inbox_row("payments", "a", {"attempt": 4})
     with engine.begin() as connection:
         connection.execute(text("SELECT 1"))
     assert attempts(engine, "a") == [0]
@@ -63,7 +65,7 @@ def test_what_a_rolled_back_transaction_has_put_off_is_not_written_by_the_next_o
 
 def test_who_looks_again_sees_what_was_put_off(engine: Engine) -> None:
     with engine.begin() as connection:
-        rows = SqlServiceRows(connection)
+        rows = SqlServiceRows(connection, with_commit=True)
         rows.lock_inbox_row("payments", "a")
         rows.update_inbox_row("payments", "a", {"attempt": 3})
         rows.update_inbox_row("payments", "a", {"invoke_id": "c"})
@@ -96,8 +98,34 @@ def test_a_server_that_forgot_the_statements_costs_one_more_try(engine: Engine) 
     assert (attempts(engine, "a"), attempts(engine, "b"), attempts(engine, "c")) == ([0], [], [0])
 
 
+@pytest.mark.parametrize("ending", ["savepoint", "transaction"])
+def test_a_driver_that_drops_all_statements_at_a_rollback_costs_nothing(engine: Engine, ending: str) -> None:
+    with engine.connect() as connection:
+        for _ in range(7):  # from the sixth time on psycopg has prepared it
+            connection.exec_driver_sql("SELECT 1")
+        assert connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one()
+        rows = SqlServiceRows(connection, with_commit=True)
+        rows.lock_inbox_row("payments", "a")
+        rows.update_inbox_row("payments", "a", {"attempt": 1})
+        connection.commit()
+        rows.lock_inbox_row("payments", "a")
+        if ending == "savepoint":
+            connection.begin_nested().rollback()
+        else:
+            connection.rollback()
+            rows.lock_inbox_row("payments", "a")
+        rows.update_inbox_row("payments", "a", {"attempt": 2})
+        connection.commit()
+    assert attempts(engine, "a") == [2]
+
+
 @pytest.mark.parametrize(
-    "options", [{"isolation_level": "SERIALIZABLE"}, {"connect_args": {"prepare_threshold": None}}], ids=str
+    "options",
+    [
+        {"isolation_level": "SERIALIZABLE"},
+        {"connect_args": {"prepare_threshold": None}},
+    ],
+    ids=str,
 )
 def test_who_wants_another_beginning_or_nothing_prepared_is_left_to_the_driver(
     engine: Engine, options: dict[str, Any]
@@ -106,7 +134,7 @@ def test_who_wants_another_beginning_or_nothing_prepared_is_left_to_the_driver(
     other = create_engine(engine.url, **options)
     with other.begin() as connection:
         assert not trips.fit(connection)
-        rows = SqlServiceRows(connection)
+        rows = SqlServiceRows(connection, with_commit=True)
         rows.lock_inbox_row("payments", "a")
         rows.update_inbox_row("payments", "a", {"attempt": 3})
         level = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
@@ -133,9 +161,14 @@ def test_a_lone_command_takes_two_round_trips(engine: Engine, monkeypatch: pytes
     def charge_order(ctx: Context[Session], order: Order) -> Charged:
         return Charged(ctx.idempotency_key)
 
+    handle_one(worker, ThreadRunner(sessions, 1))
+    assert made == [["BEGIN", "INSERT"], ["UPDATE", "COMMIT"]]
+
+
+def handle_one(worker: Worker[Any], runner: Runner) -> None:
+    """Let the worker handle one command to charge order o-1."""
     broker = MemoryBroker()
     broker.append(record_of(command("o-1")))
-    runner = ThreadRunner(sessions, 1)
     loop = worker.loop(broker.consumer("payments"), broker.producer(), runner=runner)
     loop.start()
     loop.step()
@@ -145,4 +178,54 @@ def test_a_lone_command_takes_two_round_trips(engine: Engine, monkeypatch: pytes
     loop.drain(5)
     loop.shut()
     runner.close()
-    assert made == [["BEGIN", "INSERT"], ["UPDATE", "COMMIT"]]
+
+
+def test_an_event_loop_never_waits_in_a_pipeline(postgres_url: str, engine: Engine, monkeypatch: Any) -> None:
+    def blocked(*_: Any) -> Any:
+        raise AssertionError("the event loop, with all that runs on it, would wait here")
+
+    monkeypatch.setattr(Pipeline, "run", blocked)
+    sessions = async_sessionmaker(create_async_engine(postgres_url))
+    worker = Worker("payments", sessions)
+
+    @worker.handle(charge)
+    async def charge_order(ctx: Context[AsyncSession], order: Order) -> Charged:
+        return Charged(ctx.idempotency_key)
+
+    handle_one(worker, AsyncRunner(sessions))
+    with engine.connect() as connection:
+        answered = connection.exec_driver_sql("SELECT invoke_outcome FROM inbox").scalars().all()
+    assert answered == ["success"]
+
+
+def test_an_answer_goes_with_the_savepoint_in_which_it_was_given(engine: Engine) -> None:
+    sessions, tokens = sessionmaker(engine), list[str]()
+    worker = Worker("payments", sessions)
+
+    @worker.handle(charge)
+    def charge_order(ctx: Context[Session], order: Order) -> Charged:
+        tokens.append(ctx.token)
+        raise ReplyLater
+
+    handle_one(worker, ThreadRunner(sessions, 1))
+    with sessions.begin() as session:
+        savepoint = session.begin_nested()
+        reply(session, tokens[0], Charged("c-1"))
+        savepoint.rollback()
+    with engine.begin() as connection:
+        fence, _ = lock_fence(SqlServiceRows(connection), "payments", tokens[0].partition("/invoke/")[2])
+    assert fence.invoke.outcome == "pending"
+
+
+def test_what_a_two_phase_commit_has_to_write_is_written_before_it_is_prepared(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.begin_twophase()
+        assert not trips.fit(connection)
+
+
+def test_texts_in_another_encoding_are_left_to_the_driver(engine: Engine) -> None:
+    other = create_engine(engine.url, connect_args={"client_encoding": "LATIN1"})
+    with other.begin() as connection:
+        SqlServiceRows(connection).lock_inbox_row("payments", "\u00fc")
+    other.dispose()
+    assert attempts(engine, "\u00fc") == [0]

@@ -42,8 +42,8 @@ class Sessions:
 
     @property
     def rows(self) -> GroupRows:
-        """The tables of Segue in the session's transaction."""
-        return SqlServiceRows(self.session.connection())
+        """The tables of Segue in the session's transaction, which the desk commits."""
+        return SqlServiceRows(self.session.connection(), with_commit=True)
 
     def shared(self) -> SharedSession:
         """The session for several handlers, one after the other."""

@@ -82,12 +82,17 @@ def sweep_inbox_rows(connection: Connection, consumer: str, retention: timedelta
 
 
 class SqlServiceRows:
-    """`ServiceRows` on a connection in a transaction."""
+    """`ServiceRows` on a connection in a transaction.
 
-    __slots__ = ("_connection",)
+    `with_commit`: rows may be updated as late as with COMMIT, where that saves a round trip. Only for who ends the
+    transaction himself, through SQLAlchemy, and updates outside of any savepoint.
+    """
 
-    def __init__(self, connection: Connection) -> None:
+    __slots__ = ("_connection", "_with_commit")
+
+    def __init__(self, connection: Connection, *, with_commit: bool = False) -> None:
         self._connection = connection
+        self._with_commit = with_commit
 
     def lock_inbox_row(self, consumer: str, saga_key: str) -> LockedRow:
         if postgres.speaks(self._connection):
@@ -104,7 +109,7 @@ class SqlServiceRows:
 
     def update_inbox_row(self, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
         if postgres.speaks(self._connection):
-            postgres.update_fences(self._connection, consumer, {saga_key: values})
+            postgres.update_fences(self._connection, consumer, {saga_key: values}, with_commit=self._with_commit)
         else:
             update_inbox_row(self._connection, consumer, saga_key, values)
 
@@ -129,7 +134,7 @@ class SqlServiceRows:
         for key, values in known.items():
             alike.setdefault(tuple(values), {})[key] = values
         for rows in alike.values():
-            postgres.update_fences(self._connection, consumer, rows)
+            postgres.update_fences(self._connection, consumer, rows, with_commit=self._with_commit)
 
     def store_details(self, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
         store_details(self._connection, consumer, saga_key, command_id, details)

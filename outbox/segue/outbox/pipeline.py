@@ -12,7 +12,7 @@ from datetime import datetime
 from select import POLLIN, POLLOUT, poll
 from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, capabilities
 from psycopg.adapt import Transformer
 from psycopg.errors import OperationalError, error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, Format
@@ -24,6 +24,8 @@ from segue.errors import RejectedWrite
 Value = str | bytes | int | datetime | None
 #: A statement and its parameters, `$1` and so on.
 Call = tuple[str, Sequence[Value]]
+#: Stands for the request to forget a prepared statement; no statement is empty.
+_CLOSING = ""
 
 
 class Answer:
@@ -57,6 +59,9 @@ class Pipeline:
         self._pg = driver.pgconn
         self._names: dict[str, bytes] = {}
         self._prepared = 0
+        #: Of statements that the server may have forgotten; always empty where libpq can't close them.
+        self._doubtful: dict[str, bytes] = {}
+        self._closes = capabilities.has_send_close_prepared()
         self._readable = poll()
         self._readable.register(self._pg.socket, POLLIN)
         self._either = poll()
@@ -74,6 +79,10 @@ class Pipeline:
         for text, values, formats in bound:
             name = self._names.get(text)
             if name is None:
+                if text in self._doubtful:
+                    # Closing what is not there is no error, unlike DEALLOCATE.
+                    self._pg.send_close_prepared(self._doubtful[text])
+                    asked.append(_CLOSING)
                 name = self._prepare(text)
                 asked.append(text)
             self._pg.send_query_prepared(name, values, formats, result_format=Format.BINARY)
@@ -85,9 +94,21 @@ class Pipeline:
         self._pg.exit_pipeline_mode()
         return self._answers(asked, results)
 
+    def doubt(self) -> None:
+        """The server may have forgotten what was prepared: prepare it again before it is used, in the same breath.
+
+        An older libpq can't do that: there the statement fails (SQLSTATE 26000), if it is forgotten.
+        """
+        if self._closes:
+            self._doubtful.update(self._names)
+            self._names.clear()
+
     def _prepare(self, text: str) -> bytes:
-        self._prepared += 1
-        name = self._names[text] = f"segue_{self._prepared}".encode()
+        name = self._doubtful.pop(text, b"")
+        if not name:
+            self._prepared += 1
+            name = f"segue_{self._prepared}".encode()
+        self._names[text] = name
         self._pg.send_prepare(name, text.encode())
         return name
 
@@ -98,8 +119,10 @@ class Pipeline:
                 continue
             if failed is None:
                 failed = result
-            if text is not None:
-                del self._names[text]
+            if text is not None and text in self._names:
+                name = self._names.pop(text)
+                if self._closes:
+                    self._doubtful[text] = name
         if failed is not None:
             raise error_from_result(failed)
         return [Answer(self._driver, result) for text, result in zip(asked, results, strict=True) if text is None]

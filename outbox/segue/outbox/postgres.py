@@ -254,12 +254,14 @@ def insert_fences(connection: Connection, consumer: str, rows: Mapping[str, Mapp
     return connection.exec_driver_sql(_INSERT_FENCES, (consumer, texts(keys), *arrays)).rowcount
 
 
-def update_fences(connection: Connection, consumer: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Change locked fence rows, all in the same columns, and note the time; sent with COMMIT where that is possible."""
+def update_fences(
+    connection: Connection, consumer: str, rows: Mapping[str, Mapping[str, Any]], *, with_commit: bool
+) -> None:
+    """Change locked fence rows, all in the same columns, and note the time; if wanted with COMMIT, where possible."""
     names = tuple(next(iter(rows.values())))
     arrays = [_INBOX[name][1]([row[name] for row in rows.values()]) for name in names]
     text, values = _update_text(names), (texts(list(rows)), *arrays, consumer)
-    if trips.fit(connection):
+    if with_commit and trips.fit(connection):
         trips.put_off(connection, text, values)
     else:
         connection.exec_driver_sql(text, values)

@@ -228,10 +228,9 @@ class Relay:
         """How many rows to hold: of each key one is under way, so that a backlog moves as fast as it has keys."""
         if not self._full:
             return self._options.batch
-        if len(self._lines) >= self._options.batch:
-            return self._window
         size = sum(len(row.record.value or b"") for row in rows if row.record is not None) // len(rows)
-        return max(self._options.batch, min(2 * self._window, MOST_ROWS, MOST_BYTES // (size + ROW_BYTES)))
+        wanted = self._window if len(self._lines) >= self._options.batch else 2 * self._window
+        return max(self._options.batch, min(wanted, MOST_ROWS, MOST_BYTES // (size + ROW_BYTES)))
 
     def _take(self, fresh: Sequence[PendingRow]) -> None:
         for row in fresh:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, TwoPhaseTransaction, event
 from sqlalchemy.exc import DBAPIError
 
 from segue.errors import StoreUnavailable
@@ -33,14 +33,17 @@ _NO_SUCH_STATEMENT = "26000"
 def fit(connection: Connection) -> bool:
     """Whether this connection's transaction can be driven from here.
 
-    Not where statements may not be prepared (a pooler gives each transaction another server), nor where BEGIN would
-    have to say more than its name.
+    Not on an event loop, which must not wait; not where statements may not be prepared (a pooler gives each transaction
+    another server), where texts are not sent as UTF-8, or where BEGIN or COMMIT would have to say more than its name.
     """
-    if connection.dialect.driver != "psycopg" or connection.dialect.name != "postgresql":
+    dialect = connection.dialect
+    if dialect.name != "postgresql" or dialect.driver != "psycopg" or dialect.is_async:
         return False
     driver = _driver(connection)
     plain = driver.isolation_level is driver.read_only is driver.deferrable is None
-    return plain and not driver.autocommit and driver.prepare_threshold is not None
+    if not plain or driver.autocommit or driver.prepare_threshold is None or driver.info.encoding != "utf-8":
+        return False
+    return not isinstance(connection.get_transaction(), TwoPhaseTransaction)
 
 
 def ask(connection: Connection, text: str, values: Sequence[Value]) -> list[tuple[Any, ...]]:
@@ -54,7 +57,10 @@ def ask(connection: Connection, text: str, values: Sequence[Value]) -> list[tupl
 
 
 def put_off(connection: Connection, text: str, values: Sequence[Value]) -> None:
-    """Run a statement that is sure to write what it should in the round trip of COMMIT, or of the next `ask`."""
+    """Run a statement that is sure to write what it should in the round trip of COMMIT, or of the next `ask`.
+
+    Not inside a savepoint that may be rolled back, and not where somebody else may commit below SQLAlchemy.
+    """
     if not event.contains(connection.engine, "commit", _before_commit):
         event.listen(connection.engine, "commit", _before_commit)
     if not connection.in_transaction():
@@ -75,10 +81,18 @@ def _before_commit(connection: Connection) -> None:
         raise
 
 
+def _rolled_back(connection: Connection, *_: object) -> None:
+    # psycopg says DEALLOCATE ALL after a ROLLBACK, also of a savepoint, once it has prepared a statement of its own.
+    pipeline: Pipeline | None = None if connection.invalidated else connection.info.get(_PIPELINE)
+    if pipeline is not None:
+        pipeline.doubt()
+
+
 def _end(connection: Connection) -> None:
     """Roll back: SQLAlchemy takes a transaction whose COMMIT has failed for ended."""
     if connection.invalidated:
         return
+    _rolled_back(connection)
     try:
         _driver(connection).rollback()
     except Exception as error:  # noqa: BLE001 - the transaction dies with its connection
@@ -131,6 +145,9 @@ def _pipeline(connection: Connection) -> Pipeline:
         from segue.outbox.pipeline import Pipeline
 
         pipeline = connection.info[_PIPELINE] = Pipeline(_driver(connection))
+        for name in ("rollback", "rollback_savepoint"):
+            if not event.contains(connection.engine, name, _rolled_back):
+                event.listen(connection.engine, name, _rolled_back)
     return pipeline
 
 

@@ -265,6 +265,33 @@ def test_a_backlog_is_held_in_growing_parts_as_far_as_their_bytes_allow(
     assert rows(engine) == 0
 
 
+def test_how_small_rows_were_does_not_count_for_those_that_come_after_them(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "MOST_BYTES", 40 * (16 * 1024 + relay_module.ROW_BYTES))
+    pages: list[int] = []
+
+    class Watched(SqlOutboxStore):
+        def load(self, owner: str, limit: int, **more: Any) -> Sequence[PendingRow]:
+            found = super().load(owner, limit, **more)
+            fresh = [row for row in found if row.seq not in more["excluded"].held]
+            if fresh and fresh[0].key == f"k-{fresh[0].seq}":
+                pages.append(len(fresh))
+            return found
+
+    with Session(engine) as session:
+        for n in range(1, 701):
+            large = n > 300  # few keys at first, so that more and more is held; then as many as there are rows
+            key, value = (f"k-{n}", b"x" * 16 * 1024) if large else (f"k-{n % 5}-small", b"x")
+            outbox.add(session, TOPIC, value, key=key, type="happened")
+        session.commit()
+    producer, clock = Fussy(), FakeClock()
+    drive(Relay(Watched(engine), producer, options=RelayOptions(batch=10, patience=0.0), clock=clock), clock, steps=200)
+    assert rows(engine) == 0
+    assert len(pages) > 5
+    assert max(pages[1:]) == 20, "half of what may be held is loaded at a time"
+
+
 def test_a_crash_after_the_send_sends_the_same_bytes_again(engine: Engine) -> None:
     clock, producer = FakeClock(), Fussy()
     store: Any = outbox.SqlOutboxStore(engine)
