@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import text
 
 from segue.coordinator.audit import verify_audit
 from segue.coordinator.store import Changes, Store
@@ -139,6 +140,30 @@ def test_of_two_that_move_a_saga_from_the_same_revision_one_is_fenced(postgres_b
 
     assert locked(first, "o-1") == {"o-1": saga(revision=2, step="first")}
     assert len(history(first)) == 2
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda store: locked(store, "a", "B"),
+        lambda store: write(store, updated=[saga(name, revision=2) for name in ("a", "B")]),
+    ],
+    ids=["lock", "update"],
+)
+def test_sagas_are_locked_in_one_order_however_the_database_sorts_texts(
+    postgres_bench: Bench, take: Callable[[Store], Any]
+) -> None:
+    """Else two coordinators, one that loads what the other has in memory, would wait for each other."""
+    store = postgres_bench.store()
+    postgres_bench.sql('ALTER TABLE saga ALTER COLUMN id TYPE varchar(255) COLLATE "en-x-icu"')
+    write(store, started=[saga(name) for name in ("a", "B")])
+    assert postgres_bench.url is not None
+    with alone(postgres_bench.url) as holder:
+        holder.execute(text("SELECT 1 FROM saga WHERE id = 'B' FOR UPDATE"))
+        with pytest.raises(StoreUnavailable):
+            take(store)
+        # Whoever locks a row leaves his mark there, even if he is rolled back.
+        assert holder.execute(text("SELECT xmax::text FROM saga WHERE id = 'a'")).scalar_one() == "0"
 
 
 def test_due_sagas_that_another_has_locked_are_skipped(postgres_bench: Bench) -> None:

@@ -12,6 +12,7 @@ from segue.errors import DecodeError
 from segue.saga import events as e
 from segue.saga.effects import Ignored
 from segue.saga.inputs import Input, RetryStep
+from segue.saga.replay import of_last_run
 from segue.saga.state import fold
 from segue.saga.transition import Instance, advance
 
@@ -22,7 +23,7 @@ def preview(saga_id: str, history: Sequence[EventRow], request: Input, now: date
     What the saga's own code does next is not foretold: it does not run here.
     """
     try:
-        state = fold(saga_id, ((to_micros(row.at), row.payload) for row in history))
+        state = fold(saga_id, of_last_run([(to_micros(row.at), row.payload) for row in history]))
     except DecodeError as error:
         return False, [str(error)]
     if state.blocked is not None and isinstance(request, RetryStep) and request.step is None:

@@ -399,7 +399,8 @@ WHERE o.coordinator = $6 AND o.topic = locked.topic AND o.partition = locked.par
 """
 #: Attributes, mostly empty, come as text or not at all: parsing `{}` costs more than reading any other column.
 _READ_SAGA = _quoted(SAGA_COLUMNS).replace('"attributes"', "NULLIF(\"attributes\"::text, '{}')")
-PG_LOCK = f"SELECT {_READ_SAGA} FROM saga WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
+#: In the order in which `net_rows` sorts what is updated, whatever the database's own is.
+PG_LOCK = f'SELECT {_READ_SAGA} FROM saga WHERE id = ANY($1::text[]) ORDER BY id COLLATE "C" FOR UPDATE'
 PG_REVISIONS = "SELECT id, revision FROM saga WHERE id = ANY($1::text[])"
 PG_HISTORY = f"""
 SELECT e.* FROM saga s, LATERAL (

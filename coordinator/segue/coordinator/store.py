@@ -203,7 +203,7 @@ class Batch(Protocol):
         ...
 
     def lock(self, saga_ids: Collection[str]) -> dict[str, SagaRow]:
-        """Lock and load the sagas that exist, in the order of their ids."""
+        """Lock and load the sagas that exist, in the order of their ids' code points, as `write` does."""
         ...
 
     def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:

@@ -125,8 +125,9 @@ def make_view(
     dead_letters: dict[str, list[int]] | None = None,
 ) -> SagaView:
     """The view of a saga at `now`; without its history where that is written in words this version does not know."""
+    of_run = [event for event in events if event.seq >= row.first_seq]  # of the others, some may be deleted
     try:
-        state = fold(row.id, ((to_micros(event.at), event.payload) for event in events))
+        state = fold(row.id, ((to_micros(event.at), event.payload) for event in of_run))
         timeline = _timeline(events)
     except DecodeError as error:
         return SagaView(
@@ -145,7 +146,7 @@ def make_view(
         why=_why(state),
         waits=_waits(state, row, now),
         steps=[_step(state, step, now) for step in state.steps.values()],
-        compensated=_compensated(timeline_events([event for event in events if event.seq >= row.first_seq])),
+        compensated=_compensated(timeline_events(of_run)),
         to_compensate=[step.name for step in undo_order(state)],
         pivot=state.pivot,
         deadline_at=_moment(state.deadline),

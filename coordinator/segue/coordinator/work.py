@@ -254,6 +254,8 @@ class Work:
         rows = self.batch.earlier(state.id, state.previous_seq, state.first_seq)
         of_it = range(state.previous_seq, state.first_seq)
         rows += [row for row in self.changes.events if row.saga_id == state.id and row.seq in of_it]
+        if not rows or rows[0].seq != state.previous_seq:
+            rows = []  # its beginning was deleted, and the rest says nothing without it
         before = fold(state.id, ((to_micros(row.at), row.payload) for row in rows))
         if CommandId(reply.command_id) not in before.commands:
             self._dead(item, "foreign_reply", NotFound(f"saga {state.id} never sent command {reply.command_id}"))

@@ -25,7 +25,7 @@ from segue.errors import DecodeError
 from segue.saga import events as e
 from segue.saga.definition import SagaDefinition
 from segue.saga.failures import Nondeterminism
-from segue.saga.replay import rebuild
+from segue.saga.replay import of_last_run, rebuild
 from segue.saga.state import SagaState, fold
 from segue.topics.converter import Converter
 
@@ -67,7 +67,7 @@ def replay(history: str | Path, definition: SagaDefinition[Any, Any], *, exact: 
     converter = Converter()
     found: dict[str, str] = {}
     for saga_id, rows in read_history(history).items():
-        state = fold(saga_id, rows)
+        state = fold(saga_id, of_last_run(rows))
         if (state.definition, state.version) != (definition.name, definition.version):
             continue
         _replay_one(state, rows, definition, converter, exact)
@@ -109,7 +109,7 @@ def _replay_one(
         _rebuilt(state.id, rows, definition, converter, exact)
     except Nondeterminism:
         # Where it begins is worth a second look; the whole at once is linear, this is not.
-        of_run = rows[state.first_seq - 1 :]
+        of_run = of_last_run(rows)
         for count in range(1, len(of_run) + 1):
             try:
                 _rebuilt(state.id, of_run[:count], definition, converter, exact)

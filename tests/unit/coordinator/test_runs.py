@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 
+from segue.clock import to_micros
 from segue.contract import Signal
 from segue.coordinator.memory import MemoryBatch, MemoryStore
+from segue.coordinator.preview import preview
+from segue.coordinator.store import EventRow
 from segue.coordinator.view import make_view
 from segue.saga import Saga, saga
 from segue.saga.definition import SagaDefinition
+from segue.saga.inputs import Cancel
+from segue.testing import export, replay
 from tests.unit.coordinator.kit import Estate
 from tests.unit.saga.kit import Order, charge, payout, refund, score
 
@@ -117,6 +122,38 @@ def test_a_reply_that_comes_two_runs_later_is_kept_where_people_look(estate: Mak
     e.reply(e.commands[0], body=10)
     e.run()
     assert reasons(e) == ["foreign_reply"]
+
+
+def test_a_reply_to_a_run_of_which_a_part_was_deleted_does_not_hold_up_the_present_one(estate: Make) -> None:
+    e = begun(estate)
+    ticked(e, 3)
+    without_first_transition(e)
+    e.reply(e.commands[0], body=10)
+    e.run()
+    assert reasons(e) == ["foreign_reply"]
+    assert e.saga("c-1").attention == "none"
+
+
+def test_a_saga_of_whose_earlier_run_a_part_was_deleted_is_shown_previewed_and_replayed(estate: Make) -> None:
+    e = begun(estate)
+    ticked(e, 3)
+    rest = without_first_transition(e)
+    now = e.store.now()
+    view = make_view(e.saga("c-1"), rest, now)
+    assert [step.name for step in view.steps] == ["risk.score@2"]
+    assert view.timeline[0].seq == 2
+    accepted, effects = preview("c-1", rest, Cancel(compensate="all", reason="", actor="me"), now)
+    assert accepted, effects
+    text = export([(to_micros(row.at), row.payload) for row in rest], "c-1")
+    assert replay(text, COUNTER) == {"c-1": "running"}
+
+
+def without_first_transition(e: Estate) -> list[EventRow]:
+    """Saga c-1 loses the first transition of its first run; what is left."""
+    [first, *rest] = e.store.tables.events["c-1"]
+    assert first.seq < e.saga("c-1").first_seq
+    e.store.tables.events["c-1"] = rest
+    return rest
 
 
 def test_a_success_of_what_a_person_skipped_in_the_last_run_does_not_go_unseen(estate: Make) -> None:
