@@ -13,7 +13,7 @@ A history is JSON lines, one line per transition, in the order of `seq`; a file 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def _replay_one(
 
 def _rebuilt(
     saga_id: str,
-    rows: list[tuple[int, bytes]],
+    rows: Sequence[tuple[int, bytes]],
     definition: SagaDefinition[Any, Any],
     converter: Converter,
     exact: bool,

@@ -150,6 +150,7 @@ def test_a_saga_of_whose_earlier_run_a_part_was_deleted_is_shown_previewed_and_r
 
 def without_first_transition(e: Estate) -> list[EventRow]:
     """Saga c-1 loses the first transition of its first run; what is left."""
+    assert isinstance(e.store, MemoryStore)
     [first, *rest] = e.store.tables.events["c-1"]
     assert first.seq < e.saga("c-1").first_seq
     e.store.tables.events["c-1"] = rest
