@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace as with_fields
 
+import segue.outbox.watchdog as watchdog
 import segue.saga.state as state
 import segue.saga.transition as transition
 from segue.saga import events as e
@@ -108,3 +109,8 @@ def undo_alarm(patch: Patch) -> None:
             old(self, what, name, at)
 
     patch(state.SagaState, "set_alarm", set_alarm)
+
+
+@mutant("a call that the database never answers is waited for for ever")
+def call_uncut(patch: Patch) -> None:
+    patch(watchdog.Watchdog, "_pause", lambda self: None)

@@ -31,10 +31,11 @@ from segue.coordinator.store import (
 from segue.errors import StoreUnavailable
 from segue.outbox.message import LANES, Message, lane_of
 from segue.outbox.store import Exclusion, PendingRow
-from segue.topics.broker import Partition
+from segue.topics.broker import Partition, Record
+from tests.simulation.hanging import hang, unanswered
 from tests.simulation.oracles import Oracles
 from tests.simulation.run_invariants import check_read
-from tests.simulation.world import COMMIT, READ, Process, World
+from tests.simulation.world import CALL, CLOSE, COMMIT, Process, World
 
 
 class Database:
@@ -64,7 +65,10 @@ class Database:
 
 def read(process: Process) -> None:
     """Ask the database something."""
-    if process.io(READ):
+    fault = process.io(CALL)
+    if fault == "db.hangs":
+        hang(process)
+    if fault:
         raise StoreUnavailable("the database did not answer")
 
 
@@ -83,9 +87,12 @@ class SimStore(MemoryStore):
         batch = SimBatch(self._database, self._clock(), self._process)
         yield batch
         self._process.give_way()
-        fault = self._process.io(COMMIT)
+        fault = self._process.io(CLOSE)
         if fault == "commit.failed":
             raise StoreUnavailable("rolled back")
+        if fault == "db.hangs":
+            given = dict(self._process.given)
+            unanswered(self._process, lambda: batch.commit(given))
         batch.commit()
         if fault == "commit.ambiguous":
             self._process.world.points["ambiguous_commit"] += 1
@@ -187,12 +194,13 @@ class SimBatch(MemoryBatch):
     def write(self, changes: Changes) -> int | None:
         return None if empty(changes) else super().write(changes)
 
-    def commit(self) -> None:
+    def commit(self, given: Mapping[tuple[Partition, int], Record] | None = None) -> None:
+        """`given`: what the process had been given to read when it sent the COMMIT; None: it sends it now."""
         if not self._fences and not self._changes:
             return
         oracles = self._database.oracles
         every = [changes for changes, _, _ in self._changes]
-        before = oracles.before_commit(self._process.given, self._fences, every)
+        before = oracles.before_commit(self._process.given if given is None else given, self._fences, every)
         gone = self._tables.lost([seq for changes in every for seq in changes.published])
         super().commit()
         oracles.forgotten(gone)
@@ -482,9 +490,20 @@ class BookSession:
     def commit(self) -> None:
         """The COMMIT, in one of its three outcomes."""
         self.process.give_way()
-        fault = self.process.io(COMMIT)
+        fault = self.process.io(CLOSE)
         if fault == "commit.failed":
             raise StoreUnavailable("rolled back")
+        if fault == "db.hangs":
+            running = self.books.running
+            running.append(self)
+            unanswered(self.process, self._apply, lambda: running.remove(self))
+        self._apply()
+        if fault == "commit.ambiguous":
+            raise StoreUnavailable("committed, but nobody knows")
+        if fault == "kill.after_commit":
+            self.process.die()
+
+    def _apply(self) -> None:
         books = self.books
         for key, version in self.read.items():
             if books.versions.get(key, 0) != version:
@@ -502,10 +521,6 @@ class BookSession:
             books.outbox.rows.setdefault(message.id, message)
         books.oracles.booked(books, self)
         self.staged, self.rows, self.read, self.messages = [], {}, {}, []
-        if fault == "commit.ambiguous":
-            raise StoreUnavailable("committed, but nobody knows")
-        if fault == "kill.after_commit":
-            self.process.die()
 
     # --- the port of the fence (segue.outbox.store.ServiceRows)
 

@@ -216,6 +216,19 @@ def steps_back(plan: Plan) -> Plan:
     )
 
 
+def hangs(plan: Plan) -> Plan:
+    """Databases leave calls without an answer, and what was sent may be done after its process has gone on."""
+    return replace(
+        plan,
+        sagas=max(2, plan.sagas),
+        enabled=frozenset(("db.hangs", "kill")),
+        rate=0.1,
+        events=4,
+        kinds=("rebalance", "kill", "zombie"),
+        horizon_us=20 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -235,6 +248,7 @@ FOCUSES: Mapping[str, Focus] = {
         lingering,
         bounds,
         steps_back,
+        hangs,
     )
 }
 

@@ -77,6 +77,8 @@ class L5Alone(Oracle):
 
     def end(self, system: System) -> None:
         fenced = system.world.points["trouble.fenced"]
+        if system.world.points["commit_unanswered"]:
+            return  # by what it sent itself, and gave up
         if fenced and system.plan.instances == 1:
             self.fail(f"the only coordinator was fenced {fenced} times")
 

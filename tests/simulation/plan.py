@@ -99,7 +99,8 @@ def draw(s: Stream) -> Plan:
     )
     if s.pick(2):
         plan = replace(plan, features=plan.features | {CONTINUE})
-    return replace(plan, commit_s=(0.0, 0.2, 1.0)[s.pick(3)])
+    plan = replace(plan, commit_s=(0.0, 0.2, 1.0)[s.pick(3)])
+    return replace(plan, enabled=plan.enabled | {"db.hangs"}) if s.pick(2) else plan
 
 
 def calm(plan: Plan) -> Plan:

@@ -22,15 +22,21 @@ SOMETIMES = (
     "held", "progress", "details_kept", "answered_later", "answered_twice", "answered_in_vain",
     "time_given_back", "deadline_renewed", "continued", "run_ending",
 )  # fmt: skip
+#: Faults and places of the tier in memory alone.
+IN_MEMORY = ("db.hangs", "commit_unanswered")
 ENDINGS = ("completed", "compensated", "failed", "cancelled")
 #: Each ending's least share of all sagas.
 LEAST_SHARE = 0.05
 
 
-def missing(faults: Mapping[str, int], points: Mapping[str, int], endings: Mapping[str, int]) -> list[str]:
+def missing(
+    faults: Mapping[str, int], points: Mapping[str, int], endings: Mapping[str, int], tier: str = "memory"
+) -> list[str]:
     """What a run has not come to; empty for one that counts."""
     found = [f"fault {kind} never happened" for kind in (*FAULTS, *EVENTS) if not faults.get(kind)]
     found += [f"{point} was never reached" for point in SOMETIMES if not points.get(point)]
+    if tier == "memory":
+        found += [f"{name} was never reached" for name in IN_MEMORY if not faults.get(name, points.get(name))]
     total = sum(endings.values())
     found += [
         f"{status} is {100 * endings.get(status, 0) / max(1, total):.1f} % of all endings"
@@ -42,7 +48,7 @@ def missing(faults: Mapping[str, int], points: Mapping[str, int], endings: Mappi
 
 def gathered(points: Counter[str]) -> Counter[str]:
     """The product's own counters under the names of this page."""
-    found = Counter({point: points[point] for point in SOMETIMES if points[point]})
+    found = Counter({point: points[point] for point in (*SOMETIMES, *IN_MEMORY) if points[point]})
     found["duplicate_reply"] += points["ignored.duplicate"]
     found["late_reply"] += points["ignored.late"]
     found["fenced"] += points["trouble.fenced"]

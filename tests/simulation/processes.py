@@ -35,6 +35,8 @@ RELAY_AFTER = timedelta(seconds=2)
 LEASE = timedelta(seconds=2)
 #: Rows that a relay loads at a time: few, so that it loads more while it holds some.
 RELAY_BATCH = 2
+#: The default `call_timeout` of `SqlStore`.
+STORE_TIMEOUT = timedelta(seconds=15)
 #: How often a coordinator looks for requests: each look is a transaction with all of its boundaries.
 REQUESTS_US = 2 * SECOND
 #: How often it looks for parked records whose saga has come.
@@ -129,6 +131,7 @@ class CoordinatorProcess(SimProcess):
     def __init__(self, system: System, name: str) -> None:
         super().__init__(system, name)
         self.release = "one"
+        self.call_timeout = STORE_TIMEOUT
         self.coordinator: Coordinator | None = None
 
     def boot(self) -> None:

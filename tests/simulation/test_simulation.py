@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from segue.errors import StoreUnavailable
 from tests.simulation import people, points
 from tests.simulation.answers import AnswerProcess
 from tests.simulation.database import _BLANK, BookDesk, Books
 from tests.simulation.focus import FOCUSES, SHARE, focused, name_of
+from tests.simulation.hanging import unanswered
 from tests.simulation.mutants import QUICK, applied, hunt
 from tests.simulation.patching import MUTANTS, Patch
 from tests.simulation.run import TAPES
@@ -22,7 +24,7 @@ from tests.simulation.sagas import FEATURES
 from tests.simulation.shrink import shrink
 from tests.simulation.system import TIERS, System, run
 from tests.simulation.tape import Choices, Tape, load, save, size
-from tests.simulation.world import FAULTS, NEVER, SECOND, Process
+from tests.simulation.world import CALL, CLOSE, FAULTS, NEVER, SECOND, Process, World
 
 #: Fixed seeds of this suite, in parts that can run side by side.
 PARTS = 10
@@ -133,7 +135,7 @@ def test_every_focus_names_events_and_pieces_that_there_are() -> None:
         assert set(seen.kinds) <= set(people.EVENTS)
         assert set(seen.pieces) <= {*FEATURES, "call"}
         assert seen.features <= set(FEATURES)
-        assert seen.enabled <= set(FAULTS)
+        assert seen.enabled <= {*FAULTS, *CALL, *CLOSE}
 
 
 def test_a_saga_at_its_limits_ends_when_people_cancel_it() -> None:
@@ -231,3 +233,48 @@ def test_an_answer_in_memory_waits_for_the_transaction_that_has_its_row() -> Non
     system.close()
     handler.kill()
     assert not books.running
+
+
+class Asker(Process):
+    """A process whose COMMIT is not answered."""
+
+    def boot(self) -> None:
+        self.done: list[int] = []
+        self.told_at: list[int] = []
+
+    def turn(self) -> bool:
+        try:
+            unanswered(self, lambda: self.done.append(self.world.now))
+        except StoreUnavailable:
+            self.told_at.append(self.world.now)
+        return False
+
+    def more(self) -> bool:
+        return False
+
+    def next_time(self) -> int:
+        return NEVER
+
+
+@pytest.mark.parametrize(("outcome", "first", "last"), [(1, 0, 0), (2, 30 * SECOND, 31 * SECOND)])
+def test_a_call_without_an_answer_ends_at_its_deadline_and_may_be_done_later(
+    outcome: int, first: int, last: int
+) -> None:
+    world = World(Tape(0, {"asker": {1: outcome}}))
+    asker = Asker(world, "asker")
+    asker.start()
+    world.run(60 * SECOND)
+    (told,), (done,) = asker.told_at, asker.done
+    assert 30 * SECOND <= told < 31 * SECOND
+    assert first <= done <= last
+    asker.kill()
+
+
+def test_a_call_without_an_answer_may_have_done_nothing() -> None:
+    world = World(Tape(0, {}))
+    asker = Asker(world, "asker")
+    asker.start()
+    world.run(60 * SECOND)
+    assert len(asker.told_at) == 1
+    assert asker.done == []
+    asker.kill()

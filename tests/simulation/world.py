@@ -17,6 +17,7 @@ from zlib import crc32
 from greenlet import getcurrent, greenlet
 
 from segue.clock import EPOCH, from_micros
+from segue.outbox.deadline import CALL_TIMEOUT
 from segue.topics.broker import Partition, Record
 from tests.simulation.tape import Stream, Tape
 
@@ -152,7 +153,9 @@ class Process:
         self.hurt = False
         #: Something has changed while it was in the middle of a turn.
         self.told = False
-        self._greenlet: greenlet | None = None
+        #: How long it waits for an answer of its database.
+        self.call_timeout = CALL_TIMEOUT
+        self.greenlet: greenlet | None = None
         world.processes.append(self)
 
     # --- for subclasses
@@ -187,17 +190,17 @@ class Process:
         self.alive = True
         self.busy = False
         self.idle = 0
-        self._greenlet = greenlet(self._main)
+        self.greenlet = greenlet(self._main)
         self.world.put(self, self.world.now if when is None else when)
 
     def resume(self) -> None:
         """Let it run till it sleeps, freezes or dies."""
         self.due = NEVER
         self.busy = True
-        assert self._greenlet is not None
-        self._greenlet.parent = getcurrent()
+        assert self.greenlet is not None
+        self.greenlet.parent = getcurrent()
         try:
-            self._greenlet.switch()
+            self.greenlet.switch()
         except Killed:
             self._gone()
 
@@ -210,7 +213,7 @@ class Process:
         if not self.alive:
             return
         self.alive = False
-        victim, self._greenlet = self._greenlet, None
+        victim, self.greenlet = self.greenlet, None
         if victim is not None and victim:
             victim.parent = getcurrent()
             try:
@@ -241,9 +244,10 @@ class Process:
                 when = min(when, world.now + 1_000)
             if when < NEVER:
                 world.put(self, when)
-            self._hub()
+            self.hub()
 
-    def _hub(self) -> None:
+    def hub(self) -> None:
+        """Let others run till its next turn comes; it has to be put there by somebody."""
         current = getcurrent()
         assert current.parent is not None
         current.parent.switch()
@@ -291,10 +295,10 @@ class Process:
 
     def sleep(self, micros: int) -> None:
         """Freeze in the middle of what it does; the others go on."""
-        if getcurrent() is not self._greenlet:
+        if getcurrent() is not self.greenlet:
             return
         self.world.put(self, self.world.now + micros)
-        self._hub()
+        self.hub()
 
     # --- the clock port
 
@@ -312,9 +316,12 @@ class Process:
 
 
 #: Faults after which a loop has to find its way back.
-HURTS = frozenset(("db.error", "commit.failed", "commit.ambiguous", "broker.error"))
+HURTS = frozenset(("db.error", "db.hangs", "commit.failed", "commit.ambiguous", "broker.error"))
 READ: Sequence[str] = ("pause", "kill", "db.error")
 COMMIT: Sequence[str] = ("pause", "kill", "commit.failed", "commit.ambiguous", "kill.after_commit")
+#: The same where a call may stay without an answer: not in SQLite, which has no network before it.
+CALL: Sequence[str] = (*READ, "db.hangs")
+CLOSE: Sequence[str] = (*COMMIT, "db.hangs")
 POLL: Sequence[str] = ("pause", "kill", "broker.error")
 ASK: Sequence[str] = ("pause", "kill", "broker.error")
 SEND: Sequence[str] = (
