@@ -25,7 +25,7 @@ from segue.clock import SYSTEM_CLOCK, fresh_id
 from segue.coordinator.queries import LIVE, DeadLetterFilter
 from segue.coordinator.reads import Reads
 from segue.coordinator.store import SagaRow
-from segue.errors import BrokerUnavailable, InvalidPayload, NotFound, SegueError, StartConflict, UsageError
+from segue.errors import BrokerUnavailable, InvalidPayload, NotFound, SegueError, StartConflict
 from segue.limits import check_id
 from segue.topics.broker import Outgoing
 from segue.topics.converter import Converter
@@ -89,7 +89,7 @@ def start_saga(
 
 
 def checked_input(run: Invocation, name: str, body: bytes) -> bytes:
-    """The input in the canonical form of its type, where the type is known here. Raises InvalidPayload, UsageError."""
+    """The input in the canonical form of its type, where the type is known here. Raises InvalidPayload, NotFound."""
     specs = run.loaded.settings.coordinator.sagas
     if not specs:
         return body
@@ -97,7 +97,7 @@ def checked_input(run: Invocation, name: str, body: bytes) -> bytes:
     definition = registry.newest(name)
     if definition is None:
         names = sorted({known.name for known in registry})
-        raise UsageError(f"no saga is called {name!r}{did_you_mean(name, names)}; known here: {', '.join(names)}")
+        raise NotFound(f"no saga is called {name!r}{did_you_mean(name, names)}; known here: {', '.join(names)}")
     converter = Converter()
     return converter.to_bytes(converter.from_bytes(body, definition.input_type), definition.input_type)
 

@@ -5,7 +5,7 @@ A history is JSON lines, one line per transition, in the order of `seq`; a file 
     {"saga": "order-17", "seq": 1, "at": 1700000000000000, "type": "Started", "payload": [{"e": "started", …}, …]}
 
 `saga`     the saga's id; ids and random numbers of its code derive from it
-`seq`      1, 2, 3, … without gaps
+`seq`      without gaps, from 1 or from the first transition of a later run
 `at`       microseconds since 1970 (the database's time of the transition), or an RFC 3339 time
 `type`     the first event's type; for people, ignored by `replay`
 `payload`  the events of the transition, as they are in the table `saga_event`
@@ -14,6 +14,7 @@ A history is JSON lines, one line per transition, in the order of `seq`; a file 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from segue.saga import events as e
 from segue.saga.definition import SagaDefinition
 from segue.saga.failures import Nondeterminism
 from segue.saga.replay import of_last_run, rebuild
+from segue.saga.runs import begins_run
 from segue.saga.state import SagaState, fold
+from segue.testing.contracts import saga_of
 from segue.topics.converter import Converter
 
 
@@ -38,12 +41,20 @@ class _Line(msgspec.Struct, kw_only=True):
     type: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The transitions of one saga, (microseconds, payload) from `first_seq` on."""
+
+    first_seq: int
+    rows: list[tuple[int, bytes]] = field(default_factory=list)
+
+
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(_Line)
 
 
-def export(rows: Iterable[tuple[int, bytes]], saga_id: str) -> str:
-    """The history of one saga as JSON lines; `rows` are (microseconds, payload) of its transitions by `seq`."""
+def export(rows: Iterable[tuple[int, bytes]], saga_id: str, *, first_seq: int = 1) -> str:
+    """The history of one saga as JSON lines; `rows` are (microseconds, payload) of its transitions from `first_seq`."""
     lines = [
         _Line(
             saga=saga_id,
@@ -52,7 +63,7 @@ def export(rows: Iterable[tuple[int, bytes]], saga_id: str) -> str:
             type=type(e.decode_events(payload)[0]).__name__,
             payload=msgspec.Raw(payload),
         )
-        for seq, (at, payload) in enumerate(rows, 1)
+        for seq, (at, payload) in enumerate(rows, first_seq)
     ]
     return "".join(_ENCODER.encode(line).decode() + "\n" for line in lines)
 
@@ -66,23 +77,23 @@ def replay(history: str | Path, definition: SagaDefinition[Any, Any], *, exact: 
     """
     converter = Converter()
     found: dict[str, str] = {}
-    for saga_id, rows in read_history(history).items():
-        state = fold(saga_id, of_last_run(rows))
-        if (state.definition, state.version) != (definition.name, definition.version):
+    for saga_id, recorded in read_history(history).items():
+        state = fold(saga_id, of_last_run(recorded.rows))
+        if (state.definition, state.version) != (saga_of(definition).name, definition.version):
             continue
-        _replay_one(state, rows, definition, converter, exact)
+        _replay_one(state, recorded, definition, converter, exact)
         found[saga_id] = state.status
     if not found:
         raise DecodeError(f"the history holds no saga of {definition.name!r} version {definition.version}")
     return found
 
 
-def read_history(history: str | Path) -> dict[str, list[tuple[int, bytes]]]:
-    """Saga id → transitions, (microseconds, payload) by `seq`. Raises DecodeError naming the line."""
+def read_history(history: str | Path) -> dict[str, Recorded]:
+    """Saga id → its transitions. Raises DecodeError naming the line."""
     text = history.read_text(encoding="utf-8") if isinstance(history, Path) else history
     if "\n" not in text and not text.lstrip().startswith("{"):
         text = Path(text).read_text(encoding="utf-8")
-    sagas: dict[str, list[tuple[int, bytes]]] = {}
+    sagas: dict[str, Recorded] = {}
     for number, source in enumerate(text.splitlines(), 1):
         if not source.strip():
             continue
@@ -91,31 +102,35 @@ def read_history(history: str | Path) -> dict[str, list[tuple[int, bytes]]]:
             at = line.at if isinstance(line.at, int) else _moment(line.at)
         except (msgspec.MsgspecError, ValueError) as error:
             raise DecodeError(f"line {number} of the history: {error}") from None
-        rows = sagas.setdefault(line.saga, [])
-        if line.seq != len(rows) + 1:
-            raise DecodeError(f"line {number} of the history: seq is {line.seq}, expected {len(rows) + 1}")
-        rows.append((at, bytes(line.payload)))
+        payload = bytes(line.payload)
+        if line.saga not in sagas:
+            sagas[line.saga] = Recorded(first_seq=line.seq if begins_run(payload) else 1)
+        found = sagas[line.saga]
+        if line.seq != (expected := found.first_seq + len(found.rows)):
+            raise DecodeError(f"line {number} of the history: seq is {line.seq}, expected {expected}")
+        found.rows.append((at, payload))
     return sagas
 
 
 def _replay_one(
     state: SagaState,
-    rows: list[tuple[int, bytes]],
+    recorded: Recorded,
     definition: SagaDefinition[Any, Any],
     converter: Converter,
     exact: bool,
 ) -> None:
+    of_run = of_last_run(recorded.rows)
+    first_seq = recorded.first_seq + len(recorded.rows) - len(of_run)
     try:
-        _rebuilt(state.id, rows, definition, converter, exact)
+        _rebuilt(state.id, of_run, definition, converter, exact)
     except Nondeterminism:
         # Where it begins is worth a second look; the whole at once is linear, this is not.
-        of_run = of_last_run(rows)
         for count in range(1, len(of_run) + 1):
             try:
                 _rebuilt(state.id, of_run[:count], definition, converter, exact)
             except Nondeterminism as difference:
                 kinds = ", ".join(type(event).__name__ for event in e.decode_events(of_run[count - 1][1]))
-                seq = state.first_seq + count - 1
+                seq = first_seq + count - 1
                 raise Nondeterminism(f"saga {state.id}, transition {seq} ({kinds}): {difference}") from None
         raise
 

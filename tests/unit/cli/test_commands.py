@@ -63,6 +63,13 @@ def test_wrong_settings_end_with_code_2_and_one_sentence_each() -> None:
     assert segue("config", "--set", "nonsense").err == "error: --set 'nonsense': write it as --set section.name=value\n"
 
 
+def test_a_saga_type_that_nobody_has_ends_with_code_4(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(modules)
+    ran = segue("saga", "start", "ordr", "{}")
+    assert (ran.code, ran.out) == (4, "")
+    assert ran.err == "error: no saga is called 'ordr'; did you mean order?; known here: order\n"
+
+
 def test_an_error_as_json_is_one_object_on_stderr() -> None:
     ran = segue("saga", "ls", "--json", "--set", "nonsense")
     assert ran.out == ""

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from segue.clock import SYSTEM_CLOCK
 from segue.coordinator.store import AuditEntry
 from segue.saga.inputs import Cancel
-from tests.unit.cli.kit import Database, Played, Ran, compensated, completed, deferred, in_its_third_run, shipping
+from segue.testing import replay
+from tests.unit.cli.kit import (
+    Database,
+    Played,
+    Ran,
+    compensated,
+    completed,
+    counter_saga,
+    deferred,
+    in_its_third_run,
+    shipping,
+)
+from tests.unit.saga.sagas import order_saga
 
 Segue = Callable[..., Ran]
 
@@ -227,3 +241,43 @@ def test_wrong_options_are_usage_errors(database: Database, on_database: Segue) 
     )
     assert on_database("saga", "ls", "--after", "???").code == 2
     assert on_database("saga", "ls", "--status", "lost").code == 2
+
+
+# --- export
+
+
+def test_an_exported_history_is_what_new_code_is_checked_with(
+    filled: Database, on_database: Segue, tmp_path: Path
+) -> None:
+    ran = on_database("saga", "export", "order-3", "order-4")
+    assert ran.code == 0, ran.err
+    assert replay(ran.out, order_saga) == {"order-3": "completed", "order-4": "compensated"}
+    file = tmp_path / "orders.jsonl"
+    written = on_database("saga", "export", "--definition", "order", "--live", "--output", str(file), "--json")
+    assert written.json == {"sagas": 2, "file": str(file)}
+    assert replay(file, order_saga) == {"order-1": "running", "order-2": "compensating"}
+
+
+def test_of_a_saga_with_several_runs_the_present_one_is_exported(database: Database, on_database: Segue) -> None:
+    database.put(in_its_third_run())
+    ran = on_database("saga", "export", "counter-1")
+    assert [json.loads(line)["seq"] for line in ran.out.splitlines()] == [5]
+    assert replay(ran.out, counter_saga) == {"counter-1": "running"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "name the sagas to export"),
+        (("order-1", "--live"), 2, "name the sagas to export"),
+        (("order-1", "--json"), 2, "an export is lines of JSON"),
+        (("order-1", "--output", "no/such/folder"), 2, "cannot write no/such/folder"),
+        (("order-9",), 4, "there is no saga 'order-9'"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(
+    filled: Database, on_database: Segue, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    ran = on_database("saga", "export", *arguments)
+    assert ran.code == code
+    assert message in ran.err

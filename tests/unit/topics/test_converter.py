@@ -89,6 +89,7 @@ MODEL = Model(id=1, price=Decimal("2.50"))
         (None, type(None)),
         (None, None),
         (5, int),
+        ({"k": [1, "x"]}, Any),
         ("text", str),
         (Colour.RED, Colour),
         (3, float),

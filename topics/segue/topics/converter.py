@@ -90,7 +90,7 @@ class Converter:
         return decoder
 
     def _check_class(self, value: object, type: Any) -> None:
-        if not isinstance(type, _CLASS) or get_origin(type) is not None or type is object:
+        if not isinstance(type, _CLASS) or get_origin(type) is not None or type in (object, Any):
             return
         number = type in (float, complex) and isinstance(value, int) and not isinstance(value, bool)
         if not isinstance(value, type) and not number:
