@@ -67,6 +67,7 @@ class Story:
         self.damaged = {line["digest"] for line in lines if line["what"] == "damaged"}
         self.letters = [line for line in lines if line["what"] == "dead_letter"]
         self.offsets = [line for line in lines if line["what"] == "offsets"]
+        self.hung = [line["process"] for line in lines if line["what"] == "hangs"]
         self.faults = [line for line in lines if line["what"] == "fault"]
 
     @property
@@ -90,6 +91,7 @@ def judge(lines: Sequence[Line], databases: Databases) -> list[Violation]:
         *_answers(rows, databases),
         *_letters(story, databases["coordinator"]),
         *_offsets(story, databases["coordinator"]),
+        *(Violation(rule="who is asked to end ends", subject=name, found="it hung") for name in story.hung),
     ]
 
 

@@ -20,6 +20,8 @@ from tests.chaos.versions import NEW, OLD
 _LOOK = 0.3
 #: Seconds after which a fault that nothing met is given up.
 _PATIENCE = 15.0
+#: Seconds after which a process that was asked to end must have ended, whatever else goes on.
+_DRAINED_AFTER = 120.0
 #: What a full disk makes PostgreSQL write into its log.
 _NO_SPACE = "No space left on device"
 
@@ -36,10 +38,10 @@ class World:
 Course = Generator[float, None, str | None]
 
 
-def _wait(shown: Callable[[], bool], least: float = 0.0) -> Generator[float, None, None]:
+def _wait(shown: Callable[[], bool], least: float = 0.0, most: float = _PATIENCE) -> Generator[float, None, None]:
     """At least so many seconds, and until it has shown, or nothing comes of it."""
     waited = 0.0
-    while waited < least or (not shown() and waited < _PATIENCE):
+    while waited < least or (not shown() and waited < most):
         yield _LOOK
         waited += _LOOK
 
@@ -155,8 +157,9 @@ def _rolling_restart(world: World, target: str, random: Random) -> Course:
     wanted = OLD if all(module == NEW for module in fleet.sagas.values()) else NEW
     for name in processes.COORDINATORS:
         fleet.stop(name)
-        while not fleet.has_ended(name):
-            yield _LOOK
+        yield from _wait(lambda name=name: fleet.has_ended(name), most=_DRAINED_AFTER)  # type: ignore[misc]
+        if not fleet.has_ended(name):
+            fleet.give_up(name)
         fleet.sagas[name] = wanted
         fleet.start(name)
         yield random.uniform(1.0, 3.0)

@@ -83,6 +83,11 @@ class Fleet:
         self.down.add(name)
         self._signal(name, signal.SIGTERM)
 
+    def give_up(self, name: str) -> None:
+        """It was asked to end, and does not: an offence. Nobody waits for it any longer."""
+        self.history.write("hangs", process=name)
+        self.kill(name)
+
     def kill(self, name: str) -> bool:
         """As the kernel would; True if it was alive."""
         self.down.add(name)

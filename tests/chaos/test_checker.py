@@ -206,6 +206,11 @@ def test_an_offset_that_is_not_the_end_is_seen(run: Run, group: str | None, comm
     assert rules(run) == {"everything is read"}
 
 
+def test_a_process_that_was_asked_to_end_and_did_not_is_seen(run: Run) -> None:
+    run.lines.append({"what": "hangs", "at": 0.0, "process": "coordinator-1"})
+    assert rules(run) == {"who is asked to end ends"}
+
+
 def test_a_run_without_faults_proves_nothing(run: Run) -> None:
     found = vacuous(Story(run.lines), sagas(run.databases["coordinator"]))
     assert {one.subject for one in found if one.rule == "every kind of fault strikes"} == set(KINDS)

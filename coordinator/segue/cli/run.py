@@ -98,7 +98,7 @@ def run_coordinator(
     run.out.note(f"coordinator {names.coordinator} runs {found}; Ctrl-C drains and stops it")
     options = RelayOptions(older_than=TAKE_OVER, batch=settings.coordinator.batch_size)
     with (
-        stopping(at_eof=stop_at_eof) as stop,
+        stopping(at_eof=stop_at_eof, drain=settings.coordinator.drain_timeout.total_seconds()) as stop,
         _relay(run, None, client, observer, options),
         collecting_rarely(),
     ):
@@ -123,7 +123,7 @@ def run_worker(
     client = kafka(run)
     check_topics(client, [names.commands_of(found.name), found.dead_letters])
     run.out.note(f"worker {found.name} answers {', '.join(found.activities)}; Ctrl-C drains and stops it")
-    with stopping(at_eof=stop_at_eof) as stop, collecting_rarely():
+    with stopping(at_eof=stop_at_eof, drain=found.options.drain) as stop, collecting_rarely():
         found.run(client.bootstrap, properties=client.properties, topics=names, stop=stop)
     run.out.note(f"worker {found.name} is drained")
 
@@ -137,7 +137,7 @@ def run_relay(
     observer = log(log_level)
     settings = run.loaded.settings
     client = kafka(run)
-    with stopping(at_eof=stop_at_eof) as stop:
+    with stopping(at_eof=stop_at_eof, drain=0.0) as stop:
         relay = _relay(
             run, settings.relay.database or None, client, observer, RelayOptions(batch=settings.relay.batch_size)
         )

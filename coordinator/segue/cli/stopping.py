@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -12,13 +13,20 @@ from typing import Any
 
 from segue.clock import SYSTEM_CLOCK
 
+#: Seconds after which a process that should have drained hangs.
+_HANGS_AFTER = 30.0
+#: Its number: what stands in for `sys.stderr` may have none.
+_STDERR = 2
 #: Seconds that an orphan has to end by itself.
 _EOF_PATIENCE = 2.0
 
 
 @contextmanager
-def stopping(*, at_eof: bool = False) -> Iterator[threading.Event]:
+def stopping(*, at_eof: bool = False, drain: float | None = None) -> Iterator[threading.Event]:
     """An event that is set by the first SIGTERM or SIGINT; a second one ends the process the hard way.
+
+    What has not ended long after the `drain` seconds that it may take hangs in a client library: the process says
+    where, and ends with code 1. Nothing is lost by a hard end, here as anywhere.
 
     `at_eof` is for children of `segue dev`: a parent that is killed can tell them nothing, but its pipe closes.
     """
@@ -26,9 +34,11 @@ def stopping(*, at_eof: bool = False) -> Iterator[threading.Event]:
     before: dict[int, Any] = {}
 
     def handle(number: int, _frame: object) -> None:
-        if stop.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+        # The second one must be lethal also where Python does not run any more: in a call that holds the interpreter.
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        if drain is not None:
+            faulthandler.dump_traceback_later(drain + _HANGS_AFTER, exit=True, file=_STDERR)
         stop.set()
 
     # Signals are for the main thread; elsewhere (tests) the caller sets the event.
@@ -39,6 +49,8 @@ def stopping(*, at_eof: bool = False) -> Iterator[threading.Event]:
     try:
         yield stop
     finally:
+        if drain is not None:
+            faulthandler.cancel_dump_traceback_later()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka import Consumer as _Consumer
 
+from segue.clock import SYSTEM_CLOCK
 from segue.observe import Observer, Silent
 from segue.topics.broker import Partition, Polled, Record, Starts
 from segue.topics.kafka.admin import KafkaAdmin
@@ -20,6 +21,8 @@ from segue.topics.kafka.questions import QUESTION_TIMEOUT, partitions_of
 from segue.topics.settings import KafkaSettings
 
 _NOTHING = Polled()
+#: Seconds that the group has to take the partitions back when a consumer is closed.
+_LEAVE_PATIENCE = 5.0
 _EOF: int = KafkaError._PARTITION_EOF
 _OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
@@ -152,11 +155,28 @@ class KafkaConsumer:
             return
         self._closing = True
         self._assigned.clear()
+        if self._group is not None:
+            self._leave()
         self._client.close()
         if self._asking is not None:
             self._asking.close()
         if self._admin is not None:
             self._admin.close()
+
+    def _leave(self) -> None:
+        """Give the partitions back before `close`.
+
+        A revocation that is under way when librdkafka's `close` begins may never be answered: the call hangs for ever,
+        and with it every thread of Python, for it holds the interpreter (librdkafka's issue 4884).
+        """
+        give_up = SYSTEM_CLOCK.monotonic() + _LEAVE_PATIENCE
+        try:
+            self._client.unsubscribe()
+            while self._client.assignment() and SYSTEM_CLOCK.monotonic() < give_up:
+                self._client.poll(0.05)
+            self._client.poll(0)  # what else was under way
+        except (KafkaException, RuntimeError) as error:
+            self._observer.event("group.leave_failed", error=repr(error))
 
     # -- records ---------------------------------------------------------------------------------------------------
 
