@@ -21,7 +21,12 @@ OF_THE_COORDINATOR = (
     statements.PG_UPDATE_SAGAS,
     statements.PG_DELETE_BATCHES,
 )
-OF_A_SERVICE = (postgres._LOCK_FENCES, postgres._update_text(("invoke_outcome", "attempt")), postgres._DELETE)
+OF_A_SERVICE = (
+    postgres._LOCK_FENCES,
+    postgres._update_text(("invoke_outcome", "attempt")),
+    postgres._put_text(("invoke_outcome", "attempt")),
+    postgres._DELETE,
+)
 
 
 def kept_plan(connection: Connection, statement: str) -> str:

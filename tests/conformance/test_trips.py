@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from segue import outbox
 from segue.activities import Context, ReplyLater, Worker, reply
 from segue.activities.runner import AsyncRunner, Runner, ThreadRunner
-from segue.errors import StoreUnavailable
+from segue.errors import RejectedWrite, StoreUnavailable
 from segue.outbox import trips
 from segue.outbox.faults import is_transient_database
 from segue.outbox.fences import SqlServiceRows
@@ -145,6 +145,45 @@ def test_who_wants_another_beginning_or_nothing_prepared_is_left_to_the_driver(
     assert attempts(engine, "a") == [3]
 
 
+def test_the_server_plans_the_statements_of_a_lone_command_once_and_for_all(engine: Engine) -> None:
+    for number in range(12):
+        with engine.begin() as connection:
+            rows = SqlServiceRows(connection, with_commit=True)
+            rows.lock_inbox_row("payments", f"o-{number}")
+            values = {"attempt": 1, "invoke_id": "c", "invoke_outcome": "success", "invoke_reply": b"r"}
+            rows.update_inbox_row("payments", f"o-{number}", values)
+    with engine.connect() as connection:
+        plans = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%%inbox%%'"
+        made = [tuple(row) for row in connection.exec_driver_sql(plans)]
+    assert made == [(7, 5), (7, 5)]  # the first five are for comparison
+
+
+def test_a_change_of_a_lone_row_keeps_what_it_does_not_name(engine: Engine) -> None:
+    with engine.begin() as connection:
+        rows = SqlServiceRows(connection, with_commit=True)
+        rows.lock_inbox_row("payments", "a")
+        rows.update_inbox_row("payments", "a", {"compensate_attempt": 2, "tombstone": True, "details": b"d"})
+    with engine.begin() as connection:
+        created = connection.exec_driver_sql("SELECT created_at FROM inbox").scalar()
+        SqlServiceRows(connection, with_commit=True).update_inbox_row("payments", "a", {"attempt": 3, "details": None})
+    with engine.begin() as connection:
+        row, new, _ = SqlServiceRows(connection).lock_inbox_row("payments", "a")
+        assert (row["attempt"], row["compensate_attempt"], row["tombstone"], row["details"]) == (3, 2, True, None)
+        assert not new
+        stamps = connection.exec_driver_sql("SELECT created_at, updated_at > created_at FROM inbox").one()
+        assert tuple(stamps) == (created, True)
+
+
+@pytest.mark.parametrize("with_commit", [False, True])
+def test_a_text_with_nul_is_refused_before_it_is_sent(engine: Engine, with_commit: bool) -> None:
+    with engine.connect() as connection:
+        rows = SqlServiceRows(connection, with_commit=with_commit)
+        rows.lock_inbox_row("payments", "a")
+        with pytest.raises(RejectedWrite):
+            rows.update_inbox_row("payments", "a", {"invoke_id": "c\x00"})
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+
+
 def test_a_lone_command_takes_two_round_trips(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[list[str]] = []
     run = Pipeline.run
@@ -162,7 +201,7 @@ def test_a_lone_command_takes_two_round_trips(engine: Engine, monkeypatch: pytes
         return Charged(ctx.idempotency_key)
 
     handle_one(worker, ThreadRunner(sessions, 1))
-    assert made == [["BEGIN", "INSERT"], ["UPDATE", "COMMIT"]]
+    assert made == [["BEGIN", "INSERT"], ["INSERT", "COMMIT"]]
 
 
 def handle_one(worker: Worker[Any], runner: Runner) -> None:

@@ -166,13 +166,14 @@ class UnitOfWork:
         started = False
         try:
             with desk.transaction() as sessions:
-                fence, now, handled = self._participant.decided(sessions.rows, prepared)
+                rows = sessions.rows
+                fence, now, handled = self._participant.decided(rows, prepared)
                 if handled is not None:
                     return handled
                 started = True
                 with self._pace.measured(prepared.command.activity):
                     answered = self._participant.behind_savepoint(desk, sessions, prepared, fence)
-                handled = self._participant.answer(sessions.rows, prepared.command, fence, answered, now)
+                handled = self._participant.answer(rows, prepared.command, fence, answered, now)
                 hit("worker.before_commit")
             return handled
         except HANDLER_ERRORS as error:

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, Token
 from datetime import timedelta
 from functools import cache
+from types import TracebackType
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from segue.outbox.line import Line
-from segue.outbox.watchdog import Guard, Watchdog
+from segue.outbox.watchdog import Watchdog
 
 #: How long one call to a service's database may take, unless somebody says otherwise.
 CALL_TIMEOUT = timedelta(seconds=30)
@@ -48,29 +49,53 @@ def watch(bind: Engine | AsyncEngine | Connection | AsyncConnection | None) -> N
     event.listen(engine, "close", _close)
 
 
-@contextmanager
-def deadline(timeout: timedelta | None) -> Iterator[None]:
+class deadline:  # noqa: N801 - a block, as `contextmanager` would make it, at a third of the cost
     """No call to a watched engine in this block waits longer than `timeout`; None: nothing changes.
 
     A call that does raises the driver's OperationalError, and its connection is broken: an outage like any other. If
     it was a COMMIT, nobody knows whether it happened.
     """
-    token = _TIMEOUT.set(timeout if timeout is not None else _TIMEOUT.get())
-    try:
-        yield
-    finally:
-        _TIMEOUT.reset(token)
+
+    __slots__ = ("_timeout", "_token")
+
+    def __init__(self, timeout: timedelta | None) -> None:
+        self._timeout = timeout
+        self._token: Token[timedelta | None] | None = None
+
+    def __enter__(self) -> None:
+        if self._timeout is not None:
+            self._token = _TIMEOUT.set(self._timeout)
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _TIMEOUT.reset(self._token)
 
 
-@contextmanager
-def guarded(connection: Connection) -> Iterator[None]:
+def guarded(connection: Connection) -> AbstractContextManager[None]:
     """The same for a call that is made below the driver's own `wait`, on a connection of a watched engine."""
     timeout, line = _TIMEOUT.get(), connection.info.get(_LINE)
-    if timeout is None or line is None:
-        yield
-        return
-    with _said(_watchdog(timeout).guard(line.cut), timeout):
-        yield
+    return nullcontext() if timeout is None or line is None else _Bounded(timeout, line)
+
+
+class _Bounded:
+    """A guard around one call, and if it cut the connection an error that says so."""
+
+    __slots__ = ("_guard", "_timeout")
+
+    def __init__(self, timeout: timedelta, line: Line) -> None:
+        self._timeout = timeout
+        self._guard = _watchdog(timeout).guard(line.cut)
+
+    def __enter__(self) -> None:
+        self._guard.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._guard.__exit__(kind, error, trace)
+        if self._guard.fired and isinstance(error, Exception):
+            text = f"the database did not answer within {self._timeout.total_seconds():g} s; the connection was cut"
+            raise type(error)(text) from error
 
 
 @cache
@@ -110,7 +135,7 @@ def _bounded(wait: Callable[..., Any], driver: weakref.ref[Any], line: Line) -> 
         timeout = _TIMEOUT.get()
         if timeout is None:
             return wait(driver(), *arguments, **options)
-        with _said(_watchdog(timeout).guard(line.cut), timeout):
+        with _Bounded(timeout, line):
             return wait(driver(), *arguments, **options)
 
     return bounded
@@ -121,20 +146,7 @@ def _bounded_async(wait: Callable[..., Any], driver: weakref.ref[Any], line: Lin
         timeout = _TIMEOUT.get()
         if timeout is None:
             return await wait(driver(), *arguments, **options)
-        with _said(_watchdog(timeout).guard(line.cut), timeout):
+        with _Bounded(timeout, line):
             return await wait(driver(), *arguments, **options)
 
     return bounded
-
-
-@contextmanager
-def _said(guard: Guard, timeout: timedelta) -> Iterator[None]:
-    """The guard, and if it cut the connection an error that says so."""
-    try:
-        with guard:
-            yield
-    except Exception as error:
-        if guard.fired:
-            text = f"the database did not answer within {timeout.total_seconds():g} s; the connection was cut"
-            raise type(error)(text) from error
-        raise

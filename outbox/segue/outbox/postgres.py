@@ -220,6 +220,14 @@ WITH moment AS MATERIALIZED (
 )
 SELECT moment.now, known.* FROM moment LEFT JOIN known ON true
 """
+#: Columns that are never null.
+_INITIAL: Mapping[str, str] = {
+    "attempt": "0",
+    "compensate_attempt": "0",
+    "tombstone": "false",
+    "created_at": "clock_timestamp()",
+    "updated_at": "clock_timestamp()",
+}
 #: The columns of a row that is inserted whole, after its consumer.
 _FENCE = ("saga_key", *FENCE_COLUMNS)
 _INSERT_FENCES = f"""
@@ -259,8 +267,14 @@ def update_fences(
 ) -> None:
     """Change locked fence rows, all in the same columns, and note the time; if wanted with COMMIT, where possible."""
     names = tuple(next(iter(rows.values())))
-    arrays = [_INBOX[name][1]([row[name] for row in rows.values()]) for name in names]
-    text, values = _update_text(names), (texts(list(rows)), *arrays, consumer)
+    text: str
+    values: tuple[Any, ...]
+    if len(rows) == 1:
+        [(key, row)] = rows.items()
+        text, values = _put_text(names), (consumer, _storable(key), *[_storable(row[name]) for name in names])
+    else:
+        arrays = [_INBOX[name][1]([row[name] for row in rows.values()]) for name in names]
+        text, values = _update_text(names), (texts(list(rows)), *arrays, consumer)
     if with_commit and trips.fit(connection):
         trips.put_off(connection, text, values)
     else:
@@ -271,6 +285,27 @@ def _asked(connection: Connection, text: str, values: tuple[str, ...]) -> list[t
     if trips.fit(connection):
         return trips.ask(connection, text, values)
     return [tuple(row) for row in connection.exec_driver_sql(text, values)]
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str) and _NUL in value:
+        raise RejectedWrite("a text holds a NUL character, which PostgreSQL can't store")
+    return value
+
+
+@lru_cache(maxsize=64)
+def _put_text(names: tuple[str, ...]) -> str:
+    """Changes one row, which is there and locked: so nothing is inserted, whatever it looks like.
+
+    The server plans an UPDATE of an array's rows anew each time, for it takes one whose length it can't see for longer;
+    and one by key, which it plans once, might read the whole table for as long as it was small at that time. A conflict
+    is looked up in the index, there is nothing to plan.
+    """
+    rest = {name: value for name, value in _INITIAL.items() if name not in names}
+    columns = ", ".join(("consumer", "saga_key", *names, *rest))
+    given = ", ".join((*["%s"] * (2 + len(names)), *rest.values()))
+    changes = ", ".join(f"{name} = excluded.{name}" for name in (*names, "updated_at"))
+    return f"INSERT INTO inbox ({columns}) VALUES ({given}) ON CONFLICT (consumer, saga_key) DO UPDATE SET {changes}"
 
 
 @lru_cache(maxsize=64)

@@ -41,7 +41,9 @@ def fit(connection: Connection) -> bool:
         return False
     driver = _driver(connection)
     plain = driver.isolation_level is driver.read_only is driver.deferrable is None
-    if not plain or driver.autocommit or driver.prepare_threshold is None or driver.info.encoding != "utf-8":
+    if not plain or driver.autocommit or driver.prepare_threshold is None:
+        return False
+    if driver.pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return False
     return not isinstance(connection.get_transaction(), TwoPhaseTransaction)
 
