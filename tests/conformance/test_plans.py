@@ -11,8 +11,11 @@ from sqlalchemy import Connection, create_engine, text
 
 from segue.coordinator import statements
 from segue.coordinator.engine import open_engine
+from segue.coordinator.sql import SqlStore
+from segue.coordinator.store import Changes
 from segue.migrations import upgrade
 from segue.outbox import metadata, postgres
+from tests.conformance.store_kit import Bench, event, message, saga, write
 
 OF_THE_COORDINATOR = (
     statements.PG_LOCK,
@@ -68,6 +71,29 @@ def test_a_page_of_due_sagas_is_found_in_its_order_and_not_compiled_first(postgr
         engine.dispose()
     assert "Index Scan using saga_alarm_at on saga" in plan
     assert not re.search("JIT|Sort", plan), plan
+
+
+def test_the_server_plans_nothing_for_a_transition_that_it_has_planned_before(postgres_bench: Bench) -> None:
+    store = postgres_bench.store(pool_size=1)
+    assert isinstance(store, SqlStore)
+    write(store, started=[saga()])
+    for number in range(1, 12):
+        with store.batch() as batch:
+            batch.lock(["o-1"])
+            batch.write(
+                Changes(
+                    updated=[saga(revision=number + 1)],
+                    expected={"o-1": number},
+                    events=[event(seq=number)],
+                    messages=[message(f"m-{number}")],
+                    published=[number - 1],
+                )
+            )
+    with store._engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements")
+        planned = {statement: (generic, custom) for statement, generic, custom in found}
+    hot = (statements.PG_LOCK, statements.PG_UPDATE_SAGAS, statements.PG_INSERT_EVENTS, statements.PG_DELETE_BATCHES)
+    assert [planned[statement] for statement in hot] == [(11, 0)] * 4
 
 
 @pytest.mark.parametrize("statement", OF_A_SERVICE)

@@ -78,6 +78,9 @@ def _postgres(url: URL, pool_size: int, lock_timeout: timedelta, call_timeout: t
         "enable_seqscan": "off",
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
+        # So nothing is to be gained from planning a statement anew for each array that it is given; left to itself the
+        # server does, for it takes an array whose length it can't see for longer than one of a single saga.
+        "plan_cache_mode": "force_generic_plan",
         # A scan that is off, where there is no other way, counts as so dear that the server would compile the statement
         # each time: a second of its time to find 500 sagas that are due.
         "jit": "off",
