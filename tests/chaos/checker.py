@@ -67,6 +67,8 @@ class Story:
         self.damaged = {line["digest"] for line in lines if line["what"] == "damaged"}
         self.letters = [line for line in lines if line["what"] == "dead_letter"]
         self.offsets = [line for line in lines if line["what"] == "offsets"]
+        #: Ended by an exception that nobody expected, or by a signal that we did not send. Who finds Kafka down says so.
+        self.crashed = [line for line in lines if line["what"] == "exit" and (line["code"] == 1 or line["code"] < 0)]
         self.hung = [line["process"] for line in lines if line["what"] == "hangs"]
         self.faults = [line for line in lines if line["what"] == "fault"]
 
@@ -92,6 +94,7 @@ def judge(lines: Sequence[Line], databases: Databases) -> list[Violation]:
         *_letters(story, databases["coordinator"]),
         *_offsets(story, databases["coordinator"]),
         *(Violation(rule="who is asked to end ends", subject=name, found="it hung") for name in story.hung),
+        *(Violation(rule="no process dies", subject=one["process"], found=str(one["said"])) for one in story.crashed),
     ]
 
 

@@ -211,6 +211,12 @@ def test_a_process_that_was_asked_to_end_and_did_not_is_seen(run: Run) -> None:
     assert rules(run) == {"who is asked to end ends"}
 
 
+@pytest.mark.parametrize(("code", "found"), [(1, {"no process dies"}), (-11, {"no process dies"}), (3, set())])
+def test_a_process_that_died_of_an_exception_or_a_signal_is_seen(run: Run, code: int, found: set[str]) -> None:
+    run.lines.append({"what": "exit", "at": 0.0, "process": "coordinator-1", "code": code, "said": "why"})
+    assert rules(run) == found
+
+
 def test_a_run_without_faults_proves_nothing(run: Run) -> None:
     found = vacuous(Story(run.lines), sagas(run.databases["coordinator"]))
     assert {one.subject for one in found if one.rule == "every kind of fault strikes"} == set(KINDS)

@@ -108,6 +108,16 @@ def test_a_backend_that_dies_between_batches_costs_one_failure(postgres_bench: B
     assert locked(store, "o-1") == {"o-1": saga()}
 
 
+def test_a_backend_that_died_before_a_transaction_of_one_trip_costs_one_failure(postgres_bench: Bench) -> None:
+    store = postgres_bench.store()
+    store.forget_published([1])
+    postgres_bench.sql(_KILL_OTHERS)
+
+    with pytest.raises(StoreUnavailable):
+        store.forget_published([1])
+    store.forget_published([1])
+
+
 # The answer is lost
 
 

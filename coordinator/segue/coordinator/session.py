@@ -141,7 +141,11 @@ class Session:
     def commit(self) -> None:
         """Commit. Raises what made the transaction fail, or StoreUnavailable if nobody knows whether it happened."""
         if self.failure is None and any(check is not None for _, check in self._deferred):
-            self.drive([])
+            try:
+                self.drive([])
+            except BaseException:
+                self.rollback()
+                raise
         if self.failure is not None:
             self.rollback()
             raise self.failure
