@@ -67,7 +67,7 @@ class Story:
         self.damaged = {line["digest"] for line in lines if line["what"] == "damaged"}
         self.letters = [line for line in lines if line["what"] == "dead_letter"]
         self.offsets = [line for line in lines if line["what"] == "offsets"]
-        #: Ended by an exception that nobody expected, or by a signal that we did not send. Who finds Kafka down says so.
+        #: Ended by an exception that nobody expected, or a signal that we did not send. Who finds Kafka down says so.
         self.crashed = [line for line in lines if line["what"] == "exit" and (line["code"] == 1 or line["code"] < 0)]
         self.hung = [line["process"] for line in lines if line["what"] == "hangs"]
         self.faults = [line for line in lines if line["what"] == "fault"]

@@ -141,6 +141,8 @@ class Coordinator:
         self._sweep = _Timer(60.0)
         self._topics_again = _Timer(TOPICS_EVERY, at=clock.monotonic() + TOPICS_EVERY)
         self._started = False
+        #: Partitions were assigned once.
+        self._joined = False
 
     # --- the loop
 
@@ -172,6 +174,7 @@ class Coordinator:
         """One turn; waits at most `wait` seconds for records. True if there was something to do.
 
         Raises nothing that passes: an unavailable broker or database is counted, and the next turn finds its way back.
+        ConfigError is raised until partitions were assigned for the first time.
         """
         try:
             if not self._started:
@@ -188,6 +191,12 @@ class Coordinator:
                 self._relay.step_when_due()
             return worked
         except Unavailable as error:
+            self._stumble(error)
+            return False
+        except ConfigError as error:
+            if not self._joined:
+                raise
+            # What was right once may be put right again, or was never wrong: a broker that restarts knows no partitions.
             self._stumble(error)
             return False
 
@@ -487,6 +496,7 @@ class Coordinator:
         if fresh:
             self._store.seed_offsets(self.name, fresh)
             starts.update({p: o for p, o in self._store.offsets(self.name).items() if p in fresh})
+        self._joined = True
         return self._stand(starts)
 
     def _stand(self, at: Mapping[Partition, StoredOffset]) -> Mapping[Partition, int]:
@@ -518,7 +528,7 @@ class Coordinator:
             self._positions.pop(partition, None)
             self._counted_in.pop(partition, None)
 
-    def _stumble(self, error: Unavailable) -> None:
+    def _stumble(self, error: Unavailable | ConfigError) -> None:
         """Something did not answer, or somebody else was faster: what is in memory is not trusted until read again."""
         self._lost_track = True
         self._observer.count(f"trouble.{error.code}")

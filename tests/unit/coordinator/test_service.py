@@ -11,7 +11,7 @@ import pytest
 from segue.contract import hours, minutes
 from segue.coordinator.gate import DrainGate
 from segue.coordinator.service import Options
-from segue.errors import StoreUnavailable
+from segue.errors import ConfigError, StoreUnavailable
 from segue.saga import Saga, SagaFailed, saga
 from segue.topics.broker import Polled
 from segue.topics.envelope import Reply
@@ -59,6 +59,27 @@ def test_a_failure_undoes_in_reverse_order(estate: Make) -> None:
     row = e.saga("o-1")
     assert (row.status, row.error_code, row.attention) == ("compensated", "no_courier", "none")
     assert e.sent("o-1")[-2:] == ["undo stock.reserve", "undo payments.charge"]
+
+
+def test_a_setting_that_was_right_once_ends_no_coordinator_and_one_that_never_was_does(
+    estate: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: MemoryConsumer, most: int, timeout: float) -> Polled:
+        raise ConfigError("no such topic or partition")
+
+    e = estate(order_saga)
+    [coordinator] = e.coordinators
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryConsumer, "poll", refuse)
+        with pytest.raises(ConfigError):
+            coordinator.step()
+    coordinator.step()
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryConsumer, "poll", refuse)
+        assert not coordinator.step()
+    e.start(order_saga, ORDER, "o-1")
+    e.run()
+    assert e.saga("o-1").status == "completed"
 
 
 def test_commands_linger_no_longer_than_there_is_something_to_read(
