@@ -196,7 +196,7 @@ class Coordinator:
         except ConfigError as error:
             if not self._joined:
                 raise
-            # What was right once may be put right again, or was never wrong: a broker that restarts knows no partitions.
+            # What was right once may be put right again, or was never wrong: a restarting broker knows no partitions.
             self._stumble(error)
             return False
 
