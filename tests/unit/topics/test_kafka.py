@@ -6,14 +6,14 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 from confluent_kafka import KafkaError
 
 from segue.errors import BrokerUnavailable, ConfigError, RejectedRecord, UsageError
 from segue.topics.admin import TopicSpec
-from segue.topics.broker import Outgoing
+from segue.topics.broker import Outgoing, Partition
 from segue.topics.embedded import EMBEDDED_PARTITIONS, EmbeddedBroker
 from segue.topics.kafka import KafkaAdmin, KafkaConsumer, KafkaProducer, translated
 from segue.topics.kafka.log import Repeats
@@ -220,3 +220,36 @@ def test_a_log_line_that_only_differs_in_numbers_is_not_repeated() -> None:
         True,
         True,
     ]
+
+
+def test_a_consumer_whose_client_gave_up_for_good_goes_on_with_a_new_one(broker: EmbeddedBroker) -> None:
+    settings = broker.settings()
+    broker.create_topics(["renewed"])
+    producer, consumer = KafkaProducer(settings), KafkaConsumer(settings, group="renewed")
+    begun: list[Partition] = []
+    revoked: list[Partition] = []
+
+    def starts(assigned: Sequence[Partition]) -> Mapping[Partition, int]:
+        begun.extend(assigned)
+        return {}
+
+    def read(value: bytes) -> None:
+        producer.send(Outgoing(topic="renewed", key=b"k", value=value), lambda error: None)
+        producer.flush(10)
+        until = time.monotonic() + 60
+        while not any(record.value == value for record in consumer.poll(10, 0.2).records):
+            assert time.monotonic() < until
+
+    try:
+        consumer.subscribe(["renewed"], starts=starts, revoked=revoked.extend)
+        read(b"before")
+        assigned = consumer.assignment()
+        consumer._on_error(KafkaError(KafkaError._FATAL, "fenced", True))
+        with pytest.raises(BrokerUnavailable, match="fenced"):
+            consumer.poll(10, 0)
+        read(b"after")
+        assert consumer.assignment() == assigned == frozenset(revoked)
+        assert sorted(begun) == sorted([*assigned, *assigned])
+    finally:
+        consumer.close()
+        producer.close()

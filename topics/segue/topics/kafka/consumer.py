@@ -28,7 +28,7 @@ _OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
 class KafkaConsumer:
-    """The consumer port over librdkafka; one thread only.
+    """The consumer port over librdkafka; one thread only. After a fatal error it goes on with a new client.
 
     With `group` None it joins no group: it takes all partitions of the topics at once, for a process that is alone.
     """
@@ -47,32 +47,27 @@ class KafkaConsumer:
         #: Those of them that are paused for it: librdkafka keeps a pause over a new assignment.
         self._held: set[Partition] = set()
         self._failure: Exception | None = None
+        #: The client is of no use any more: the next poll takes a new one.
+        self._fatal: KafkaError | None = None
+        self._topics: list[str] = []
         self._closing = False
         self._admin: KafkaAdmin | None = None
         self._asking: _Consumer | None = None
         self._settings = settings
-        try:
-            self._client = _Consumer({**settings.consumer(group), "error_cb": self._on_error}, logger=LOGGER)
-        except KafkaException as error:
-            raise translated(error_of(error), "kafka.properties", settings.bootstrap) from error
+        self._client = self._connect()
 
     def subscribe(
         self, topics: Sequence[str], *, starts: Starts, revoked: Callable[[Sequence[Partition]], None]
     ) -> None:
         self._process.check()
-        self._starts, self._revoked = starts, revoked
-        if self._group is None:
-            alone = self._partitions(topics)
-            self._assigned.update(alone)
-            self._hold(self._client, alone)
-        else:
-            self._client.subscribe(
-                list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
-            )
+        self._starts, self._revoked, self._topics = starts, revoked, list(topics)
+        self._join()
 
     def poll(self, max_records: int, timeout: float) -> Polled:
         self._process.check()
         self._raise_failure()
+        if self._fatal is not None:
+            self._renew(self._fatal)
         if self._unstarted:
             self._start_again()
         try:
@@ -84,8 +79,10 @@ class KafkaConsumer:
             if max_records > 1:
                 # Never with a timeout: `consume(n, t)` waits all of t unless n messages arrive.
                 batch += self._client.consume(max_records - 1, 0)
-        except KafkaException as error:
-            raise translated(error_of(error), "reading", self._bootstrap) from error
+        except KafkaException as exception:
+            error = error_of(exception)
+            self._note_fatal(error)
+            raise translated(error, "reading", self._bootstrap) from exception
         return self._polled(batch)
 
     def seek(self, offsets: Mapping[Partition, int]) -> None:
@@ -220,6 +217,7 @@ class KafkaConsumer:
             if partition in self._assigned:
                 self._unstarted.add(partition)
         else:
+            self._note_fatal(error)
             self._failure = translated(error, f"reading {partition.topic or 'Kafka'}", self._bootstrap)
 
     def _raise_failure(self) -> None:
@@ -229,8 +227,49 @@ class KafkaConsumer:
             raise failure
 
     def _on_error(self, error: KafkaError) -> None:
+        self._note_fatal(error)
         if error.code() in (KafkaError._ALL_BROKERS_DOWN, *NOT_AUTHENTICATED) or error.fatal():
             self._failure = translated(error, "reading", self._bootstrap)
+
+    # -- the client -----------------------------------------------------------------------------------------------
+
+    def _connect(self) -> _Consumer:
+        try:
+            return _Consumer({**self._settings.consumer(self._group), "error_cb": self._on_error}, logger=LOGGER)
+        except KafkaException as error:
+            raise translated(error_of(error), "kafka.properties", self._bootstrap) from error
+
+    def _join(self) -> None:
+        if self._group is None:
+            alone = self._partitions(self._topics)
+            self._assigned.update(alone)
+            self._hold(self._client, alone)
+        else:
+            self._client.subscribe(
+                self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            )
+
+    def _note_fatal(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self._fatal = error
+
+    def _renew(self, error: KafkaError) -> None:
+        # A static member is fenced for good where its commit meets a group coordinator that knows it by another name.
+        self._observer.event("consumer.renewed", error=error.str())
+        client, self._fatal = self._connect(), None
+        old, self._client = self._client, client
+        lost = sorted(self._assigned)
+        for kept in (self._assigned, self._paused, self._unstarted, self._held):
+            kept.clear()
+        try:
+            old.close()
+        except (KafkaException, RuntimeError):
+            pass  # it says once more that it is of no use
+        try:
+            if lost:
+                self._revoked(lost)
+        finally:
+            self._join()
 
     # -- assignment ------------------------------------------------------------------------------------------------
 
