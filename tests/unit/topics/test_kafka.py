@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError
 
 from segue.errors import BrokerUnavailable, ConfigError, RejectedRecord, UsageError
 from segue.topics.admin import TopicSpec
 from segue.topics.broker import Outgoing, Partition
 from segue.topics.embedded import EMBEDDED_PARTITIONS, EmbeddedBroker
 from segue.topics.kafka import KafkaAdmin, KafkaConsumer, KafkaProducer, translated
+from segue.topics.kafka import consumer as consumer_module
 from segue.topics.kafka.log import Repeats
 from segue.topics.settings import KafkaSettings
 
@@ -222,8 +223,11 @@ def test_a_log_line_that_only_differs_in_numbers_is_not_repeated() -> None:
     ]
 
 
-def test_a_consumer_whose_client_gave_up_for_good_goes_on_with_a_new_one(broker: EmbeddedBroker) -> None:
-    settings = broker.settings()
+def test_a_consumer_whose_client_gave_up_for_good_goes_on_with_a_new_one_that_is_no_static_member(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = broker.settings()
+    settings = KafkaSettings(bootstrap=plain.bootstrap, properties={**plain.properties, "group.instance.id": "me"})
     broker.create_topics(["renewed"])
     producer, consumer = KafkaProducer(settings), KafkaConsumer(settings, group="renewed")
     begun: list[Partition] = []
@@ -244,10 +248,18 @@ def test_a_consumer_whose_client_gave_up_for_good_goes_on_with_a_new_one(broker:
         consumer.subscribe(["renewed"], starts=starts, revoked=revoked.extend)
         read(b"before")
         assigned = consumer.assignment()
+        made: list[dict[str, object]] = []
+
+        def connect(config: dict[str, object], logger: logging.Logger) -> Consumer:
+            made.append(config)
+            return Consumer(config, logger=logger)
+
+        monkeypatch.setattr(consumer_module, "_Consumer", connect)
         consumer._on_error(KafkaError(KafkaError._FATAL, "fenced", True))
         with pytest.raises(BrokerUnavailable, match="fenced"):
             consumer.poll(10, 0)
         read(b"after")
+        assert "group.instance.id" not in made[0]
         assert consumer.assignment() == assigned == frozenset(revoked)
         assert sorted(begun) == sorted([*assigned, *assigned])
     finally:

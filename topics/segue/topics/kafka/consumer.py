@@ -54,7 +54,7 @@ class KafkaConsumer:
         self._admin: KafkaAdmin | None = None
         self._asking: _Consumer | None = None
         self._settings = settings
-        self._client = self._connect()
+        self._client = self._connect(settings.consumer(group))
 
     def subscribe(
         self, topics: Sequence[str], *, starts: Starts, revoked: Callable[[Sequence[Partition]], None]
@@ -233,9 +233,9 @@ class KafkaConsumer:
 
     # -- the client -----------------------------------------------------------------------------------------------
 
-    def _connect(self) -> _Consumer:
+    def _connect(self, properties: Mapping[str, Any]) -> _Consumer:
         try:
-            return _Consumer({**self._settings.consumer(self._group), "error_cb": self._on_error}, logger=LOGGER)
+            return _Consumer({**properties, "error_cb": self._on_error}, logger=LOGGER)
         except KafkaException as error:
             raise translated(error_of(error), "kafka.properties", self._bootstrap) from error
 
@@ -255,8 +255,10 @@ class KafkaConsumer:
 
     def _renew(self, error: KafkaError) -> None:
         # A static member is fenced for good where its commit meets a group coordinator that knows it by another name.
+        # The new one is none: another process may have its id by now, and the two would fence each other for ever.
         self._observer.event("consumer.renewed", error=error.str())
-        client, self._fatal = self._connect(), None
+        properties = {k: v for k, v in self._settings.consumer(self._group).items() if k != "group.instance.id"}
+        client, self._fatal = self._connect(properties), None
         old, self._client = self._client, client
         lost = sorted(self._assigned)
         for kept in (self._assigned, self._paused, self._unstarted, self._held):
