@@ -89,6 +89,30 @@ def group_publishes_early(patch: Patch) -> None:
     patch(unit.UnitOfWork, "_member", member)
 
 
+@mutant("a group's replies are published although it was rolled back", focus="crowds")
+def group_rolled_back(patch: Patch) -> None:
+    old = unit.UnitOfWork._together
+
+    def together(self: Any, desk: Any, batch: Any) -> Any:
+        handled: list[Any] = []
+
+        def member(*args: Any) -> Any:
+            handled.append(answer(*args))
+            return handled[-1]
+
+        answer, self._member = self._member, member
+        try:
+            return old(self, desk, batch)
+        except Exception:
+            if len(handled) < len(batch):
+                raise
+            return handled
+        finally:
+            del self._member
+
+    patch(unit.UnitOfWork, "_together", together)
+
+
 # --- what is sent
 
 

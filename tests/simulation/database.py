@@ -35,6 +35,7 @@ from segue.topics.broker import Partition, Record
 from tests.simulation.hanging import hang, unanswered
 from tests.simulation.oracles import Oracles
 from tests.simulation.run_invariants import check_read
+from tests.simulation.staging import Staged
 from tests.simulation.world import CALL, CLOSE, COMMIT, Process, World
 
 
@@ -467,6 +468,8 @@ class BookSession:
         self.before: dict[str, dict[str, Any] | None] = {}
         self.read: dict[str, int] = {}
         self.messages: list[Message] = []
+        #: What the group staged of which this is the transaction.
+        self.answers: list[Staged] = []
         self.savepoint: Savepoint | None = None
         self.info: dict[str, Any] = {}
 
@@ -520,7 +523,7 @@ class BookSession:
         for message in self.messages:
             books.outbox.rows.setdefault(message.id, message)
         books.oracles.booked(books, self)
-        self.staged, self.rows, self.read, self.messages = [], {}, {}, []
+        self.staged, self.rows, self.read, self.messages, self.answers = [], {}, {}, [], []
 
     # --- the port of the fence (segue.outbox.store.ServiceRows)
 

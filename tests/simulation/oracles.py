@@ -15,6 +15,7 @@ from segue.outbox.message import RAW, Message, unpack
 from segue.saga import events as e
 from segue.topics.broker import Headers, Outgoing, Partition, Record
 from tests.simulation.shadow import SagaSeen, Shadow
+from tests.simulation.staging import superseded
 
 if TYPE_CHECKING:
     from tests.simulation.database import Books, BookSession
@@ -92,7 +93,7 @@ class Oracles:
         self.system: System = None  # type: ignore[assignment]
         self.published: dict[str, Record] = {}
         self.promised: dict[str, Message] = {}
-        #: Replies that are in a committed fence row, or were.
+        #: Replies that are in a committed fence row, or were, or were staged for one that a later attempt has.
         self.replies: set[str] = set()
         #: Commands of which Kafka has acknowledged a reply.
         self.answered: set[str | None] = set()
@@ -254,6 +255,7 @@ class Oracles:
                 stored = row and row[column]
                 if stored and stored != before.get(column):
                     self.replies.add(unpack(stored).id)
+        self.replies.update(superseded(session.answers, session.rows))
         if any(row is not None and row["tombstone"] and not row["attempt"] for row in session.rows.values()):
             self.system.world.points["undo_before_do"] += 1
         for oracle in self._booked:

@@ -21,6 +21,7 @@ from tests.simulation.broker import SESSION, Client, CountingObserver, SimConsum
 from tests.simulation.database import Books, Effect
 from tests.simulation.oracles import Violation
 from tests.simulation.sagas import CONTRACTS, RELEASES, Done, Job
+from tests.simulation.staging import WatchedRows
 from tests.simulation.world import EPOCH_US, NEVER, SECOND, Process
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ class WorkerProcess(SimProcess):
         runner, store = self.books.open(self)
         topic = NAMES.commands_of(self.books.name)
         self.loop = worker.loop(consumer, producer, topic=topic, runner=runner, store=store)
+        self.loop._unit._staged = WatchedRows
         self.loop.start()
 
     def turn(self) -> bool:

@@ -35,6 +35,7 @@ from segue.topics.broker import Partition
 from tests.simulation.database import Books, Database, Effect, empty
 from tests.simulation.driver import ROWID, URL, File, Link, Reader, Slot, template
 from tests.simulation.oracles import Oracles, Violation
+from tests.simulation.staging import Staged
 from tests.simulation.world import Process, World
 
 _business = MetaData()
@@ -298,6 +299,7 @@ class Booking:
     rows: Mapping[str, Mapping[str, Any] | None]
     before: Mapping[str, Mapping[str, Any] | None]
     messages: Sequence[Message]
+    answers: Sequence[Staged]
 
 
 @cache
@@ -360,5 +362,5 @@ class SqlBooks(Books):
             self.inbox = now
         self.oracles.forgotten(gone)
         if staged or rows or messages:
-            booking: Any = Booking(staged, rows, before, messages)
+            booking: Any = Booking(staged, rows, before, messages, link.intent or ())
             self.oracles.booked(self, booking)

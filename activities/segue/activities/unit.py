@@ -73,6 +73,7 @@ class UnitOfWork:
     def __init__(self, participant: Participant, pace: Pace) -> None:
         self._participant = participant
         self._pace = pace
+        self._staged = StagedRows
 
     def run(self, desk: Desk, batch: Sequence[Prepared]) -> Sequence[Result]:
         """Handle the commands, in this order; what became of each. Once one failed, the rest is not begun."""
@@ -117,7 +118,7 @@ class UnitOfWork:
         part, results = self._participant, list[Result]()
         deadline = self._pace.deadline()
         with desk.transaction() as sessions:
-            rows = StagedRows(sessions.rows, part.consumer, [prepared.command.key for prepared in batch])
+            rows = self._staged(sessions.rows, part.consumer, [prepared.command.key for prepared in batch])
             shared = sessions.shared()
             for prepared in batch:
                 if results and self._pace.is_over(deadline):
