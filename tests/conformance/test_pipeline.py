@@ -99,3 +99,15 @@ def test_a_connection_without_its_prepared_statements_costs_one_failure(postgres
     with pytest.raises(StoreUnavailable, match="prepared statement"):
         forgetful()
     assert locked(store, "o-1") == {"o-1": saga()}
+
+
+def test_a_column_that_a_migration_widens_costs_one_failure(postgres_bench: Bench) -> None:
+    store = postgres_bench.store()
+    write(store, started=[saga()])
+    assert locked(store, "o-1") == {"o-1": saga()}
+
+    postgres_bench.sql("ALTER TABLE saga ALTER COLUMN step TYPE text")
+
+    with pytest.raises(StoreUnavailable, match="cached plan"):
+        locked(store, "o-1")
+    assert locked(store, "o-1") == {"o-1": saga()}

@@ -98,6 +98,19 @@ def test_a_server_that_forgot_the_statements_costs_one_more_try(engine: Engine) 
     assert (attempts(engine, "a"), attempts(engine, "b"), attempts(engine, "c")) == ([0], [], [0])
 
 
+def test_a_column_that_a_migration_widens_costs_one_more_try(engine: Engine) -> None:
+    with engine.begin() as connection:
+        SqlServiceRows(connection).lock_inbox_row("payments", "a")
+        SqlServiceRows(connection).lock_inbox_row("payments", "a")
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE inbox ALTER COLUMN invoke_outcome TYPE text"))
+    with engine.connect() as connection, pytest.raises(StoreUnavailable) as caught:
+        SqlServiceRows(connection).lock_inbox_row("payments", "a")
+    assert is_transient_database(caught.value)
+    with engine.connect() as connection:
+        assert not SqlServiceRows(connection).lock_inbox_row("payments", "a")[1]
+
+
 @pytest.mark.parametrize("ending", ["savepoint", "transaction"])
 def test_a_driver_that_drops_all_statements_at_a_rollback_costs_nothing(engine: Engine, ending: str) -> None:
     with engine.connect() as connection:

@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from segue.coordinator.schema import metadata
-from segue.errors import ConfigError, Fenced, RejectedWrite, SegueError, StoreUnavailable
+from segue.coordinator.store import Unfit
+from segue.errors import Fenced, RejectedWrite, SegueError, StoreUnavailable
 
 #: Whole codes, looked up before the classes.
 _STATES: dict[str, type[SegueError]] = {
@@ -21,9 +22,12 @@ _STATES: dict[str, type[SegueError]] = {
     "25P03": StoreUnavailable,  # idle_in_transaction_session_timeout
     "25P04": StoreUnavailable,  # transaction_timeout
     "55P03": StoreUnavailable,  # lock_timeout
-    "42P01": ConfigError,  # undefined table: the migrations have not run
-    "42703": ConfigError,  # undefined column: the migrations are behind
-    "42501": ConfigError,  # the role lacks a privilege
+    # A prepared statement gives other columns since a migration; a new connection prepares it anew. Nothing else that
+    # is asked here can be "not supported".
+    "0A000": StoreUnavailable,
+    "42P01": Unfit,  # undefined table: the migrations have not run
+    "42703": Unfit,  # undefined column: the migrations are behind
+    "42501": Unfit,  # the role lacks a privilege
 }
 #: The first two characters of a code.
 _CLASSES: dict[str, type[SegueError]] = {
@@ -55,7 +59,7 @@ _SQLITE: tuple[tuple[str, type[SegueError]], ...] = (
     ("SQLITE_NOMEM", StoreUnavailable),
     ("SQLITE_PROTOCOL", StoreUnavailable),
     ("SQLITE_CANTOPEN", StoreUnavailable),
-    ("SQLITE_READONLY", ConfigError),
+    ("SQLITE_READONLY", Unfit),
 )
 
 
@@ -113,7 +117,7 @@ def _sqlite_kind(error: sqlite3.Error) -> type[SegueError] | None:
         if name.startswith(prefix):
             return kind
     if "no such table" in str(error) or "has no column" in str(error) or "no such column" in str(error):
-        return ConfigError
+        return Unfit
     return None
 
 
@@ -131,7 +135,7 @@ def _sentence(kind: type[SegueError], error: BaseException) -> str:
     if state == "22012":
         return "sagas were started or moved on by another process meanwhile"
     where = f" ({state})" if state else ""
-    if kind is ConfigError:
+    if kind is Unfit:
         return f"the database lacks what Segue needs{where}; run `segue db upgrade`: {_text(error)}"
     return f"{_text(error)}{where}"
 

@@ -11,7 +11,7 @@ from segue.clock import from_micros
 from segue.coordinator.intake import Intake
 from segue.coordinator.store import AuditEntry, Batch, DeadLetterRow, OperatorRequest, RequestKind
 from segue.coordinator.work import Work
-from segue.errors import DecodeError, SegueError
+from segue.errors import DecodeError, InputError, SegueError, Unavailable
 from segue.saga import inputs
 from segue.saga.effects import Ignored
 from segue.saga.events import NOTHING, NULL
@@ -30,13 +30,31 @@ class Arguments(msgspec.Struct, frozen=True):
 
 
 def apply_request(request: OperatorRequest, batch: Batch, work: Work, intake: Intake) -> None:
-    """Apply one request; what can't be done is said in the audit, too. Its row is done either way."""
-    before = _summary(work, request.saga_id)
+    """Apply one request; what can't be done is said in the audit, too. Its row is done either way.
+
+    Raises Unavailable where it may succeed the next time.
+    """
+    try:
+        before = _summary(work, request.saga_id)
+    except InputError as error:
+        refuse_request(request, work, f"refused: {error}")
+        return
     try:
         arguments = arguments_of(request.arguments)
         outcome = _carry_out(request, arguments, batch, work, intake)
+    except Unavailable:
+        raise
     except SegueError as error:
         outcome = f"refused: {error}"
+    _done(request, work, outcome, before=before, after=_summary(work, request.saga_id))
+
+
+def refuse_request(request: OperatorRequest, work: Work, outcome: str) -> None:
+    """Say in the audit why nothing was done, without a look at the saga, which may be the reason."""
+    _done(request, work, outcome, before=None, after=None)
+
+
+def _done(request: OperatorRequest, work: Work, outcome: str, *, before: str | None, after: str | None) -> None:
     work.changes.audits.append(
         AuditEntry(
             at=from_micros(work.now),
@@ -46,7 +64,7 @@ def apply_request(request: OperatorRequest, batch: Batch, work: Work, intake: In
             subject=_subject(request),
             reason=request.reason,
             before=before,
-            after=_summary(work, request.saga_id),
+            after=after,
             outcome=outcome[:1024],
             request_id=request.id,
         )

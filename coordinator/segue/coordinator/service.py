@@ -12,13 +12,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from segue.clock import SYSTEM_CLOCK, Clock, SystemClock, spread, to_micros
+from segue.coordinator.alone import NOBODYS_FAULT, deal
 from segue.coordinator.breaker import Breaker
 from segue.coordinator.cache import InstanceCache
 from segue.coordinator.gate import DrainGate
 from segue.coordinator.intake import Intake, Item
 from segue.coordinator.publisher import Publisher
-from segue.coordinator.requests import apply_request, replay
-from segue.coordinator.store import AuditEntry, Batch, Look, OffsetMove, SagaRow, Store, StoredOffset
+from segue.coordinator.requests import apply_request, refuse_request, replay
+from segue.coordinator.store import (
+    AuditEntry,
+    Batch,
+    DeadLetterRow,
+    Look,
+    OffsetMove,
+    OperatorRequest,
+    SagaRow,
+    Store,
+    StoredOffset,
+)
 from segue.coordinator.work import Tools, Work
 from segue.errors import ConfigError, Fenced, SegueError, Unavailable
 from segue.failpoints import hit
@@ -39,6 +50,10 @@ FLIGHT_PATIENCE = 0.02
 #: Seconds between two looks whether a topic was created again. Kafka tells a reader only if its offset is out of range,
 #: and the new topic may have grown beyond it before the reader, frozen meanwhile, asks for the next record.
 TOPICS_EVERY = 5.0
+#: Requests of people that are dealt with in one transaction.
+REQUESTS_AT_ONCE = 20
+#: How long a due saga whose history can't be read here is left to processes that can.
+UNREADABLE_FOR = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +277,7 @@ class Coordinator:
             ends[item.record.source] = item.record.offset + 1
         try:
             self._apply(items, ends)
-        except Unavailable:
+        except NOBODYS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a record does to us, its partition goes on
             if len(items) == 1:
@@ -318,7 +333,7 @@ class Coordinator:
 
         try:
             self._transact(keep)
-        except Unavailable:
+        except NOBODYS_FAULT:
             raise
         except Exception:  # noqa: BLE001 - the saga itself can't be loaded or written: the record alone is kept
             self._transact(bury)
@@ -390,19 +405,35 @@ class Coordinator:
             due = work.put_early_alarms_right(rows, until)
             work.prepare([], rows=due)
             for row in due:
-                work.wake(row.id, to_micros(until))
+                if self._can_be_read(work, row):
+                    work.wake(row.id, to_micros(until))
             hit("wake.before_commit")
 
         while True:
             try:
                 self._transact(wake)
-            except Unavailable:
+            except NOBODYS_FAULT:
                 raise
             except Exception as error:  # noqa: BLE001 - one saga must not keep the others from waking
                 self._wake_one_by_one(rows, error)
             count += len(rows)
             if len(rows) < self.options.batch_size:
                 return count > 0
+
+    def _can_be_read(self, work: Work, row: SagaRow) -> bool:
+        """Whether the history is one that this process can fold; else its row is left to others for a while.
+
+        A newer version of Segue may have written it, in a deploy that is under way, or was taken back.
+        """
+        try:
+            work.instance(row.id)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others are woken
+            self._observer.event("wake.failed", saga=row.id, error=repr(error))
+            work.put_off(row, UNREADABLE_FOR)
+            return False
+        return True
 
     def _wake_one_by_one(self, rows: Sequence[SagaRow], error: Exception) -> None:
         for row in list(rows):
@@ -420,43 +451,53 @@ class Coordinator:
                 )
                 work.block(row.id, failure)
 
+            def put_off(work: Work, batch: Batch, row: SagaRow = row) -> None:
+                for found in batch.lock([row.id]).values():
+                    work.put_off(found, UNREADABLE_FOR)
+
             try:
                 self._transact(wake)
-            except Unavailable:
+            except NOBODYS_FAULT:
                 raise
             except Exception as failed:  # noqa: BLE001 - this is the one: it waits for a person
                 error = failed
                 self._observer.event("wake.failed", saga=row.id, error=repr(failed))
-                self._transact(give_up)
+                try:
+                    self._transact(give_up)
+                except NOBODYS_FAULT:
+                    raise
+                except Exception:  # noqa: BLE001 - not even that can be read or written
+                    self._transact(put_off)
 
     def _serve_requests(self) -> bool:
-        served = 0
-
-        def serve(work: Work, batch: Batch) -> None:
-            nonlocal served
-            requests = batch.requests(20)
-            served = len(requests)
+        def take(work: Work, batch: Batch, most: int) -> Sequence[OperatorRequest]:
+            requests = batch.requests(most)
             work.prepare([request.saga_id for request in requests if request.saga_id])
-            for request in requests:
-                apply_request(request, batch, work, self._intake)
+            return requests
 
-        self._transact(serve)
-        return served > 0
+        def serve(work: Work, batch: Batch, request: OperatorRequest) -> None:
+            apply_request(request, batch, work, self._intake)
+
+        def refuse(work: Work, request: OperatorRequest, error: Exception) -> None:
+            self._observer.event("request.failed", saga=request.saga_id, kind=request.kind, error=repr(error))
+            refuse_request(request, work, f"failed: {error!r}")
+
+        return deal(self._transact, take, serve, refuse, most=REQUESTS_AT_ONCE)
 
     def _fold_parked(self) -> bool:
-        folded = 0
+        def take(work: Work, batch: Batch, most: int) -> Sequence[DeadLetterRow]:
+            return batch.foldable(most)
 
-        def fold(work: Work, batch: Batch) -> None:
-            nonlocal folded
-            letters = batch.foldable(self.options.batch_size)
-            folded = len(letters)
-            for letter in letters:
-                outcome = replay(letter, letter.record, work, self._intake, actor=self.name)
-                if outcome != "done":
-                    work.changes.settled[letter.id] = "dead"
+        def fold(work: Work, batch: Batch, letter: DeadLetterRow) -> None:
+            if replay(letter, letter.record, work, self._intake, actor=self.name) != "done":
+                work.changes.settled[letter.id] = "dead"
 
-        self._transact(fold)
-        return folded > 0
+        def bury(work: Work, letter: DeadLetterRow, error: Exception) -> None:
+            record = letter.record
+            self._observer.event("record.failed", topic=record.topic, offset=record.offset, error=repr(error))
+            work.changes.settled[letter.id] = "dead"
+
+        return deal(self._transact, take, fold, bury, most=self.options.batch_size)
 
     def _forget(self, *, everything: bool = False) -> None:
         published = self._publisher.take_published(all=everything)

@@ -14,11 +14,16 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from segue.errors import ConfigError
 from segue.outbox.message import Message
 from segue.topics.broker import Partition, Record
 
 DeadLetterState = Literal["received", "parked", "dead", "replayed", "discarded"]
 RequestKind = Literal["retry", "skip", "resolve", "cancel", "replay", "discard", "wake"]
+
+
+class Unfit(ConfigError):
+    """The database lacks a table, a column or a privilege: no record is to blame, and none may be given up for it."""
 
 
 #: Columns of a saga that are written once, with its start; no update changes them.

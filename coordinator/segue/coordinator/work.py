@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -194,6 +194,11 @@ class Work:
         self.changes.updated.extend(early)
         self.changes.expected.update({row.id: row.revision for row in early})
         return [row for row in rows if row.wake_at is None or row.wake_at <= until]
+
+    def put_off(self, row: SagaRow, by: timedelta) -> None:
+        """Look at a saga again so much later; nothing else of its row changes."""
+        self.changes.updated.append(msgspec.structs.replace(row, wake_at=self.batch.now + by))
+        self.changes.expected[row.id] = row.revision
 
     def item(self, item: Item) -> None:
         """Apply one record of the replies or requests topic."""

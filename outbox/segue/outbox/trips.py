@@ -26,8 +26,9 @@ _PIPELINE, _PUT_OFF = "segue.pipeline", "segue.put_off"
 #: libpq's PQTRANS_IDLE and PQ_PIPELINE_OFF.
 _NO_TRANSACTION = _NO_PIPELINE = 0
 _BEGIN, _COMMIT = "BEGIN", "COMMIT"
-#: The server has forgotten a prepared statement: somebody has said DISCARD ALL.
-_NO_SUCH_STATEMENT = "26000"
+#: The server has forgotten a prepared statement (somebody has said DISCARD ALL), or it gives other columns since a
+#: migration: a new connection prepares it anew.
+_OUTLIVED = frozenset(("26000", "0A000"))
 
 
 def fit(connection: Connection) -> bool:
@@ -52,7 +53,7 @@ def ask(connection: Connection, text: str, values: Sequence[Value]) -> list[tupl
     """The rows of one statement, in SQLAlchemy's transaction; placeholders are %s.
 
     It does not pass SQLAlchemy's cursor, so no listener hears of it. Raises SQLAlchemy's DBAPIError, RejectedWrite for
-    a text that can't be sent, StoreUnavailable where the server forgot what was prepared.
+    a text that can't be sent, StoreUnavailable where what was prepared is of no use any more.
     """
     calls = [*_taken(connection), (_numbered(text), values)]
     return _run(connection, calls)[-1].rows()
@@ -119,11 +120,11 @@ def _run(connection: Connection, calls: list[Call]) -> list[Answer]:
         with guarded(connection):
             return _pipeline(connection).run(calls)
     except Error as error:
-        lost = _broken(driver)
-        if lost or error.sqlstate == _NO_SUCH_STATEMENT:
+        lost, outlived = _broken(driver), error.sqlstate in _OUTLIVED
+        if lost or outlived:
             connection.invalidate(error)
-        if error.sqlstate == _NO_SUCH_STATEMENT:
-            raise StoreUnavailable("the server has forgotten this connection's prepared statements") from error
+        if outlived:
+            raise StoreUnavailable(f"this connection's prepared statements are of no use any more: {error}") from error
         raise DBAPIError.instance(
             calls[-1][0], None, error, Error, connection_invalidated=lost, dialect=connection.dialect
         ) from error

@@ -13,7 +13,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from segue.coordinator.outcomes import OWN_CONSTRAINTS, outcome_of
-from segue.errors import ConfigError, Fenced, RejectedWrite, SegueError, StoreUnavailable
+from segue.coordinator.store import Unfit
+from segue.errors import Fenced, RejectedWrite, SegueError, StoreUnavailable
 
 
 @pytest.mark.parametrize(
@@ -36,8 +37,9 @@ from segue.errors import ConfigError, Fenced, RejectedWrite, SegueError, StoreUn
         ("23502", RejectedWrite),
         ("23505", RejectedWrite),  # of a constraint that is not ours
         ("54000", RejectedWrite),
-        ("42P01", ConfigError),
-        ("42501", ConfigError),
+        ("42P01", Unfit),
+        ("0A000", StoreUnavailable),
+        ("42501", Unfit),
     ],
 )
 def test_a_sqlstate_of_postgresql_has_its_meaning(state: str, kind: type[SegueError]) -> None:
@@ -126,14 +128,14 @@ def test_the_errors_of_sqlite_have_their_meaning(tmp_path: Path) -> None:
             (_raised(first, "INSERT INTO t VALUES (2, NULL)"), RejectedWrite),
             (_raised(first, "INSERT INTO t VALUES (2, 'x')"), RejectedWrite),
             (_raised(first, "INSERT INTO t VALUES ('text', 'b')"), RejectedWrite),
-            (_raised(first, "INSERT INTO nowhere VALUES (1)"), ConfigError),
-            (_raised(first, "SELECT lost FROM t"), ConfigError),
+            (_raised(first, "INSERT INTO nowhere VALUES (1)"), Unfit),
+            (_raised(first, "SELECT lost FROM t"), Unfit),
         ]
         first.execute("BEGIN IMMEDIATE")
         meanings.append((_raised(second, "BEGIN IMMEDIATE"), StoreUnavailable))
         first.execute("ROLLBACK")
         first.execute("PRAGMA query_only = 1")
-        meanings.append((_raised(first, "INSERT INTO t VALUES (3, 'c')"), ConfigError))
+        meanings.append((_raised(first, "INSERT INTO t VALUES (3, 'c')"), Unfit))
     finally:
         first.close()
         second.close()

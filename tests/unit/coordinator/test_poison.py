@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from segue.coordinator import work
+from segue.coordinator.service import UNREADABLE_FOR
+from segue.coordinator.store import Unfit
 from segue.errors import RejectedWrite
-from segue.saga.inputs import Reply, Wake
+from segue.saga.inputs import Cancel, Reply, SignalArrived, Wake
 from tests.unit.coordinator.kit import Estate
 from tests.unit.coordinator.test_service import letters, reasons
 from tests.unit.saga.kit import Order
@@ -101,3 +104,136 @@ def test_a_saga_that_can_not_be_woken_is_blocked_and_the_others_wake(
     e.pass_time(timedelta(seconds=15))
     assert [e.saga(f"o-{n}").status for n in (0, 2)] == ["completed", "completed"]
     assert (e.saga("o-1").attention, e.saga("o-1").error_code) == ("blocked", "internal_error")
+
+
+def waiting(e: Estate, most: int = 3) -> None:
+    """Sagas whose first command is not answered."""
+    e.silent.add("payments.charge")
+    for n in range(most):
+        e.start(order_saga, Order(), f"o-{n}")
+    e.run()
+    e.silent.clear()
+
+
+@contextmanager
+def unreadable(e: Estate, saga_id: str) -> Iterator[None]:
+    """As if a newer version of Segue had moved the saga on, and then somebody had taken the deploy back."""
+    events = e.store.tables.events[saga_id]  # type: ignore[attr-defined]
+    written, events[0] = events[0], msgspec.structs.replace(events[0], payload=b'[{"e":"of tomorrow"}]')
+    e.coordinators[0].close()
+    e.coordinators = [e.coordinator()]
+    yield
+    events[0] = written
+
+
+def test_a_due_saga_whose_history_can_not_be_read_is_left_to_others_and_the_others_wake(estate: Make) -> None:
+    e = estate(order_saga)
+    waiting(e)
+    with unreadable(e, "o-1"):
+        e.pass_time(timedelta(seconds=15))
+        assert [e.saga(f"o-{n}").status for n in (0, 2)] == ["completed", "completed"]
+        left = e.saga("o-1")
+        assert (left.status, left.attention) == ("running", "none")
+        assert left.wake_at is not None
+        assert left.wake_at > e.store.now()
+    e.pass_time(UNREADABLE_FOR)
+    assert e.saga("o-1").status == "completed"
+
+
+def test_a_saga_of_which_nothing_can_be_written_keeps_no_other_one_from_waking(estate: Make, store: Any) -> None:
+    e = estate(order_saga)
+    waiting(e)
+    e.coordinators[0].close()
+    e.coordinators = [e.coordinator(store=Picky(store, "o-1"))]
+    e.pass_time(timedelta(seconds=15))
+    assert [e.saga(f"o-{n}").status for n in (0, 2)] == ["completed", "completed"]
+    wake_at = e.saga("o-1").wake_at
+    assert wake_at is not None
+    assert wake_at > store.now()
+
+
+def outcomes(e: Estate) -> dict[str | None, str | None]:
+    return {entry.saga_id: entry.outcome for entry in e.store.tables.audits}  # type: ignore[attr-defined]
+
+
+def test_what_a_person_asks_of_a_saga_that_can_not_be_read_is_refused_and_the_rest_is_done(estate: Make) -> None:
+    e = estate(order_saga)
+    waiting(e)
+    with unreadable(e, "o-1"):
+        for n in range(3):
+            e.ask("cancel", f"o-{n}")
+        e.run()
+        told = outcomes(e)
+        assert told.pop("o-1").startswith("refused: history written by another version")  # type: ignore[union-attr]
+        assert told == {"o-0": "done", "o-2": "done"}
+        assert not e.store.look([]).requests
+
+
+def test_what_a_person_asks_and_a_bug_of_ours_can_not_do_is_told_and_the_rest_is_done(
+    estate: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e = estate(order_saga)
+    waiting(e)
+    failing(monkeypatch, Cancel, "o-1")
+    for n in range(3):
+        e.ask("cancel", f"o-{n}")
+    e.run()
+    told = outcomes(e)
+    assert told.pop("o-1") == "failed: ZeroDivisionError('a bug of our own')"
+    assert told == {"o-0": "done", "o-2": "done"}
+    assert not e.store.look([]).requests
+
+
+def test_a_parked_record_that_a_bug_of_ours_can_not_apply_dies_and_the_others_are_folded(
+    estate: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e = estate(order_saga)
+    for n in range(3):
+        e.request("signal", f"o-{n}", "hurry", None)
+    e.run()
+    assert {letter.state for letter in letters(e)} == {"parked"}
+    failing(monkeypatch, SignalArrived, "o-1")
+    waiting(e)
+    e.pass_time(timedelta(seconds=2))
+    assert {letter.saga_id: letter.state for letter in letters(e)} == {
+        "o-0": "replayed",
+        "o-1": "dead",
+        "o-2": "replayed",
+    }
+
+
+class Behind:
+    """A store whose tables lack a column, for as long as `lacks` says."""
+
+    def __init__(self, store: Any) -> None:
+        self._store, self.lacks = store, True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    @contextmanager
+    def batch(self) -> Iterator[Any]:
+        with self._store.batch() as batch:
+            write = batch.write
+
+            def behind(changes: Any) -> Any:
+                if self.lacks and changes.events:
+                    raise Unfit("the database lacks what Segue needs (42703)")
+                return write(changes)
+
+            batch.write = behind
+            yield batch
+
+
+def test_no_record_dies_of_a_database_that_lacks_what_this_version_needs(estate: Make, store: Any) -> None:
+    e = estate(order_saga)
+    e.coordinators[0].close()
+    behind = Behind(store)
+    e.coordinators = [e.coordinator(store=behind)]
+    for n in range(3):
+        e.start(order_saga, Order(), f"o-{n}")
+    e.run()
+    assert letters(e) == []
+    behind.lacks = False
+    e.run(200)
+    assert [e.saga(f"o-{n}").status for n in range(3)] == ["completed"] * 3
