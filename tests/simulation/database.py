@@ -32,11 +32,11 @@ from segue.errors import StoreUnavailable
 from segue.outbox.message import LANES, Message, lane_of
 from segue.outbox.store import Exclusion, PendingRow
 from segue.topics.broker import Partition, Record
-from tests.simulation.hanging import hang, unanswered
+from tests.simulation.calls import commit, read
 from tests.simulation.oracles import Oracles
 from tests.simulation.run_invariants import check_read
 from tests.simulation.staging import Staged
-from tests.simulation.world import CALL, CLOSE, COMMIT, Process, World
+from tests.simulation.world import Process, World
 
 
 class Database:
@@ -64,15 +64,6 @@ class Database:
         self.tables.requests[n] = replace(request, id=n)
 
 
-def read(process: Process) -> None:
-    """Ask the database something."""
-    fault = process.io(CALL)
-    if fault == "db.hangs":
-        hang(process)
-    if fault:
-        raise StoreUnavailable("the database did not answer")
-
-
 class SimStore(MemoryStore):
     """The store of one coordinator process."""
 
@@ -88,18 +79,8 @@ class SimStore(MemoryStore):
         batch = SimBatch(self._database, self._clock(), self._process)
         yield batch
         self._process.give_way()
-        fault = self._process.io(CLOSE)
-        if fault == "commit.failed":
-            raise StoreUnavailable("rolled back")
-        if fault == "db.hangs":
-            given = dict(self._process.given)
-            unanswered(self._process, lambda: batch.commit(given))
-        batch.commit()
-        if fault == "commit.ambiguous":
-            self._process.world.points["ambiguous_commit"] += 1
-            raise StoreUnavailable("committed, but nobody knows")
-        if fault == "kill.after_commit":
-            self._process.die()
+        batch.given = dict(self._process.given)
+        commit(self._process, batch.commit)
 
     def now(self) -> datetime:
         read(self._process)
@@ -116,16 +97,24 @@ class SimStore(MemoryStore):
     def reset_offset(
         self, coordinator: str, partition: Partition, known: StoredOffset, offset: StoredOffset, audit: AuditEntry
     ) -> None:
-        with self._committing():
+        set_back = super().reset_offset
+
+        def apply() -> None:
             stood = self.tables.offsets.get((coordinator, partition))
-            super().reset_offset(coordinator, partition, known, offset, audit)
+            set_back(coordinator, partition, known, offset, audit)
             self._database.oracles.reset(partition, known, stood)
 
+        commit(self._process, apply)
+
     def forget_published(self, batches: Sequence[int]) -> None:
-        with self._committing():
+        forget = super().forget_published
+
+        def apply() -> None:
             gone = self.tables.lost(batches)
-            super().forget_published(batches)
+            forget(batches)
             self._database.oracles.forgotten(gone)
+
+        commit(self._process, apply)
 
     def forget_raw(self, message_ids: Sequence[str]) -> None:
         """The relay has them in Kafka."""
@@ -134,31 +123,21 @@ class SimStore(MemoryStore):
 
     def unpack_old(self, age: timedelta) -> None:
         """The relay makes rows of what nobody has published."""
-        if not self._older(age):
-            return
-        with self._committing():
-            # Once more: until the COMMIT is sent others work, and further batches grow old.
-            messages = self._older(age)
-            self._database.outbox.number(messages)
-            self.unpack(age)
-            gone = [message.id for message in messages if message.id not in self.tables.outbox]
-            self._database.oracles.forgotten(gone)
-            self._process.world.points["unpacked"] += 1
+        if self._older(age):
+            commit(self._process, lambda: self._unpack_now(age))
+
+    def _unpack_now(self, age: timedelta) -> None:
+        # Looked at once more: until the COMMIT is sent others work, and further batches grow old.
+        messages = self._older(age)
+        self._database.outbox.number(messages)
+        self.unpack(age)
+        gone = [message.id for message in messages if message.id not in self.tables.outbox]
+        self._database.oracles.forgotten(gone)
+        self._process.world.points["unpacked"] += 1
 
     def _older(self, age: timedelta) -> list[Message]:
         before = self._clock() - age
         return [m for written, messages in self.tables.batches.values() if written <= before for m in messages]
-
-    @contextmanager
-    def _committing(self) -> Iterator[None]:
-        fault = self._process.io(COMMIT)
-        if fault == "commit.failed":
-            raise StoreUnavailable("rolled back")
-        yield
-        if fault == "commit.ambiguous":
-            raise StoreUnavailable("committed, but nobody knows")
-        if fault == "kill.after_commit":
-            self._process.die()
 
 
 class SimBatch(MemoryBatch):
@@ -168,6 +147,8 @@ class SimBatch(MemoryBatch):
         super().__init__(database.tables, now)
         self._database = database
         self._process = process
+        #: What the process had been given to read when it sent the COMMIT.
+        self.given: Mapping[tuple[Partition, int], Record] = {}
 
     def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
         read(self._process)
@@ -195,13 +176,12 @@ class SimBatch(MemoryBatch):
     def write(self, changes: Changes) -> int | None:
         return None if empty(changes) else super().write(changes)
 
-    def commit(self, given: Mapping[tuple[Partition, int], Record] | None = None) -> None:
-        """`given`: what the process had been given to read when it sent the COMMIT; None: it sends it now."""
+    def commit(self) -> None:
         if not self._fences and not self._changes:
             return
         oracles = self._database.oracles
         every = [changes for changes, _, _ in self._changes]
-        before = oracles.before_commit(self._process.given if given is None else given, self._fences, every)
+        before = oracles.before_commit(self.given, self._fences, every)
         gone = self._tables.lost([seq for changes in every for seq in changes.published])
         super().commit()
         oracles.forgotten(gone)
@@ -251,6 +231,10 @@ class Outbox:
 
     def seq_of(self, message_id: str) -> int:
         return self._seqs[message_id]
+
+    def numbered(self, seqs: Collection[int]) -> list[str]:
+        """The ids of the rows with these numbers that are there."""
+        return [message_id for message_id in self.rows if self._seqs[message_id] in seqs]
 
     def tick(self) -> int:
         """A number between those taken before and those taken later."""
@@ -333,7 +317,8 @@ class SimOutboxStore:
         self._unpack = unpack
 
     def lease(self, owner: str, ttl: timedelta) -> Mapping[int, int]:
-        read(self._process)
+        # A transaction that writes: where it gets no answer, it may be done all the same.
+        read(self._process, lambda: self._outbox.lease(owner, ttl))
         return self._outbox.lease(owner, ttl)
 
     def load(
@@ -346,15 +331,7 @@ class SimOutboxStore:
 
     def delete(self, seqs: Sequence[int]) -> None:
         wanted = set(seqs)
-        ids = [i for i in self._outbox.rows if self._outbox.seq_of(i) in wanted]
-        fault = self._process.io(COMMIT)
-        if fault == "commit.failed":
-            raise StoreUnavailable("rolled back")
-        self._forget(ids)
-        if fault == "commit.ambiguous":
-            raise StoreUnavailable("committed, but nobody knows")
-        if fault == "kill.after_commit":
-            self._process.die()
+        commit(self._process, lambda: self._forget(self._outbox.numbered(wanted)))
 
     def quarantine(self, row: PendingRow, error: str, attempts: int) -> None:
         raise AssertionError(f"nothing here can't be published: {row} {error}")
@@ -492,19 +469,9 @@ class BookSession:
 
     def commit(self) -> None:
         """The COMMIT, in one of its three outcomes."""
+        running = self.books.running
         self.process.give_way()
-        fault = self.process.io(CLOSE)
-        if fault == "commit.failed":
-            raise StoreUnavailable("rolled back")
-        if fault == "db.hangs":
-            running = self.books.running
-            running.append(self)
-            unanswered(self.process, self._apply, lambda: running.remove(self))
-        self._apply()
-        if fault == "commit.ambiguous":
-            raise StoreUnavailable("committed, but nobody knows")
-        if fault == "kill.after_commit":
-            self.process.die()
+        commit(self.process, self._apply, begin=lambda: running.append(self), over=lambda: running.remove(self))
 
     def _apply(self) -> None:
         books = self.books

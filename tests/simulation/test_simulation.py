@@ -14,9 +14,9 @@ import pytest
 from segue.errors import StoreUnavailable
 from tests.simulation import people, points
 from tests.simulation.answers import AnswerProcess
+from tests.simulation.calls import unanswered
 from tests.simulation.database import _BLANK, BookDesk, Books
 from tests.simulation.focus import FOCUSES, SHARE, focused, name_of
-from tests.simulation.hanging import unanswered
 from tests.simulation.mutants import QUICK, applied, hunt
 from tests.simulation.patching import MUTANTS, Patch
 from tests.simulation.run import TAPES
