@@ -11,14 +11,18 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, Integer, MetaData, create_engine, event, literal_column
 from sqlalchemy.pool import StaticPool
 
-from tests.simulation.world import COMMIT, READ, SECOND, Process, World
+from segue.errors import StoreUnavailable
+from segue.topics.broker import Partition, Record
+from tests.simulation.calls import read, unanswered
+from tests.simulation.world import CLOSE, SECOND, Process, World
 
 #: How long a statement waits for another one's transaction, in microseconds: `lock_timeout`, and the driver's own.
 PATIENCE = 5 * SECOND
@@ -110,6 +114,21 @@ def trouble(sentence: str, name: str) -> sqlite3.OperationalError:
     return error
 
 
+def _ask(process: Process) -> None:
+    """The boundary in front of a statement."""
+    with cut():
+        read(process)
+
+
+@contextmanager
+def cut() -> Iterator[None]:
+    """What does not answer is a broken connection, as a driver tells of it."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise trouble("disk I/O error", "SQLITE_IOERR") from error
+
+
 @dataclass(slots=True)
 class Slot:
     """Where the connections of an engine lead; engines are kept from schedule to schedule, they know the statements."""
@@ -135,6 +154,8 @@ class Link:
         self.isolation_level: str | None = ""
         #: What the code above means to write, for the oracles.
         self.intent: Any = None
+        #: What the process had been given to read when it sent a COMMIT that nobody answers.
+        self.given: Mapping[tuple[Partition, int], Record] | None = None
 
     @property
     def file(self) -> File:
@@ -161,8 +182,8 @@ class Link:
     def cross(self, statement: str) -> None:
         """The boundary in front of a statement."""
         file, process = self.file, self.slot.process
-        if process is not None and process.io(READ):
-            raise trouble("disk I/O error", "SQLITE_IOERR")
+        if process is not None:
+            _ask(process)
         file.wait(self)
         written = _WRITES.match(statement)
         if file.holder is None and statement.startswith("BEGIN"):
@@ -180,21 +201,21 @@ class Link:
             return
         file, process = self.file, self.slot.process
         if not file.written:
-            self._end("COMMIT")
+            self._end()
             return
         fault = None
         if process is not None:
             process.give_way()
-            fault = process.io(COMMIT)
+            fault = process.io(CLOSE)
         if fault == "commit.failed":
             self.rollback()
             raise trouble("disk I/O error", "SQLITE_IOERR")
-        file.committing(self)
-        file.raw.execute("COMMIT")
+        if fault == "db.hangs" and process is not None:
+            self._give_up(process)
         try:
-            file.committed(self)
+            self._apply()
         finally:
-            self._end(None)
+            self._end()
         if fault == "commit.ambiguous":
             file.world.points["ambiguous_commit"] += 1
             raise trouble("disk I/O error", "SQLITE_IOERR")
@@ -203,16 +224,32 @@ class Link:
 
     def rollback(self) -> None:
         if self.in_transaction:
-            self._end("ROLLBACK")
+            self._end()
 
     def close(self) -> None:
         """What is open is rolled back; the database stays."""
         if self.slot.file is not None:
             self.rollback()
 
-    def _end(self, statement: str | None) -> None:
-        if statement is not None:
-            self.file.raw.execute(statement)
+    def _apply(self) -> None:
+        file = self.file
+        file.committing(self)
+        file.raw.execute("COMMIT")
+        file.committed(self)
+
+    def _give_up(self, process: Process) -> None:
+        """Send a COMMIT that is not answered; from now on the transaction is the server's, whatever becomes of us."""
+        left = Link(Slot(self.file))
+        left.intent, left.given = self.intent, dict(process.given)
+        self.file.holder, self.intent = left, None
+        with cut():
+            unanswered(process, left._apply, left._end)
+
+    def _end(self) -> None:
+        """The transaction is over; what was not committed is rolled back."""
+        raw = self.file.raw
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
         self.intent = None
         self.file.release()
 

@@ -13,30 +13,24 @@ EVENTS = (
     "poison", "clock.jump", "clock.database", "person.acts", "client.duplicate", "service.refuse", "service.slow",
     "service.later", "service.broken", "service.refuse_undo", "service.silent", "deploy.both",
     "deploy.one", "deploy.broken", "clock.database_back", "service.beats",
-    "service.answers_later", "service.never_answers",
+    "service.answers_later", "service.never_answers", "db.hangs",
 )  # fmt: skip
 #: Places that every run of some length comes to.
 SOMETIMES = (
     "late_success", "undo_before_do", "duplicate_reply", "fenced", "ambiguous_commit", "in_doubt", "deferred", "parked",
     "blocked", "redriven_letter", "unknown", "gate_shut", "relay_published", "resent", "replayed", "late_reply",
     "held", "progress", "details_kept", "answered_later", "answered_twice", "answered_in_vain",
-    "time_given_back", "deadline_renewed", "continued", "run_ending",
+    "time_given_back", "deadline_renewed", "continued", "run_ending", "commit_unanswered",
 )  # fmt: skip
-#: Faults and places of the tier in memory alone.
-IN_MEMORY = ("db.hangs", "commit_unanswered")
 ENDINGS = ("completed", "compensated", "failed", "cancelled")
 #: Each ending's least share of all sagas.
 LEAST_SHARE = 0.05
 
 
-def missing(
-    faults: Mapping[str, int], points: Mapping[str, int], endings: Mapping[str, int], tier: str = "memory"
-) -> list[str]:
+def missing(faults: Mapping[str, int], points: Mapping[str, int], endings: Mapping[str, int]) -> list[str]:
     """What a run has not come to; empty for one that counts."""
     found = [f"fault {kind} never happened" for kind in (*FAULTS, *EVENTS) if not faults.get(kind)]
     found += [f"{point} was never reached" for point in SOMETIMES if not points.get(point)]
-    if tier == "memory":
-        found += [f"{name} was never reached" for name in IN_MEMORY if not faults.get(name, points.get(name))]
     total = sum(endings.values())
     found += [
         f"{status} is {100 * endings.get(status, 0) / max(1, total):.1f} % of all endings"
@@ -48,7 +42,7 @@ def missing(
 
 def gathered(points: Counter[str]) -> Counter[str]:
     """The product's own counters under the names of this page."""
-    found = Counter({point: points[point] for point in (*SOMETIMES, *IN_MEMORY) if points[point]})
+    found = Counter({point: points[point] for point in SOMETIMES if points[point]})
     found["duplicate_reply"] += points["ignored.duplicate"]
     found["late_reply"] += points["ignored.late"]
     found["fenced"] += points["trouble.fenced"]

@@ -217,7 +217,8 @@ class SqlDatabase(Database):
         intent: Intent | None = link.intent
         self._judged = None
         if intent is not None and (intent.fences or intent.changes):
-            given = {} if link.slot.process is None else link.slot.process.given
+            process = link.slot.process
+            given = link.given or ({} if process is None else process.given)
             self._judged = self.oracles.before_commit(given, intent.fences, intent.changes)
 
     def _after(self, link: Link) -> None:

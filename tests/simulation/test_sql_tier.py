@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from tests.simulation.driver import PATIENCE, File, Link, Slot, template
 from tests.simulation.mutants import hunt
 from tests.simulation.plan import calm, draw
 from tests.simulation.system import MEMORY, SQL, System, Tier, run
-from tests.simulation.tape import Tape
-from tests.simulation.world import Process, World
+from tests.simulation.tape import Choices, Tape
+from tests.simulation.world import SECOND, Process, World
 
+#: When a COMMIT is done that its process has given up.
+LATE = 32 * SECOND
 PARTS = 2
 PER_PART = 10
 
@@ -98,11 +101,15 @@ class Someone(Process):
         return 1 << 62
 
 
-@pytest.fixture
-def file() -> File:
+def a_file(choices: Choices) -> File:
     metadata = MetaData()
     Table("t", metadata, Column("n", Integer))
-    return File(World(Tape(0, {})), template(metadata))
+    return File(World(Tape(0, choices)), template(metadata))
+
+
+@pytest.fixture
+def file() -> File:
+    return a_file({})
 
 
 def rows(file: File) -> list[int]:
@@ -144,6 +151,60 @@ def test_whoever_waits_too_long_is_told_that_the_database_is_locked(file: File) 
     Someone(file, "second", second)
     file.world.run(3 * PATIENCE)
     assert (told, rows(file)) == ([PATIENCE], [1])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "found"),
+    [(0, [(SECOND, [2])]), (1, [(SECOND, [1, 2])]), (2, [(LATE, [1])])],
+    ids=("never", "now", "late"),
+)
+def test_a_commit_without_an_answer_is_rolled_back_or_done_or_done_later(outcome: int, found: Any) -> None:
+    """The second boundary of the first process is its COMMIT; till that is done, its rows are locked."""
+    file = a_file({"first": {-2: 1, 1: outcome}})
+    file.world.enabled = frozenset(("db.hangs",))
+    told: list[int] = []
+    seen: list[tuple[int, list[int]]] = []
+
+    def first(process: Process, link: Link) -> None:
+        link.cursor().execute("INSERT INTO t VALUES (1)")
+        with pytest.raises(sqlite3.OperationalError, match="I/O"):
+            link.commit()
+        link.rollback()
+        told.append(process.world.now)
+
+    def second(process: Process, link: Link) -> None:
+        process.sleep(SECOND)
+        with suppress(sqlite3.OperationalError):
+            link.cursor().execute("INSERT INTO t VALUES (2)")
+            link.commit()
+        if outcome == 2:
+            process.sleep(LATE - process.world.now)
+        seen.append((process.world.now, rows(file)))
+
+    Someone(file, "first", first).stream.arm(0.0)
+    Someone(file, "second", second)
+    file.world.run(60 * SECOND)
+    assert (seen, file.holder) == (found, None)
+    assert 30 * SECOND <= told[0] < 31 * SECOND
+
+
+def test_a_statement_without_an_answer_holds_its_transaction_till_it_is_given_up() -> None:
+    file = a_file({"first": {-2: 1}})
+    file.world.enabled = frozenset(("db.hangs",))
+    told: list[tuple[int, bool]] = []
+
+    def first(process: Process, link: Link) -> None:
+        link.cursor().execute("INSERT INTO t VALUES (1)")
+        with pytest.raises(sqlite3.OperationalError, match="I/O"):
+            link.cursor().execute("INSERT INTO t VALUES (2)")
+        told.append((process.world.now, link.in_transaction))
+        link.rollback()
+
+    Someone(file, "first", first).stream.arm(0.0)
+    file.world.run(60 * SECOND)
+    [(when, held)] = told
+    assert (held, file.holder, rows(file)) == (True, None, [])
+    assert 30 * SECOND <= when < 31 * SECOND
 
 
 def test_an_errand_is_run_when_no_transaction_is_open(file: File) -> None:

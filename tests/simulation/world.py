@@ -319,7 +319,7 @@ class Process:
 HURTS = frozenset(("db.error", "db.hangs", "commit.failed", "commit.ambiguous", "broker.error"))
 READ: Sequence[str] = ("pause", "kill", "db.error")
 COMMIT: Sequence[str] = ("pause", "kill", "commit.failed", "commit.ambiguous", "kill.after_commit")
-#: The same where a call may stay without an answer: not in SQLite, which has no network before it.
+#: The same with calls that stay without an answer; a plan draws those after all others.
 CALL: Sequence[str] = (*READ, "db.hangs")
 CLOSE: Sequence[str] = (*COMMIT, "db.hangs")
 POLL: Sequence[str] = ("pause", "kill", "broker.error")
