@@ -25,7 +25,15 @@ from segue.clock import SYSTEM_CLOCK, fresh_id
 from segue.coordinator.queries import LIVE, DeadLetterFilter
 from segue.coordinator.reads import Reads
 from segue.coordinator.store import SagaRow
-from segue.errors import BrokerUnavailable, InvalidPayload, NotFound, SegueError, StartConflict
+from segue.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    InvalidPayload,
+    NotFound,
+    SegueError,
+    StartConflict,
+    Unavailable,
+)
 from segue.limits import check_id
 from segue.topics.broker import Outgoing
 from segue.topics.converter import Converter
@@ -39,6 +47,8 @@ ACKNOWLEDGED = 15.0
 #: Seconds between two looks at the saga: the first, and the longest.
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 0.5
 _WAIT = "1m"
+#: Seconds within which a coordinator that runs has refused a start, if it does.
+REFUSED_WITHIN = 2.0
 
 #: Why a coordinator refuses a start, and how that is told.
 _REFUSALS: Mapping[str, type[SegueError]] = {
@@ -50,12 +60,15 @@ _REFUSALS: Mapping[str, type[SegueError]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """A start that Kafka has."""
+    """A start, as it is asked for."""
 
     saga_id: str
     request_id: str
     definition: str
     body: bytes
+    #: The body is in the canonical form of its type, as the coordinator stores it; else it may be the same and look
+    #: another: only the coordinator knows its type, and what that takes for granted.
+    canonical: bool
 
 
 def start_saga(
@@ -73,9 +86,19 @@ def start_saga(
     """Start a saga."""
     body = checked_input(run, definition, payload_argument(payload))
     patience = wait_option(wait_for)
+    begun = Begun(
+        saga_id=fresh_id() if saga_id is None else check_id("--id", saga_id),
+        request_id=fresh_id(),
+        definition=definition,
+        body=body,
+        canonical=bool(run.loaded.settings.coordinator.sagas),
+    )
     found = reads(run) if wait else None
-    begun = send_start(kafka(run), names_of(run.loaded.settings), definition, body, saga_id)
+    taken = None if saga_id is None else _taken(run, begun)
+    send_start(kafka(run), names_of(run.loaded.settings), begun)
     if found is None:
+        if taken is not None:
+            _wait_for_refusal(taken, begun)
         _tell_asked(run, begun)
         return
     row = wait_for_end(run, found, begun, patience)
@@ -102,19 +125,17 @@ def checked_input(run: Invocation, name: str, body: bytes) -> bytes:
     return converter.to_bytes(converter.from_bytes(body, definition.input_type), definition.input_type)
 
 
-def send_start(client: KafkaSettings, names: TopicNames, definition: str, body: bytes, saga_id: str | None) -> Begun:
+def send_start(client: KafkaSettings, names: TopicNames, begun: Begun) -> None:
     """Send the start; returns once Kafka has it. Raises BrokerUnavailable, ConfigError."""
-    identity = fresh_id() if saga_id is None else check_id("--id", saga_id)
-    begun = Begun(saga_id=identity, request_id=fresh_id(), definition=definition, body=body)
     request = Request(
         id=begun.request_id,
         action="start",
         saga_id=begun.saga_id,
-        name=definition,
+        name=begun.definition,
         source="segue-cli",
         time=SYSTEM_CLOCK.now(),
     )
-    record = Outgoing(topic=names.requests, key=begun.saga_id.encode(), value=body, headers=request.headers())
+    record = Outgoing(topic=names.requests, key=begun.saga_id.encode(), value=begun.body, headers=request.headers())
     errors: list[Exception] = []
     producer = KafkaProducer(client)
     try:
@@ -129,27 +150,52 @@ def send_start(client: KafkaSettings, names: TopicNames, definition: str, body: 
             f"Kafka at {client.bootstrap} has not acknowledged the start within {ACKNOWLEDGED:g} s; it may still "
             f"arrive: start again with --id {begun.saga_id}"
         )
-    return begun
 
 
 def wait_for_end(run: Invocation, found: Reads, begun: Begun, patience: timedelta) -> SagaRow:
     """The row of the ended saga. Raises what the coordinator refused it for, or NotYet."""
-    give_up = SYSTEM_CLOCK.monotonic() + patience.total_seconds()
+    begin = SYSTEM_CLOCK.monotonic()
     pause = _FIRST_LOOK
     row: SagaRow | None = None
     with run.out.progress(f"waiting for {begun.saga_id}"):
         while True:
-            row = _look(found, begun)
+            waited = SYSTEM_CLOCK.monotonic() - begin
+            row = _look(found, begun, told=waited >= REFUSED_WITHIN)
             if row is not None and row.status not in LIVE:
                 return row
-            left = give_up - SYSTEM_CLOCK.monotonic()
+            left = patience.total_seconds() - waited
             if left <= 0:
                 raise NotYet(_where(begun, row))
             SYSTEM_CLOCK.sleep(min(pause, left))
             pause = min(pause * 1.5, _LONGEST_LOOK)
 
 
-def _look(found: Reads, begun: Begun) -> SagaRow | None:
+def _taken(run: Invocation, begun: Begun) -> Reads | None:
+    """Where a saga with this id is seen already. Raises StartConflict where it is certain that it is another one.
+
+    Who has access to Kafka alone may start sagas, too.
+    """
+    try:
+        found = reads(run)
+        row = found.saga(begun.saga_id)
+    except NotFound:
+        return None
+    except (Unavailable, ConfigError) as error:
+        run.out.warn(f"whether {begun.saga_id} is taken can't be seen: {error}")
+        return None
+    _check_same(row, begun)
+    return found
+
+
+def _wait_for_refusal(found: Reads, begun: Begun) -> None:
+    """Raise what the coordinator refuses the start for, if it does soon; where it is seen that it won't, return."""
+    give_up = SYSTEM_CLOCK.monotonic() + REFUSED_WITHIN
+    while _look(found, begun, told=False) is None and SYSTEM_CLOCK.monotonic() < give_up:
+        SYSTEM_CLOCK.sleep(_FIRST_LOOK)
+
+
+def _look(found: Reads, begun: Begun, *, told: bool) -> SagaRow | None:
+    """The row, once it is that of this start. `told`: a coordinator that refuses it would have said so by now."""
     for letter in found.dead_letters(DeadLetterFilter(saga_id=begun.saga_id), 1000).items:
         if ("ce_id", begun.request_id.encode()) in letter.record.headers:
             kind = _REFUSALS.get(letter.reason, Problem)
@@ -158,12 +204,26 @@ def _look(found: Reads, begun: Begun) -> SagaRow | None:
         row = found.saga(begun.saga_id)
     except NotFound:
         return None
-    # The saga of an earlier start is there before the refusal of this one is.
+    return row if _check_same(row, begun) or told or _began_it(found, begun) else None
+
+
+def _check_same(row: SagaRow, begun: Begun) -> bool:
+    """Whether it has the same input, as far as can be seen. Raises StartConflict where it is certain that not.
+
+    The saga of an earlier start is there before the refusal of this one is.
+    """
     if row.definition != begun.definition:
         raise StartConflict(f"saga {row.id} is a {row.definition!r}, not a {begun.definition!r}")
-    if as_json(row.input) != as_json(begun.body):
+    same = bool(as_json(row.input) == as_json(begun.body))
+    if begun.canonical and not same:
         raise StartConflict(f"saga {row.id} was started with another input")
-    return row
+    return same
+
+
+def _began_it(found: Reads, begun: Begun) -> bool:
+    """Whether the saga's history begins with this very start."""
+    history = found.history(begun.saga_id)
+    return bool(history) and history[0].message_id == begun.request_id
 
 
 def _where(begun: Begun, row: SagaRow | None) -> str:
