@@ -43,6 +43,7 @@ class Fleet:
     sagas: dict[str, str] = field(default_factory=lambda: dict.fromkeys(COORDINATORS, OLD))
     #: Down on purpose: nobody starts them again but who took them down.
     down: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
     _gone: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -68,8 +69,10 @@ class Fleet:
 
     def start(self, name: str) -> None:
         """Start it, as it is configured by now."""
+        self._note_end(name)
         self.down.discard(name)
         self._gone.pop(name, None)
+        self.history.write("started", process=name)
         self.processes.start(name, *self._how(name))
 
     def drive(self, *, seed: int, rate: float, most: int) -> None:
@@ -81,6 +84,7 @@ class Fleet:
     def stop(self, name: str) -> None:
         """Ask it to drain and end."""
         self.down.add(name)
+        self._told.add(name)
         self._signal(name, signal.SIGTERM)
 
     def give_up(self, name: str) -> None:
@@ -91,6 +95,7 @@ class Fleet:
     def kill(self, name: str) -> bool:
         """As the kernel would; True if it was alive."""
         self.down.add(name)
+        self._told.discard(name)
         alive = self.processes.code(name) is None
         self._signal(name, signal.SIGKILL)
         return alive
@@ -135,6 +140,12 @@ class Fleet:
                 return False
             time.sleep(min(left, 0.1))
         return True
+
+    def _note_end(self, name: str) -> None:
+        """How it has ended after it was asked to."""
+        if name in self._told:
+            self._told.discard(name)
+            self.history.write("ended", process=name, code=self.processes.code(name), said=self.processes.tail(name, 3))
 
     def _signal(self, name: str, how: signal.Signals) -> None:
         if self.processes.code(name) is None:

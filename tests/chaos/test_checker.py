@@ -211,10 +211,55 @@ def test_a_process_that_was_asked_to_end_and_did_not_is_seen(run: Run) -> None:
     assert rules(run) == {"who is asked to end ends"}
 
 
-@pytest.mark.parametrize(("code", "found"), [(1, {"no process dies"}), (-11, {"no process dies"}), (3, set())])
-def test_a_process_that_died_of_an_exception_or_a_signal_is_seen(run: Run, code: int, found: set[str]) -> None:
-    run.lines.append({"what": "exit", "at": 0.0, "process": "coordinator-1", "code": code, "said": "why"})
-    assert rules(run) == found
+def exit_of(run: Run, code: int, *, what: str = "exit", lived: float = 5.0) -> None:
+    common = {"process": "coordinator-1"}
+    run.lines += [
+        {**common, "what": "started", "at": 100.0 - lived},
+        {**common, "what": what, "at": 100.0, "code": code, "said": "why"},
+        {**common, "what": "started", "at": 101.0},
+    ]
+
+
+@pytest.mark.parametrize("code", [1, -11])
+def test_a_process_that_died_of_an_exception_or_a_signal_is_seen(run: Run, code: int) -> None:
+    strike(run, "broker_kill", 99.0, "it ran")
+    exit_of(run, code)
+    assert rules(run) == {"no process dies"}
+
+
+@pytest.mark.parametrize("code", [0, 2, 3])
+def test_a_process_that_ended_unasked_while_all_was_well_is_seen(run: Run, code: int) -> None:
+    strike(run, "freeze_coordinator", 99.0, "it was stopped")
+    exit_of(run, code)
+    assert rules(run) == {"nobody ends unasked"}
+
+
+@pytest.mark.parametrize("kind", ["broker_restart", "postgres_kill", "black_hole"])
+def test_a_process_that_can_not_start_while_a_server_is_down_may_end(run: Run, kind: str) -> None:
+    strike(run, kind, 99.5, "it ran", number=1)
+    strike(run, kind, 500.0, "it ran", number=2)
+    exit_of(run, 3)
+    assert rules(run) == set()
+
+
+@pytest.mark.parametrize("at", [50.0, 100.5])
+def test_a_server_that_is_down_before_or_after_it_explains_no_end(run: Run, at: float) -> None:
+    strike(run, "broker_restart", at, "it ran")
+    exit_of(run, 3)
+    assert rules(run) == {"nobody ends unasked"}
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_a_process_that_has_started_and_ends_over_a_server_that_is_down_is_seen(run: Run, code: int) -> None:
+    strike(run, "broker_restart", 99.0, "it ran")
+    exit_of(run, code, lived=90.0)
+    assert rules(run) == {"nobody ends unasked"}
+
+
+@pytest.mark.parametrize(("code", "well"), [(0, True), (-15, True), (1, False), (3, False)])
+def test_how_a_process_ended_that_was_asked_to_is_judged(run: Run, code: int, *, well: bool) -> None:
+    exit_of(run, code, what="ended")
+    assert rules(run) == (set() if well else {"who is asked to end ends well"})
 
 
 def test_a_run_without_faults_proves_nothing(run: Run) -> None:
