@@ -15,6 +15,8 @@ from segue.clock import SYSTEM_CLOCK
 
 #: Seconds after which a process that should have drained hangs.
 _HANGS_AFTER = 30.0
+#: Seconds that a drained process has to end. A handler that does not come back would keep it: Python waits for threads.
+_ENDS_WITHIN = 5.0
 #: Its number: what stands in for `sys.stderr` may have none.
 _STDERR = 2
 #: Seconds that an orphan has to end by itself.
@@ -26,7 +28,8 @@ def stopping(*, at_eof: bool = False, drain: float | None = None) -> Iterator[th
     """An event that is set by the first SIGTERM or SIGINT; a second one ends the process the hard way.
 
     What has not ended long after the `drain` seconds that it may take hangs in a client library: the process says
-    where, and ends with code 1. Nothing is lost by a hard end, here as anywhere.
+    where, and ends with code 1. So does one that is drained and does not end. Nothing is lost by a hard end, here as
+    anywhere.
 
     `at_eof` is for children of `segue dev`: a parent that is killed can tell them nothing, but its pipe closes.
     """
@@ -49,8 +52,8 @@ def stopping(*, at_eof: bool = False, drain: float | None = None) -> Iterator[th
     try:
         yield stop
     finally:
-        if drain is not None:
-            faulthandler.cancel_dump_traceback_later()
+        if drain is not None and stop.is_set():
+            faulthandler.dump_traceback_later(_ENDS_WITHIN, exit=True, file=_STDERR)
         for number, handler in before.items():
             signal.signal(number, handler)
 
