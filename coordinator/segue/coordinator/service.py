@@ -259,10 +259,8 @@ class Coordinator:
     # --- records
 
     def _consume(self, wait: float) -> bool:
-        polled = self._consumer.poll(self.options.batch_size, 0.0 if self._lost_track else wait)
+        polled = self._consumer.poll(self.options.batch_size, wait)
         records = [r for r in polled.records if r.offset >= self._positions.get(r.source, r.offset + 1)]
-        if self._lost_track:
-            return False
         if records:
             self._commit_items([self._intake.item(record) for record in records])
         ends = {p: end for p, end in polled.ended.items() if p in self._positions and end > self._positions[p]}
@@ -577,10 +575,17 @@ class Coordinator:
         self._consumer.pause(self._consumer.assignment())
 
     def _find_back(self) -> None:
-        stored = self._store.offsets(self.name)
+        try:
+            stored = self._store.offsets(self.name)
+        except Unavailable:
+            # Nothing can come, all is paused; but a member that does not poll is taken for dead by its group.
+            self._consumer.poll(1, 0.0)
+            raise
         assigned = self._consumer.assignment()
+        # Where it was never said where to begin, `_starts` has failed, and the consumer asks for that again.
+        stood = {p: stored[p] for p in assigned if p in self._positions and p in stored}
         self._positions.clear()
-        self._consumer.seek(self._stand({p: stored[p] for p in assigned if p in stored}))
+        self._consumer.seek(self._stand(stood))
         self._consumer.resume(assigned)
         self._lost_track = False
 

@@ -650,3 +650,30 @@ def test_a_retry_that_was_due_while_nobody_had_the_version_still_has_its_time(es
     e.run()
     assert e.saga("o-1").status == "completed"
     assert [c.attempt for c in e.commands if c.step == "payments.charge"] == [1, 2]
+
+
+def test_a_coordinator_whose_database_is_away_stays_in_its_group(estate: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(coordinator: str) -> Any:
+        raise StoreUnavailable("away")
+
+    polls = 0
+    read = MemoryConsumer.poll
+
+    def reading(self: MemoryConsumer, max_records: int, timeout: float) -> Polled:
+        nonlocal polls
+        polls += 1
+        return read(self, max_records, timeout)
+
+    e = estate(order_saga)
+    [coordinator] = e.coordinators
+    coordinator.step()
+    e.start(order_saga, ORDER, "o-1")
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryConsumer, "poll", reading)
+        broken.setattr(e.store, "batch", lambda: away(""))
+        broken.setattr(e.store, "offsets", away)
+        for _ in range(3):
+            assert not coordinator.step(0.1)
+        assert polls == 3
+    e.run()
+    assert e.saga("o-1").status == "completed"
