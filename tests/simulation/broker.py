@@ -41,13 +41,14 @@ class SimBroker(MemoryBroker):
         self.muted: set[str] = set()
         #: Told of records that were acknowledged and are gone.
         self.lost: Callable[[Outgoing], None] = lambda record: None
-        self._logs: dict[Partition, Any] = {}
+        #: Those that were asked for so far.
+        self.logs: dict[Partition, Any] = {}
 
     def log(self, partition: Partition) -> Any:
         """The same; it is asked for hundreds of times in a schedule."""
-        log = self._logs.get(partition)
+        log = self.logs.get(partition)
         if log is None:
-            log = self._logs[partition] = super().log(partition)
+            log = self.logs[partition] = super().log(partition)
         return log
 
     def append(self, record: Outgoing) -> None:
@@ -97,7 +98,7 @@ class SimBroker(MemoryBroker):
         """Somebody deletes a topic and creates it again."""
         count = len(self.topic(name).logs)
         self.delete_topic(name)
-        self._logs.clear()
+        self.logs.clear()
         self.create_topic(name, count)
         self.told(name)
 
@@ -129,12 +130,12 @@ class SimConsumer(MemoryConsumer):
         return polled
 
     def _rebalance(self) -> None:
-        before = self._sim.epoch
+        before = self._group.epoch
         self._refused = bool(self._positions) and self.process.world.now < self.stubborn_until
         if self._refused:
             return
         super()._rebalance()
-        if self._sim.epoch != before:
+        if self._group.epoch != before:
             self._tell_others()
 
     def end_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
@@ -198,8 +199,12 @@ class SimConsumer(MemoryConsumer):
     @property
     def behind(self) -> bool:
         """Records wait for it."""
-        log = self._sim.log
-        return any(position < log(partition).end for partition, position in self._positions.items())
+        logs = self._sim.logs
+        for partition, position in self._positions.items():
+            log = logs.get(partition) or self._sim.log(partition)
+            if position < log.begin + len(log.records):
+                return True
+        return False
 
     @property
     def stopped(self) -> bool:

@@ -54,6 +54,8 @@ class _Group:
     members: list[MemoryConsumer] = field(default_factory=list)
     owners: dict[Partition, MemoryConsumer] = field(default_factory=dict)
     committed: dict[Partition, int] = field(default_factory=dict)
+    #: Grows with every change of members, owners and topics: while it stands, no member has to rebalance.
+    epoch: int = 0
 
 
 class MemoryBroker:
@@ -71,8 +73,6 @@ class MemoryBroker:
         self._groups: dict[str, _Group] = {}
         self._created = 0
         self._alone = 0
-        #: Grows with every change of topics, members and owners: while it stands, nobody has to rebalance.
-        self.epoch = 0
         #: While True every request fails with BrokerUnavailable and nothing is transmitted.
         self.down = False
 
@@ -90,17 +90,22 @@ class MemoryBroker:
         """Make an empty topic, unless it is there."""
         if name not in self._topics:
             self._created += 1
-            self.epoch += 1
             logs = [_Log() for _ in range(partitions or self._partitions)]
             numbered = [Partition(name, number) for number in range(len(logs))]
             self._topics[name] = _Topic(
                 id=f"topic-{self._created}", logs=logs, configs=configs or {}, partitions=numbered
             )
+            self._changed(name)
 
     def delete_topic(self, name: str) -> None:
         """Forget the topic and its records; created again it has another id."""
         self._topics.pop(name, None)
-        self.epoch += 1
+        self._changed(name)
+
+    def _changed(self, topic: str) -> None:
+        """The groups that read this topic have something to share out anew."""
+        for group in self._groups.values():
+            group.epoch += any(topic in member.subscription for member in group.members)
 
     def truncate(self, partition: Partition, before: int) -> None:
         """Retention: forget the records below the offset `before`."""
@@ -120,7 +125,7 @@ class MemoryBroker:
     def expel(self, consumer: MemoryConsumer) -> None:
         """Session timeout: others may own its partitions, while it believes until its next poll that it does."""
         group = self.group(consumer.group)
-        self.epoch += 1
+        group.epoch += 1
         if consumer in group.members:
             group.members.remove(consumer)
         for partition in [p for p, owner in group.owners.items() if owner is consumer]:
@@ -208,12 +213,15 @@ class MemoryConsumer:
         self._starts: Starts = lambda _assigned: {}
         self._revoked: Callable[[Sequence[Partition]], None] = lambda _partitions: None
         self._positions: dict[Partition, int] = {}
+        #: What has a position, in order.
+        self._order: list[Partition] = []
         self._paused: set[Partition] = set()
         #: The end that was reported last, per partition: an end is reported once.
         self._told_end: dict[Partition, int] = {}
         self._turn = 0
-        #: The broker's epoch in which this member has what it is to have.
+        #: The group's epoch in which this member has what it is to have.
         self._settled = -1
+        self._group = broker.group(group)
         self.subscription: frozenset[str] = frozenset()
         #: The group's name; a consumer without one is a group by itself.
         self.group = group
@@ -232,11 +240,11 @@ class MemoryConsumer:
         self._rebalance()
         records: list[Record] = []
         ended: dict[Partition, int] = {}
-        partitions = sorted(self._positions)
+        order, paused = self._order, self._paused
         self._turn += 1
-        for i in range(len(partitions)):
-            partition = partitions[(i + self._turn) % len(partitions)]
-            if partition not in self._paused:
+        for i in range(self._turn, self._turn + len(order)):
+            partition = order[i % len(order)]
+            if partition not in paused:
                 self._fetch(partition, max_records, records, ended)
         return Polled(records=records, ended=ended)
 
@@ -280,22 +288,23 @@ class MemoryConsumer:
     def close(self) -> None:
         self._broker.expel(self)
         self._positions.clear()
+        self._order = []
         self._paused.clear()
         self.subscription = frozenset()
 
     def _join(self) -> None:
-        members = self._broker.group(self.group).members
-        if self not in members:
-            members.append(self)
-            self._broker.epoch += 1
+        if self not in self._group.members:
+            self._group.members.append(self)
+            self._group.epoch += 1
 
     def _rebalance(self) -> None:
         """Let go of what is no longer ours, then take what is ours and free."""
-        if not self.subscription or self._settled == self._broker.epoch:
+        group = self._group
+        if not self.subscription or self._settled == group.epoch:
             return
-        group = self._broker.group(self.group)
         owned = {p for p in self._positions if group.owners.get(p) is self}
         self._join()
+        seen = group.epoch
         target = self._target(group)
         lost = sorted(p for p in self._positions if p not in target or p not in owned)
         for partition in lost:
@@ -305,7 +314,9 @@ class MemoryConsumer:
             if group.owners.get(partition) is self:
                 del group.owners[partition]
         if lost:
-            self._broker.epoch += 1
+            self._order = sorted(self._positions)
+            group.epoch += 1
+            seen += 1
             self._revoked(lost)
         gained = [p for p in target if p not in self._positions and p not in group.owners]
         if gained:
@@ -313,9 +324,11 @@ class MemoryConsumer:
             for partition in gained:
                 group.owners[partition] = self
                 self._positions[partition] = offsets.get(partition, self._broker.log(partition).begin)
-            self._broker.epoch += 1
-        if not lost and not gained:
-            self._settled = self._broker.epoch
+            self._order = sorted(self._positions)
+            group.epoch += 1
+            seen += 1
+        # Not settled if others have changed something during the callbacks.
+        self._settled = seen
 
     def _target(self, group: _Group) -> list[Partition]:
         """The share of this member: partition i of the members' topics goes to member i modulo their number."""
@@ -329,7 +342,7 @@ class MemoryConsumer:
     def _fetch(self, partition: Partition, most: int, records: list[Record], ended: dict[Partition, int]) -> None:
         log = self._broker.log(partition)
         position = self._positions[partition]
-        if position == log.end == self._told_end.get(partition):
+        if position == log.begin + len(log.records) == self._told_end.get(partition):
             return
         if not log.begin <= position <= log.end:
             position = self._positions[partition] = self._restarted(partition, log)
