@@ -66,7 +66,8 @@ def check_messages(messages: Sequence[Message]) -> bytes:
     for name, values in zip(_NAMES, zip(*map(_VALUES, messages), strict=True), strict=True):
         first = values[0]
         if values.count(first) == len(values):
-            _check(name, (first,))
+            if first is not None:
+                _check(name, (first,))
             if name not in _DEFAULTS or first != _DEFAULTS[name]:
                 packed.same[name] = first
         elif name != "aggregateid" and list(values) == keys:

@@ -15,8 +15,9 @@ database's clock says, by this process's monotonic clock, is void.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from segue.clock import Clock
 from segue.coordinator.store import Store, StoredOffset
@@ -29,8 +30,7 @@ ALERT_AFTER = timedelta(seconds=30)
 _TOLERANCE = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class _Note:
+class _Note(msgspec.Struct, frozen=True):
     """A time of the database, what this process's monotonic clock showed then, and the ends of the topics."""
 
     at: datetime

@@ -104,12 +104,12 @@ class MemoryStore:
 
     def look(self, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
         now, tables = self._clock(), self.tables
-        waiting = (row for row in tables.letters.values() if row.state == "parked")
+        waiting = [row for row in tables.letters.values() if row.state == "parked"] if parked else ()
         return Look(
             now=now,
-            alarm_at=self._next_alarm(versions),
-            requests=any(request.not_before <= now for request in tables.requests.values()),
-            parked=parked and any(row.saga_id in tables.sagas for row in waiting),
+            alarm_at=self._next_alarm(versions) if tables.alarms else None,
+            requests=bool(tables.requests) and any(r.not_before <= now for r in tables.requests.values()),
+            parked=any(row.saga_id in tables.sagas for row in waiting),
         )
 
     def _next_alarm(self, versions: Collection[tuple[str, int]]) -> datetime | None:
@@ -275,7 +275,7 @@ class MemoryBatch:
             self._check(changes, rows)
         for coordinator, move in self._fences:
             key = (coordinator, move.partition)
-            self._tables.offsets[key] = replace(self._tables.offsets[key], next=move.end)
+            self._tables.offsets[key] = StoredOffset(next=move.end, topic_id=move.topic_id)
         for changes, rows, seq in self._changes:
             self._apply(changes, rows, seq)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from segue.clock import Clock
 from segue.errors import SegueError
@@ -18,8 +19,7 @@ FORGET_AFTER = 0.2
 FORGET_AT = 200
 
 
-@dataclass(slots=True)
-class _Sent:
+class _Sent(msgspec.Struct):
     """A batch of messages, and how many of them Kafka has not acknowledged."""
 
     seq: int

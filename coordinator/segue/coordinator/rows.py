@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import BigInteger, Integer, SmallInteger, String, Table, Uuid
 
 from segue.coordinator import schema
@@ -106,8 +106,7 @@ def headers_from_json(text: bytes) -> Headers:
     return tuple((name, None if value is None else b64decode(value)) for name, value in json.loads(text))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetRows:
+class NetRows(msgspec.Struct, frozen=True, kw_only=True):
     """What the rows of one batch come to: a saga that moved several times is written once."""
 
     inserts: Sequence[SagaRow]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -126,16 +126,14 @@ class AuditEntry:
     request_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredOffset:
+class StoredOffset(msgspec.Struct, frozen=True, kw_only=True):
     """Where reading goes on, in the topic of this id: created again, it has another one."""
 
     next: int
     topic_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OffsetMove:
+class OffsetMove(msgspec.Struct, frozen=True, kw_only=True):
     """The fence of one partition: it must stand at `start` of the topic with this id, and goes to `end`."""
 
     partition: Partition
@@ -144,8 +142,7 @@ class OffsetMove:
     topic_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What there was to do when the database's clock showed `now`."""
 
     now: datetime
@@ -157,31 +154,30 @@ class Look:
     parked: bool
 
 
-@dataclass(slots=True, kw_only=True)
-class Changes:
+class Changes(msgspec.Struct, kw_only=True):
     """Everything that one batch writes.
 
     `updated` rows carry the new revision; the one that must stand in the database is in `expected`, or one less. What
     is among `BEGINNING` stays as it was written with the start.
     """
 
-    started: list[SagaRow] = field(default_factory=list)
-    updated: list[SagaRow] = field(default_factory=list)
-    expected: dict[str, int] = field(default_factory=dict)
-    events: list[EventRow] = field(default_factory=list)
+    started: list[SagaRow] = msgspec.field(default_factory=list)
+    updated: list[SagaRow] = msgspec.field(default_factory=list)
+    expected: dict[str, int] = msgspec.field(default_factory=dict)
+    events: list[EventRow] = msgspec.field(default_factory=list)
     #: They become one row, a batch: whoever writes them publishes them from memory.
-    messages: list[Message] = field(default_factory=list)
+    messages: list[Message] = msgspec.field(default_factory=list)
     #: New dead letters; one whose origin is already there is left as it is.
-    dead_letters: list[DeadLetterRow] = field(default_factory=list)
+    dead_letters: list[DeadLetterRow] = msgspec.field(default_factory=list)
     #: Dead letters whose state changes: id → new state.
-    settled: dict[int, DeadLetterState] = field(default_factory=dict)
+    settled: dict[int, DeadLetterState] = msgspec.field(default_factory=dict)
     #: Dead letters replayed once more: their `replays` go up by one.
-    replayed: list[int] = field(default_factory=list)
-    audits: list[AuditEntry] = field(default_factory=list)
+    replayed: list[int] = msgspec.field(default_factory=list)
+    audits: list[AuditEntry] = msgspec.field(default_factory=list)
     #: Operator requests that are dealt with.
-    requests_done: list[int] = field(default_factory=list)
+    requests_done: list[int] = msgspec.field(default_factory=list)
     #: Batches of messages, all of which Kafka has acknowledged.
-    published: list[int] = field(default_factory=list)
+    published: list[int] = msgspec.field(default_factory=list)
 
 
 class Batch(Protocol):

@@ -33,6 +33,8 @@ from segue.topics.broker import Producer
 
 Line = tuple[str, str]
 
+_NOTHING_EXCLUDED = Exclusion()
+
 #: Lines that are excluded from loading by name; with more of them the relay pauses as a whole.
 MAX_BLOCKED_LINES = 200
 #: Most rows that are held at a time, and most bytes of them; the first load of a backlog is of `batch` rows, whatever
@@ -220,6 +222,8 @@ class Relay:
 
     def _known(self) -> set[int]:
         """The rows that are held."""
+        if self.idle:
+            return set()
         known = {row.seq for line in self._lines.values() for row in line}
         known.update(self._flying, self._acked, (row.seq for row, _ in self._refused))
         return known
@@ -320,6 +324,8 @@ class Relay:
         self._lines.pop(line, None)  # loaded again, in order, when the penalty is over
 
     def _exclusion(self, now: float, known: set[int]) -> Exclusion:
+        if not (known or self._blocked or self._blocked_topics):
+            return _NOTHING_EXCLUDED
         self._blocked = {line: until for line, until in self._blocked.items() if until > now}
         self._blocked_topics = {topic: until for topic, until in self._blocked_topics.items() if until > now}
         if len(self._blocked) > MAX_BLOCKED_LINES:

@@ -7,7 +7,6 @@ for). All moments are the database's, so the clocks of the relays need not agree
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
@@ -28,8 +27,7 @@ class PendingRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fault: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exclusion:
+class Exclusion(msgspec.Struct, frozen=True, kw_only=True):
     """What is not to be loaded now: whole topics, and single keys of a topic."""
 
     topics: Collection[str] = ()

@@ -7,7 +7,6 @@ suite runs against all of them. All calls are made from one thread per object.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -50,14 +49,13 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     headers: Headers = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Polled:
+class Polled(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one poll."""
 
     records: Sequence[Record] = ()
     #: Partitions whose end was reached, with the offset of the next record to come. It may lie beyond the last record
     #: + 1: control records of other people's transactions take offsets, too.
-    ended: Mapping[Partition, int] = field(default_factory=dict)
+    ended: Mapping[Partition, int] = msgspec.field(default_factory=dict)
 
 
 class Starts(Protocol):
