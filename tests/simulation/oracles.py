@@ -76,13 +76,11 @@ class Commit:
 
 def header(headers: Headers, name: str) -> str | None:
     """The text of the last header of that name."""
-    for key, value in reversed(headers):
-        if key == name and value is not None:
-            try:
-                return value.decode()
-            except UnicodeDecodeError:
-                return None
-    return None
+    value = dict(headers).get(name)
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 class Oracles:

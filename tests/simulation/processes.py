@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from greenlet import getcurrent
 from sqlalchemy.orm import sessionmaker
 
 from segue.activities import Rejected, ReplyLater, RetryLater, Worker, WorkerOptions
+from segue.activities.handlers import Registration, TransactionMode
 from segue.activities.loop import CommandLoop, LoopOptions
 from segue.coordinator.service import TOPICS_EVERY, Coordinator, Options
 from segue.limits import Limits
@@ -22,7 +25,7 @@ from tests.simulation.database import Books, Effect
 from tests.simulation.oracles import Violation
 from tests.simulation.sagas import CONTRACTS, RELEASES, Done, Job
 from tests.simulation.staging import WatchedRows
-from tests.simulation.world import EPOCH_US, NEVER, SECOND, Process
+from tests.simulation.world import NEVER, SECOND, Body
 
 if TYPE_CHECKING:
     from tests.simulation.system import System
@@ -52,6 +55,16 @@ TICK_US, LONGEST_TICK_US = 100_000, 2 * SECOND
 RESTS = 3
 #: Seconds that a turn would wait if there were anything to wait for; simulated calls return at once.
 WAIT = 0.005
+#: A relay looks at once when it has just found something; a look that finds nothing is as dear as one that does, so
+#: that two of them are as far apart as the rows that it takes over are old.
+RELAY_OPTIONS = RelayOptions(
+    older_than=RELAY_AFTER,
+    lease=LEASE,
+    patience=WAIT,
+    batch=RELAY_BATCH,
+    shortest_pause=RELAY_AFTER.total_seconds() / 2,
+    longest_pause=RELAY_AFTER.total_seconds(),
+)
 
 
 class SimProcess(Client):
@@ -142,7 +155,7 @@ class CoordinatorProcess(SimProcess):
         relay = Relay(
             outbox,
             producer,
-            options=RelayOptions(older_than=RELAY_AFTER, lease=LEASE, patience=WAIT, batch=RELAY_BATCH),
+            options=RELAY_OPTIONS,
             owner=f"{self.name}/{self.incarnation}",
             clock=self,
             observer=self.world_observer,
@@ -157,14 +170,8 @@ class CoordinatorProcess(SimProcess):
             codecs=CODECS,
             clock=self,
             observer=self.world_observer,
-            limits=replace(LIMITS, history_events=plan.history_events, pending_commands=plan.pending_commands),
-            options=Options(
-                batch_size=plan.batch,
-                cache_size=plan.cache,
-                undos_per_minute=plan.undos_per_minute,
-                requests_every=REQUESTS_US / SECOND,
-                fold_every=FOLD_US / SECOND,
-            ),
+            limits=_limits(plan.history_events, plan.pending_commands),
+            options=_options(plan.batch, plan.cache, plan.undos_per_minute),
             relay=relay,
         )
 
@@ -211,6 +218,22 @@ class CoordinatorProcess(SimProcess):
         super().died()
 
 
+@cache
+def _limits(history_events: int, pending_commands: int) -> Limits:
+    return replace(LIMITS, history_events=history_events, pending_commands=pending_commands)
+
+
+@cache
+def _options(batch: int, cache: int, undos_per_minute: int | None) -> Options:
+    return Options(
+        batch_size=batch,
+        cache_size=cache,
+        undos_per_minute=undos_per_minute,
+        requests_every=REQUESTS_US / SECOND,
+        fold_every=FOLD_US / SECOND,
+    )
+
+
 class WorkerProcess(SimProcess):
     """`segue worker run` of one service."""
 
@@ -223,18 +246,19 @@ class WorkerProcess(SimProcess):
         worker = Worker(
             self.books.name,
             sessions=_NO_SESSIONS,
-            options=replace(WORKER_OPTIONS, loop=replace(WORKER_LOOP, commit_interval=self.system.plan.commit_s)),
+            options=_worker_options(self.system.plan.commit_s),
             codecs=CODECS,
             clock=self,
             observer=self.world_observer,
         )
         worker._converter = CONVERTER  # it keeps a decoder for each type, which no restart changes
-        self.system.register(worker, self)
+        worker._registrations = registrations(self.books.name)
         consumer, producer = self.connect(self.books.name)
         runner, store = self.books.open(self)
         topic = NAMES.commands_of(self.books.name)
         self.loop = worker.loop(consumer, producer, topic=topic, runner=runner, store=store)
         self.loop._unit._staged = WatchedRows
+        self.loop._relay._options = WORKER_RELAY
         self.loop.start()
 
     def turn(self) -> bool:
@@ -288,59 +312,88 @@ class WorkerProcess(SimProcess):
 
 
 _NO_SESSIONS: Any = sessionmaker()
+#: Looks as rarely as it is given a turn for.
+WORKER_RELAY = RelayOptions(older_than=RELAY_AFTER, patience=0.0, shortest_pause=RELAY_US / SECOND)
 WORKER_LOOP = LoopOptions(concurrency=4, longest_backoff=2.0, revoke_patience=0.0)
 WORKER_OPTIONS = WorkerOptions(relay_after=RELAY_AFTER)
 
 
-def handlers(process: WorkerProcess, system: System) -> dict[str, Any]:
-    """The handlers of one service: they book, and do what the schedule says."""
-
-    def book(ctx: Any, amount: int) -> None:
-        process.books.add(ctx.session, Effect(ctx.command.key, ctx.command.action, amount))
-        if system.plan.late_trouble:
-            system.write_ledger(process.books, ctx)
-
-    def do(ctx: Any, job: Job) -> Done:
-        misbehave(process, system, ctx)
-        book(ctx, job.amount)
-        if system.plan.late_trouble:
-            misbehave(process, system, ctx, after=True)
-        if system.plan.later_rate and process.stream.chance(system.plan.later_rate):
-            system.answer_later(process, ctx, Done(job.amount))
-            raise ReplyLater
-        return Done(job.amount)
-
-    def hard(ctx: Any, job: Job) -> None:
-        misbehave(process, system, ctx)
-        book(ctx, job.amount)
-
-    def look(ctx: Any, job: Job) -> Done:
-        misbehave(process, system, ctx)
-        return Done(job.amount)
-
-    def undo(ctx: Any, what: Any) -> None:
-        misbehave(process, system, ctx, undo=True)
-        book(ctx, what.input.amount)
-
-    def long(ctx: Any, job: Job) -> Done:
-        system.told(process, ctx)
-        beat(process, system, ctx)
-        misbehave(process, system, ctx)
-        system.third_party(process.books, ctx, job.amount)
-        misbehave(process, system, ctx, after=True)
-        return Done(job.amount)
-
-    def unlong(ctx: Any, what: Any) -> None:
-        system.told(process, ctx)
-        beat(process, system, ctx)
-        misbehave(process, system, ctx, undo=True)
-        system.third_party(process.books, ctx, what.input.amount)
-
-    return {"do": do, "hard": hard, "read": look, "undo": undo, "long": long, "unlong": unlong}
+@cache
+def _worker_options(commit_s: float) -> WorkerOptions:
+    return replace(WORKER_OPTIONS, loop=replace(WORKER_LOOP, commit_interval=commit_s))
 
 
-def beat(process: WorkerProcess, system: System, ctx: Any) -> None:
+# --- handlers: they book, and do what the schedule says
+
+
+def here() -> WorkerProcess:
+    """The process that is running."""
+    body = getcurrent()
+    assert isinstance(body, Body)
+    assert isinstance(body.process, WorkerProcess)
+    return body.process
+
+
+def book(process: WorkerProcess, ctx: Any, amount: int) -> None:
+    process.books.add(ctx.session, Effect(ctx.command.key, ctx.command.action, amount))
+    if process.system.plan.late_trouble:
+        process.system.write_ledger(process.books, ctx)
+
+
+def do(ctx: Any, job: Job) -> Done:
+    process = here()
+    plan = process.system.plan
+    misbehave(process, ctx)
+    book(process, ctx, job.amount)
+    if plan.late_trouble:
+        misbehave(process, ctx, after=True)
+    if plan.later_rate and process.stream.chance(plan.later_rate):
+        process.system.answer_later(process, ctx, Done(job.amount))
+        raise ReplyLater
+    return Done(job.amount)
+
+
+def hard(ctx: Any, job: Job) -> None:
+    process = here()
+    misbehave(process, ctx)
+    book(process, ctx, job.amount)
+
+
+def look(ctx: Any, job: Job) -> Done:
+    misbehave(here(), ctx)
+    return Done(job.amount)
+
+
+def undo(ctx: Any, what: Any) -> None:
+    process = here()
+    misbehave(process, ctx, undo=True)
+    book(process, ctx, what.input.amount)
+
+
+def long(ctx: Any, job: Job) -> Done:
+    process = here()
+    process.system.told(process, ctx)
+    beat(process, ctx)
+    misbehave(process, ctx)
+    process.system.third_party(process.books, ctx, job.amount)
+    misbehave(process, ctx, after=True)
+    return Done(job.amount)
+
+
+def unlong(ctx: Any, what: Any) -> None:
+    process = here()
+    process.system.told(process, ctx)
+    beat(process, ctx)
+    misbehave(process, ctx, undo=True)
+    process.system.third_party(process.books, ctx, what.input.amount)
+
+
+HANDLERS: Mapping[str, Any] = {"do": do, "hard": hard, "read": look, "undo": undo, "long": long, "unlong": unlong}
+
+
+def beat(process: WorkerProcess, ctx: Any) -> None:
     """Long work, which says that it goes on; the worker's own thread sends it meanwhile."""
+    system = process.system
     if not system.plan.beats or system.world.healed:
         return
     for n in range(process.stream.pick(3)):
@@ -355,9 +408,10 @@ def beat(process: WorkerProcess, system: System, ctx: Any) -> None:
 SLOW = (100_000, 1_000_000, 5_000_000, 15_000_000)
 
 
-def misbehave(process: Process, system: System, ctx: Any, *, after: bool = False, undo: bool = False) -> None:
+def misbehave(process: WorkerProcess, ctx: Any, *, after: bool = False, undo: bool = False) -> None:
     """Refuse, be slow, ask to come back later, or break, as the schedule has it."""
-    stream, plan = process.stream, system.plan
+    stream, system = process.stream, process.system
+    plan = system.plan
     if system.world.healed:
         if not undo and not after and system.refuses(ctx.command.key):
             raise Rejected("refused")
@@ -383,18 +437,13 @@ def misbehave(process: Process, system: System, ctx: Any, *, after: bool = False
 
 
 @cache
-def registrations(service: str) -> list[tuple[Any, str, Any]]:
-    """(activity, handler's name, transaction mode) of a service."""
-    found: list[tuple[Any, str, Any]] = []
+def registrations(service: str) -> dict[str, Registration]:
+    """What a worker of this service has registered; it is the same in every schedule."""
+    worker: Worker[Any] = Worker(service, sessions=_NO_SESSIONS)
     for name, contract in CONTRACTS.items():
         if name.startswith(service + "."):
-            mode = "manual" if name.endswith(".long") else "joined"
-            found.append((contract.activity, name.partition(".")[2], mode))
+            mode: TransactionMode = "manual" if name.endswith(".long") else "joined"
+            worker.handle(contract.activity, transaction=mode)(HANDLERS[name.partition(".")[2]])
             if contract.undo is not None:
-                found.append((contract.undo, contract.undo.name.partition(".")[2], mode))
-    return found
-
-
-def world_micros(moment_us: int, skew: int) -> int:
-    """Database time to world time."""
-    return moment_us - EPOCH_US - skew
+                worker.handle(contract.undo, transaction=mode)(HANDLERS[contract.undo.name.partition(".")[2]])
+    return worker._registrations

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from segue import ids
-from segue.activities import Worker
 from segue.clock import to_micros
 from segue.coordinator.store import Changes
 from segue.ids import derive
@@ -35,8 +34,6 @@ from tests.simulation.processes import (
     CoordinatorProcess,
     SimProcess,
     WorkerProcess,
-    handlers,
-    registrations,
 )
 from tests.simulation.sagas import SERVICES, Node
 from tests.simulation.sagas import draw as draw_saga
@@ -283,12 +280,6 @@ class System:
         return record.value in self._conflicts
 
     # --- services
-
-    def register(self, worker: Worker[Any], process: WorkerProcess) -> None:
-        """Give the worker its handlers."""
-        functions = handlers(process, self)
-        for activity, name, mode in registrations(worker.name):
-            worker.handle(activity, transaction=mode)(functions[name])
 
     def refuses(self, key: str) -> bool:
         """Whether the business says no to this step: it says so every time."""

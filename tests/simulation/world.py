@@ -130,6 +130,14 @@ class World:
 NEVER = 1 << 62
 
 
+class Body(greenlet):
+    """What a process runs in."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process._main)
+        self.process = process
+
+
 class Process:
     """One simulated process; subclasses build the product's objects (`boot`) and take turns with them (`turn`)."""
 
@@ -155,7 +163,7 @@ class Process:
         self.told = False
         #: How long it waits for an answer of its database.
         self.call_timeout = CALL_TIMEOUT
-        self.greenlet: greenlet | None = None
+        self.greenlet: Body | None = None
         world.processes.append(self)
 
     # --- for subclasses
@@ -190,7 +198,7 @@ class Process:
         self.alive = True
         self.busy = False
         self.idle = 0
-        self.greenlet = greenlet(self._main)
+        self.greenlet = Body(self)
         self.world.put(self, self.world.now if when is None else when)
 
     def resume(self) -> None:
