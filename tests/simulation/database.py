@@ -149,6 +149,7 @@ class SimBatch(MemoryBatch):
         self._process = process
         #: What the process had been given to read when it sent the COMMIT.
         self.given: Mapping[tuple[Partition, int], Record] = {}
+        self._began = database.world.now
 
     def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
         read(self._process)
@@ -181,7 +182,7 @@ class SimBatch(MemoryBatch):
             return
         oracles = self._database.oracles
         every = [changes for changes, _, _ in self._changes]
-        before = oracles.before_commit(self.given, self._fences, every)
+        before = oracles.before_commit(self._began, self.given, self._fences, every)
         gone = self._tables.lost([seq for changes in every for seq in changes.published])
         super().commit()
         oracles.forgotten(gone)

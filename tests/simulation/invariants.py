@@ -305,14 +305,19 @@ class GATE(Oracle):
         if commit is not None and saga.id in commit.unpublished:
             self.fail(f"{saga.id}: {type(event).__name__}, and its command is not published yet")
         system = self.all.system
+        # What comes after the clock has stepped back comes after whoever had asked it what the time was.
+        back_at = system.world.db_back_at
+        asked_before = commit is not None and commit.began <= back_at
         for (_, partition), stored in system.database.tables.offsets.items():
             log = system.broker.log(partition)
             for record in log.read(max(stored.next, log.begin), log.end):
+                by_database, by_world = self.all.appended_at[id(record)]
                 if (
                     id(record) not in self.all.applied
                     and record.key == saga.id.encode()
-                    and self.all.appended_at[id(record)] < due
+                    and by_database < due
                     and not system.forged(record)
+                    and not (asked_before and by_world >= back_at)
                 ):
                     self.fail(f"{saga.id}: {type(event).__name__}, and {partition}@{record.offset} came before")
 

@@ -63,9 +63,13 @@ class Oracle:
 class Commit:
     """One committed batch, with what was known before it."""
 
-    __slots__ = ("at", "changes", "read", "stood", "unpublished")
+    __slots__ = ("at", "began", "changes", "read", "stood", "unpublished")
 
-    def __init__(self, read: list[tuple[Record, Any]], unpublished: set[str], stood: Sequence[StoredOffset]) -> None:
+    def __init__(
+        self, began: int, read: list[tuple[Record, Any]], unpublished: set[str], stood: Sequence[StoredOffset]
+    ) -> None:
+        #: World time at which the transaction had begun, at the latest.
+        self.began = began
         self.read = read
         self.unpublished = unpublished
         #: Where the offsets stood that the batch moves.
@@ -105,7 +109,8 @@ class Oracles:
         #: Messages of the batch that is being committed.
         self.writing: set[str] = set()
         self.kept: list[Record] = []
-        self.appended_at: dict[int, int] = {}
+        #: When, by the database's clock and by the world's.
+        self.appended_at: dict[int, tuple[int, int]] = {}
         from tests.simulation.invariants import ORACLES
 
         self.commit: Commit | None = None
@@ -119,6 +124,7 @@ class Oracles:
 
     def before_commit(
         self,
+        began: int,
         given: Mapping[tuple[Partition, int], Record],
         fences: Sequence[tuple[str, OffsetMove]],
         changes: Sequence[Changes],
@@ -141,7 +147,7 @@ class Oracles:
                     self.met.add(id(record))
         counts = self.system.database.tables.unpublished
         unpublished = {event.saga_id for c in changes for event in c.events if counts.get(event.saga_id)}
-        return Commit(read, unpublished, stood)
+        return Commit(began, read, unpublished, stood)
 
     def committed(
         self, commit: Commit, fences: Sequence[tuple[str, OffsetMove]], changes: Sequence[Changes], now: Any
@@ -236,7 +242,8 @@ class Oracles:
 
     def appended(self, record: Record) -> None:
         self.kept.append(record)
-        self.appended_at[id(record)] = self.system.world.db_micros()
+        world = self.system.world
+        self.appended_at[id(record)] = world.db_micros(), world.now
         message_id = header(record.headers, "ce_id")
         if record.topic.endswith(".commands") and message_id in self.published:
             self.system.world.points["resent"] += 1

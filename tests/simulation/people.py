@@ -150,7 +150,7 @@ def _database_clock(system: System, how: int) -> None:
     world = system.world
     if system.plan.clock_back and how & 2:
         world.faults["clock.database_back"] += 1
-        world.db_most = max(world.db_most, world.db_micros())
+        world.db_most, world.db_back_at = max(world.db_most, world.db_micros()), world.now
         world.db_skew -= (500_000, 3 * SECOND)[how % 2]
     else:
         world.faults["clock.database"] += 1

@@ -95,6 +95,8 @@ class Rows:
 class Intent:
     """What a transaction means to write."""
 
+    #: World time at which it began.
+    began: int
     now: datetime | None = None
     fences: list[tuple[str, OffsetMove]] = field(default_factory=list)
     changes: list[Changes] = field(default_factory=list)
@@ -106,7 +108,7 @@ class SimSqlBatch(SqlBatch):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         link: Link = session.driver
-        self._intent = link.intent = Intent()
+        self._intent = link.intent = Intent(link.file.world.now)
         self._points = link.file.world.points
 
     def fence(self, coordinator: str, moves: Sequence[OffsetMove]) -> None:
@@ -219,7 +221,7 @@ class SqlDatabase(Database):
         if intent is not None and (intent.fences or intent.changes):
             process = link.slot.process
             given = link.given or ({} if process is None else process.given)
-            self._judged = self.oracles.before_commit(given, intent.fences, intent.changes)
+            self._judged = self.oracles.before_commit(intent.began, given, intent.fences, intent.changes)
 
     def _after(self, link: Link) -> None:
         self._read(self.file.written)

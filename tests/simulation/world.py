@@ -59,6 +59,8 @@ class World:
         self.db_skew = 0
         #: The latest time that it showed before it stepped back.
         self.db_most = 0
+        #: World time at which it did.
+        self.db_back_at = -1
         self.healed = False
         self.digest = 0
         self._moment_of = -1
