@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -12,18 +11,6 @@ from segue.coordinator.store import Changes
 from segue.errors import RejectedWrite, StoreUnavailable
 from segue.outbox.pipeline import Pipeline
 from tests.conformance.store_kit import Bench, locked, saga, write
-
-
-@pytest.fixture
-def driver(postgres_bench: Bench) -> Iterator[psycopg.Connection[Any]]:
-    url = str(postgres_bench.url).replace("+psycopg", "")
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
-        yield connection
-
-
-@pytest.fixture
-def pipeline(driver: psycopg.Connection[Any]) -> Pipeline:
-    return Pipeline(driver)
 
 
 def test_each_statement_gets_its_own_answer_also_when_it_is_prepared_already(pipeline: Pipeline) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url
 
 from segue.coordinator.sql import SqlStore
 from segue.coordinator.store import Changes, Store
@@ -33,29 +31,6 @@ _KILL_OTHERS = """
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
-
-
-@pytest.fixture
-def proxy(postgres_bench: Bench) -> Iterator[Proxy]:
-    url = make_url(str(postgres_bench.url))
-    with Proxy((str(url.host), int(url.port or 5432))) as running:
-        yield running
-
-
-@pytest.fixture
-def observer() -> Logging:
-    return Logging()
-
-
-@pytest.fixture
-def far(postgres_bench: Bench, proxy: Proxy, observer: Logging) -> Iterator[Store]:
-    """A store behind the proxy, whose calls may take a second."""
-    url = make_url(str(postgres_bench.url)).set(host="127.0.0.1", port=proxy.port)
-    store = SqlStore(
-        url.render_as_string(hide_password=False), call_timeout=timedelta(seconds=1), observer=observer, pool_size=1
-    )
-    yield store
-    store.close()
 
 
 def _step(store: Store, *, before_commit: Any = lambda: None) -> None:

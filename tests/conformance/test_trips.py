@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from segue import outbox
 from segue.activities import Context, ReplyLater, Worker, reply
 from segue.activities.runner import AsyncRunner, Runner, ThreadRunner
 from segue.errors import RejectedWrite, StoreUnavailable
@@ -21,23 +21,25 @@ from segue.outbox.fences import SqlServiceRows
 from segue.outbox.inbox import lock_fence
 from segue.outbox.pipeline import Call, Pipeline
 from segue.topics.memory import MemoryBroker
-from tests.unit.activities.kit import Base, Charged, Order, charge, command, record_of
+from tests.real.proxy import Mode, Proxy
+from tests.unit.activities.kit import Charged, Order, charge, command, record_of
 
 ATTEMPT = "SELECT attempt FROM inbox WHERE saga_key = %s"
-
-
-@pytest.fixture
-def engine(postgres_url: str) -> Iterator[Engine]:
-    engine = create_engine(postgres_url, pool_size=1, max_overflow=0)
-    Base.metadata.create_all(engine)
-    outbox.create_all(engine)
-    yield engine
-    engine.dispose()
 
 
 def attempts(engine: Engine, key: str) -> list[Any]:
     with engine.connect() as connection:
         return list(connection.exec_driver_sql(ATTEMPT, (key,)).scalars())
+
+
+@contextmanager
+def another(engine: Engine, **options: Any) -> Iterator[Engine]:
+    """Another engine for the same database."""
+    other = create_engine(engine.url, **options)
+    try:
+        yield other
+    finally:
+        other.dispose()
 
 
 def test_what_was_put_off_is_written_with_the_commit(engine: Engine) -> None:
@@ -74,14 +76,93 @@ def test_who_looks_again_sees_what_was_put_off(engine: Engine) -> None:
 
 
 def test_a_write_that_fails_takes_the_whole_transaction_back(engine: Engine) -> None:
-    session = Session(engine)
-    session.execute(text("CREATE TABLE effect AS SELECT 1 AS x"))
-    trips.put_off(session.connection(), "SELECT 1 / %s::int", (0,))
-    with pytest.raises(DBAPIError, match="division by zero"):
-        session.commit()
-    session.close()
+    with Session(engine) as session:
+        session.execute(text("CREATE TABLE effect AS SELECT 1 AS x"))
+        trips.put_off(session.connection(), "SELECT 1 / %s::int", (0,))
+        with pytest.raises(DBAPIError, match="division by zero"):
+            session.commit()
     with engine.connect() as connection:
         assert connection.execute(text("SELECT to_regclass('effect')")).scalar_one() is None
+
+
+def test_a_question_sees_what_was_put_off_before_it(engine: Engine) -> None:
+    with engine.begin() as connection:
+        rows = SqlServiceRows(connection, with_commit=True)
+        rows.lock_inbox_row("payments", "a")
+        rows.update_inbox_row("payments", "a", {"attempt": 3})
+        assert trips.ask(connection, ATTEMPT, ("a",)) == [(3,)]
+
+
+def test_what_is_put_off_is_written_in_its_order(engine: Engine) -> None:
+    with engine.begin() as connection:
+        rows = SqlServiceRows(connection, with_commit=True)
+        rows.lock_inbox_row("payments", "a")
+        for attempt in (3, 4, 5):
+            rows.update_inbox_row("payments", "a", {"attempt": attempt})
+    assert attempts(engine, "a") == [5]
+
+
+def test_what_is_asked_first_is_in_the_transaction_already(engine: Engine) -> None:
+    with engine.connect() as connection:
+        SqlServiceRows(connection).lock_inbox_row("payments", "a")
+        connection.rollback()
+    assert attempts(engine, "a") == []
+
+
+def test_after_a_write_that_failed_the_same_connection_begins_anew(engine: Engine) -> None:
+    with engine.connect() as connection:
+        trips.put_off(connection, "SELECT 1 / %s::int", (0,))
+        with pytest.raises(DBAPIError, match="division by zero") as caught:
+            connection.commit()
+        assert not caught.value.connection_invalidated
+        connection.rollback()  # SQLAlchemy does nothing here: for it the transaction is over
+        rows = SqlServiceRows(connection, with_commit=True)
+        rows.lock_inbox_row("payments", "a")
+        rows.update_inbox_row("payments", "a", {"attempt": 3})
+        connection.commit()
+    assert attempts(engine, "a") == [3]
+
+
+def write_one(engine: Engine, proxy: Proxy, how: Mode) -> None:
+    """Write a fence row, and another thing with COMMIT; from then on the proxy does its worst."""
+    with engine.begin() as connection:
+        rows = SqlServiceRows(connection, with_commit=True)
+        rows.lock_inbox_row("payments", "a")
+        rows.update_inbox_row("payments", "a", {"attempt": 3})
+        proxy.mode = how
+
+
+def test_a_commit_whose_answer_is_lost_is_neither_done_nor_refused(
+    engine: Engine, far_engine: Engine, proxy: Proxy
+) -> None:
+    with pytest.raises(DBAPIError) as caught:
+        write_one(far_engine, proxy, "commit")
+    assert (caught.value.connection_invalidated, is_transient_database(caught.value)) == (True, True)
+    proxy.mode = "pass"
+    assert attempts(far_engine, "a") == [3], "on another connection; and the commit had happened"
+
+
+def test_a_server_that_dies_before_the_last_trip_has_written_nothing_and_is_asked_anew(engine: Engine) -> None:
+    def write(kill: Callable[[int], object]) -> None:
+        with engine.begin() as connection:
+            rows = SqlServiceRows(connection, with_commit=True)
+            rows.lock_inbox_row("payments", "a")
+            server = connection.execute(select(func.pg_backend_pid())).scalar_one()
+            rows.update_inbox_row("payments", "a", {"attempt": 3})
+            kill(server)
+
+    with another(engine) as other:
+
+        def kill(server: int) -> None:
+            with other.connect() as connection:
+                connection.execute(select(func.pg_terminate_backend(server, 10_000)))
+
+        with pytest.raises(DBAPIError) as caught:
+            write(kill)
+        assert is_transient_database(caught.value)
+        assert attempts(other, "a") == []
+    write(lambda server: None)
+    assert attempts(engine, "a") == [3]
 
 
 def test_a_server_that_forgot_the_statements_costs_one_more_try(engine: Engine) -> None:
@@ -144,8 +225,7 @@ def test_who_wants_another_beginning_or_nothing_prepared_is_left_to_the_driver(
     engine: Engine, options: dict[str, Any]
 ) -> None:
     engine.dispose()
-    other = create_engine(engine.url, **options)
-    with other.begin() as connection:
+    with another(engine, **options) as other, other.begin() as connection:
         assert not trips.fit(connection)
         rows = SqlServiceRows(connection, with_commit=True)
         rows.lock_inbox_row("payments", "a")
@@ -154,7 +234,6 @@ def test_who_wants_another_beginning_or_nothing_prepared_is_left_to_the_driver(
         prepared = connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one()
     assert level == options.get("isolation_level", "read committed").lower()
     assert prepared == 0
-    other.dispose()
     assert attempts(engine, "a") == [3]
 
 
@@ -276,8 +355,7 @@ def test_what_a_two_phase_commit_has_to_write_is_written_before_it_is_prepared(e
 
 
 def test_texts_in_another_encoding_are_left_to_the_driver(engine: Engine) -> None:
-    other = create_engine(engine.url, connect_args={"client_encoding": "LATIN1"})
-    with other.begin() as connection:
+    options = {"client_encoding": "LATIN1"}
+    with another(engine, connect_args=options) as other, other.begin() as connection:
         SqlServiceRows(connection).lock_inbox_row("payments", "\u00fc")
-    other.dispose()
     assert attempts(engine, "\u00fc") == [0]
