@@ -7,10 +7,12 @@ the call raises. Arming costs a dictionary entry and no system call; the thread 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
+from weakref import WeakSet
 
 from segue.clock import SYSTEM_CLOCK, Clock
 
@@ -49,10 +51,14 @@ class Watchdog:
         self._timeout = timeout.total_seconds()
         self._clock = clock
         self._fired = fired
+        self._closed = False
+        self._begin()
+        _ALL.add(self)
+
+    def _begin(self) -> None:
         self._armed: dict[Guard, None] = {}
         self._wake = threading.Condition()
         self._idle = False
-        self._closed = False
         self._thread: threading.Thread | None = None
 
     def guard(self, cut: Callable[[], None]) -> Guard:
@@ -79,8 +85,7 @@ class Watchdog:
 
     def _rouse(self) -> None:
         with self._wake:
-            # The thread of a parent does not live on in a forked child.
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="segue-watchdog", daemon=True)
                 self._thread.start()
             self._idle = False
@@ -106,3 +111,16 @@ class Watchdog:
                 guard.fire()
         deadlines = [guard.deadline for guard in waiting if guard.deadline > now]
         return min(deadlines) - now if deadlines else None
+
+
+_ALL: WeakSet[Watchdog] = WeakSet()
+
+
+def _forked() -> None:
+    # A parent's thread does not live on in its child. What the parent is waiting for is not the child's to cut: the two
+    # have the same sockets.
+    for watchdog in list(_ALL):
+        watchdog._begin()  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_forked)

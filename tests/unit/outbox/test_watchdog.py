@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+
+import pytest
 
 from segue.outbox.watchdog import Watchdog
 
@@ -67,3 +71,31 @@ def test_a_watchdog_that_was_never_needed_has_no_thread() -> None:
     before = threading.active_count()
     Watchdog(timedelta(seconds=1)).close()
     assert threading.active_count() == before
+
+
+def in_child(work: Callable[[], bool]) -> bool:
+    """What `work` says in a forked child."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if work() else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_is_watched_over_too_and_cuts_nothing_of_its_parent() -> None:
+    watchdog = Watchdog(timedelta(milliseconds=200))
+    cut: list[str] = []
+    of_parent = watchdog.guard(lambda: cut.append("parent's"))
+
+    def call() -> bool:
+        late = threading.Event()
+        with watchdog.guard(late.set):
+            return late.wait(PATIENCE) and not cut
+
+    with of_parent:
+        watched = in_child(call)
+    watchdog.close()
+    assert watched
