@@ -292,6 +292,24 @@ def test_members_of_a_group_share_the_partitions_and_inherit_them(bench: Bench) 
     assert values(read([first], lambda records: len(records) >= 20)) == list(range(20))
 
 
+def test_what_is_committed_while_partitions_are_taken_is_where_the_next_owner_begins(bench: Bench) -> None:
+    topic, group = bench.topic(), bench.name("group")
+    first, second = bench.consumer(group), bench.consumer(group)
+    taken: dict[Partition, int] = {}
+
+    def revoked(partitions: Sequence[Partition]) -> None:
+        taken.update((partition, 7 + partition.number) for partition in partitions)
+        first.commit(taken)
+
+    first.subscribe([topic], starts=_nowhere, revoked=revoked)
+    until([first], lambda: len(first.assignment()) == EMBEDDED_PARTITIONS)
+    second.subscribe([topic], starts=_nowhere, revoked=_ignore)
+    until([first, second], lambda: len(first.assignment()) == len(second.assignment()) == EMBEDDED_PARTITIONS / 2)
+
+    assert taken
+    assert second.committed(sorted(taken)) == taken
+
+
 def test_a_partition_that_was_paused_when_it_was_taken_away_flows_when_it_comes_back(bench: Bench) -> None:
     topic, producer, group = bench.topic(), bench.producer(), bench.name("group")
     first, second = bench.consumer(group), bench.consumer(group)

@@ -307,17 +307,16 @@ class MemoryConsumer:
         seen = group.epoch
         target = self._target(group)
         lost = sorted(p for p in self._positions if p not in target or p not in owned)
-        for partition in lost:
-            del self._positions[partition]
-            self._paused.discard(partition)
-            self._told_end.pop(partition, None)
-            if group.owners.get(partition) is self:
-                del group.owners[partition]
+        # What others may have already is not its own any more: nothing is committed for it.
+        self._let_go([p for p in lost if p not in owned], group)
         if lost:
-            self._order = sorted(self._positions)
             group.epoch += 1
             seen += 1
-            self._revoked(lost)
+            try:
+                self._revoked(lost)
+            finally:
+                self._let_go(lost, group)
+                self._order = sorted(self._positions)
         gained = [p for p in target if p not in self._positions and p not in group.owners]
         if gained:
             offsets = self._starts(gained)
@@ -329,6 +328,14 @@ class MemoryConsumer:
             seen += 1
         # Not settled if others have changed something during the callbacks.
         self._settled = seen
+
+    def _let_go(self, partitions: Sequence[Partition], group: _Group) -> None:
+        for partition in partitions:
+            self._positions.pop(partition, None)
+            self._paused.discard(partition)
+            self._told_end.pop(partition, None)
+            if group.owners.get(partition) is self:
+                del group.owners[partition]
 
     def _target(self, group: _Group) -> list[Partition]:
         """The share of this member: partition i of the members' topics goes to member i modulo their number."""

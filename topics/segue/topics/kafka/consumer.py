@@ -153,14 +153,14 @@ class KafkaConsumer:
         self._closing = True
         self._assigned.clear()
         if self._group is not None:
-            self._leave()
+            self._leave(self._client)
         self._client.close()
         if self._asking is not None:
             self._asking.close()
         if self._admin is not None:
             self._admin.close()
 
-    def _leave(self) -> None:
+    def _leave(self, client: _Consumer) -> None:
         """Give the partitions back before `close`.
 
         A revocation that is under way when librdkafka's `close` begins may never be answered: the call hangs for ever,
@@ -168,10 +168,10 @@ class KafkaConsumer:
         """
         give_up = SYSTEM_CLOCK.monotonic() + _LEAVE_PATIENCE
         try:
-            self._client.unsubscribe()
-            while self._client.assignment() and SYSTEM_CLOCK.monotonic() < give_up:
-                self._client.poll(0.05)
-            self._client.poll(0)  # what else was under way
+            client.unsubscribe()
+            while client.assignment() and SYSTEM_CLOCK.monotonic() < give_up:
+                client.poll(0.05)
+            client.poll(0)  # what else was under way
         except (KafkaException, RuntimeError) as error:
             self._observer.event("group.leave_failed", error=repr(error))
 
@@ -246,7 +246,7 @@ class KafkaConsumer:
             self._hold(self._client, alone)
         else:
             self._client.subscribe(
-                self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+                self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
 
     def _note_fatal(self, error: KafkaError) -> None:
@@ -258,15 +258,17 @@ class KafkaConsumer:
         # The new one is none: another process may have its id by now, and the two would fence each other for ever.
         self._observer.event("consumer.renewed", error=error.str())
         properties = {k: v for k, v in self._settings.consumer(self._group).items() if k != "group.instance.id"}
-        client, self._fatal = self._connect(properties), None
-        old, self._client = self._client, client
-        lost = sorted(self._assigned)
-        for kept in (self._assigned, self._paused, self._unstarted, self._held):
-            kept.clear()
+        old, client = self._client, self._connect(properties)
+        self._leave(old)
         try:
             old.close()
         except (KafkaException, RuntimeError):
             pass  # it says once more that it is of no use
+        # What the old one had to say at last is of no interest for the new one.
+        self._client, self._fatal, self._failure = client, None, None
+        lost = sorted(self._assigned)
+        for kept in (self._assigned, self._paused, self._unstarted, self._held):
+            kept.clear()
         try:
             if lost:
                 self._revoked(lost)
@@ -288,7 +290,27 @@ class KafkaConsumer:
         client.incremental_assign([TopicPartition(*p, offsets.get(p, OFFSET_BEGINNING)) for p in assigned])
 
     def _on_revoke(self, client: _Consumer, taken: list[TopicPartition]) -> None:
+        """They are given back: as long as the owner is told so they are its own, and it may commit how far it got."""
         revoked = [Partition(p.topic, p.partition) for p in taken]
+        self._tell_revoked(revoked)
+        self._let_go(client, revoked)
+        client.incremental_unassign(taken)
+
+    def _on_lost(self, client: _Consumer, taken: list[TopicPartition]) -> None:
+        """They may have another owner already: what is committed now would rewind it."""
+        revoked = [Partition(p.topic, p.partition) for p in taken]
+        self._let_go(client, revoked)
+        self._tell_revoked(revoked)
+        client.incremental_unassign(taken)
+
+    def _tell_revoked(self, revoked: Sequence[Partition]) -> None:
+        try:
+            if revoked and not self._closing:
+                self._revoked(revoked)
+        except Exception as error:  # noqa: BLE001 - raised by poll, once librdkafka has let the partitions go
+            self._failure = error
+
+    def _let_go(self, client: _Consumer, revoked: Sequence[Partition]) -> None:
         self._assigned.difference_update(revoked)
         halted = [TopicPartition(*p) for p in revoked if p in self._paused or p in self._held]
         if halted:
@@ -296,12 +318,6 @@ class KafkaConsumer:
         self._paused.difference_update(revoked)
         self._held.difference_update(revoked)
         self._unstarted.difference_update(revoked)
-        try:
-            if revoked and not self._closing:
-                self._revoked(revoked)
-        except Exception as error:  # noqa: BLE001 - raised by poll, once librdkafka has let the partitions go
-            self._failure = error
-        client.incremental_unassign(taken)
 
     def _hold(self, client: _Consumer, partitions: Sequence[Partition]) -> None:
         self._unstarted.update(partitions)
