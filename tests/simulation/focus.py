@@ -199,20 +199,28 @@ def bounds(plan: Plan) -> Plan:
 
 
 def steps_back(plan: Plan) -> Plan:
-    """The database's clock steps back again and again, while coordinators freeze and answers lie there unread."""
+    """The database's clock steps back again and again, while one of two coordinators freezes over unread answers.
+
+    Services answer at once, and what is due is due soon: within the time by which the clock has stepped back.
+    """
     return replace(
         plan,
-        instances=1,
-        sagas=max(2, plan.sagas),
-        features=plan.features | {"parallel"},
-        enabled=frozenset(("pause", "kill")),
-        rate=0.1,
-        service_rate=0.3,
+        instances=2,
+        partitions=2,
+        sagas=max(4, plan.sagas),
+        features=plan.features | {"parallel", "within", "sleep"},
+        pieces=("within", "sleep", "parallel"),
+        enabled=frozenset(("pause", "broker.error")),
+        rate=0.03,
+        service_rate=0.0,
+        refuse_rate=0.0,
+        mute_rate=0.0,
         restart_us=200_000,
+        spread_us=5 * SECOND,
         clock_back=True,
-        events=8,
-        kinds=("database_clock", "database_clock", "kill"),
-        horizon_us=20 * SECOND,
+        events=20,
+        kinds=("database_clock", "database_clock", "zombie", "kill"),
+        horizon_us=8 * SECOND,
     )
 
 
