@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -47,6 +50,8 @@ PATIENCE = 900 * SECOND
 TICK = 20_000
 #: Age of a message, in microseconds, at which somebody looks whether its writer has forgotten it.
 LEFT_OVER = 2_300_000
+#: Seconds of CPU after which a schedule is in a loop that no turn ends; the longest ones take a few.
+ENDLESS = 30.0
 
 
 @dataclass(slots=True)
@@ -387,7 +392,8 @@ def run(tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None, focus: str | 
     system = System(tape, tier, plan, focus)
     violation: Violation | None = None
     try:
-        system.run()
+        with bounded(ENDLESS):
+            system.run()
     except Violation as found:
         violation = found
     finally:
@@ -408,6 +414,25 @@ def run(tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None, focus: str | 
     )
     system.dissolve()
     return outcome
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """Object to what takes more CPU than this: a loop in which no process comes to a boundary."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def endless(number: int, frame: object) -> None:
+        raise Violation("L1Witness", f"a turn has not come to its end after {seconds:g} s of CPU")
+
+    before = signal.signal(signal.SIGVTALRM, endless)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def settle() -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,12 @@ from tests.simulation.calls import unanswered
 from tests.simulation.database import _BLANK, BookDesk, Books
 from tests.simulation.focus import FOCUSES, SHARE, focused, name_of
 from tests.simulation.mutants import QUICK, applied, hunt
+from tests.simulation.oracles import Violation
 from tests.simulation.patching import MUTANTS, Patch
 from tests.simulation.run import TAPES
 from tests.simulation.sagas import FEATURES
 from tests.simulation.shrink import shrink
-from tests.simulation.system import TIERS, System, run
+from tests.simulation.system import TIERS, System, bounded, run
 from tests.simulation.tape import Choices, Tape, load, save, size
 from tests.simulation.world import CALL, CLOSE, FAULTS, NEVER, SECOND, Process, World
 
@@ -233,6 +235,11 @@ def test_an_answer_in_memory_waits_for_the_transaction_that_has_its_row() -> Non
     system.close()
     handler.kill()
     assert not books.running
+
+
+def test_a_loop_that_no_turn_ends_is_objected_to() -> None:
+    with pytest.raises(Violation, match="L1Witness: a turn has not come to its end"), bounded(0.01):
+        any(n < 0 for n in count())
 
 
 class Asker(Process):
