@@ -34,7 +34,9 @@ from tests.real.postgres import Postgres
 
 #: Seconds within which a process must be ready, or answer.
 PATIENCE = 60.0
-PARTITIONS = 4
+#: For each topic. librdkafka sends a request for each partition, and what is sent at once spreads over all of them: no
+#: more than the processes that share the work.
+PARTITIONS = 2
 #: Settings of the server beside `fsync=on`: what a machine of this size is given in production, and commit times to
 #: read latencies from.
 POSTGRES = (
