@@ -23,9 +23,7 @@ def main() -> None:
     leash = Leash()
     observer = Logging()
     database = leash.arguments["database"]
-    settings = KafkaSettings(
-        bootstrap=leash.arguments["bootstrap"], properties=leash.arguments.get("properties", {})
-    )
+    settings = KafkaSettings(bootstrap=leash.arguments["bootstrap"], properties=leash.arguments.get("properties", {}))
     producer, relays_producer = KafkaProducer(settings, observer=observer), KafkaProducer(settings, observer=observer)
     engine = create_engine(database)
     coordinator = Coordinator(

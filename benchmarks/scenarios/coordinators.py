@@ -10,7 +10,7 @@ from benchmarks.meters import by_process, used
 from benchmarks.report import Row, spread_row
 from benchmarks.scenarios.transitions import IN_FLIGHT
 
-#: Partitions of one number, of requests and of replies, go to one process: it has a saga in memory from the first record
+#: Partitions of one number, of requests and replies, go to one process: it has a saga in memory from its first record
 #: on. The classic protocol's assignor may give one process all requests, and the other one all replies.
 ASSIGNMENT = {"group.protocol": "consumer", "group.remote.assignor": "range"}
 

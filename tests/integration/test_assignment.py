@@ -1,4 +1,4 @@
-"""What docs/how-to/deploy-on-kafka-and-postgres.md advises for several coordinators does what it says, on real Kafka."""
+"""What the deployment guide advises for several coordinators does what it says, on real Kafka."""
 
 from __future__ import annotations
 
