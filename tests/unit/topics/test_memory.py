@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import pytest
 
@@ -57,6 +58,28 @@ def test_a_partition_is_not_given_away_before_its_owner_has_let_it_go() -> None:
     second.poll(1, 0)
     assert not first.assignment() & second.assignment()
     assert len(first.assignment() | second.assignment()) == 2
+
+
+@pytest.mark.parametrize("error", [None, BrokerUnavailable("not committed")])
+def test_who_polls_while_another_gives_back_a_partition_gets_it_at_the_next_poll(error: Exception | None) -> None:
+    broker = MemoryBroker(partitions=2)
+    first = broker.consumer("g")
+    seen: list[frozenset[Partition]] = []
+
+    def revoked(_lost: Sequence[Partition]) -> None:
+        second.poll(1, 0)
+        seen.append(second.assignment())
+        if error is not None:
+            raise error
+
+    first.subscribe(["t"], starts=_nowhere, revoked=revoked)
+    first.poll(1, 0)
+    second = member(broker)
+    with pytest.raises(BrokerUnavailable) if error is not None else nullcontext():
+        first.poll(1, 0)
+    assert seen == [frozenset()]
+    second.poll(1, 0)
+    assert second.assignment() == {Partition("t", 1)}
 
 
 def test_while_the_broker_is_down_requests_fail_and_records_wait() -> None:

@@ -310,13 +310,14 @@ class MemoryConsumer:
         # What others may have already is not its own any more: nothing is committed for it.
         self._let_go([p for p in lost if p not in owned], group)
         if lost:
-            group.epoch += 1
-            seen += 1
             try:
                 self._revoked(lost)
             finally:
                 self._let_go(lost, group)
                 self._order = sorted(self._positions)
+                # Not before: who looked during the callback has settled for what was free by then.
+                group.epoch += 1
+                seen += 1
         gained = [p for p in target if p not in self._positions and p not in group.owners]
         if gained:
             offsets = self._starts(gained)
