@@ -87,6 +87,8 @@ def unanswered(process: Process, apply: Callable[[], object], over: Callable[[],
         finally:
             over()
         world.points["commit_unanswered"] += 1
+        for other in world.processes:
+            world.wake(other, world.now)  # whoever looks now and then finds what nobody had seen yet
 
     match process.stream.pick(3):
         case 0:
