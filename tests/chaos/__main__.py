@@ -23,7 +23,7 @@ from typing import Any
 from examples.driver.processes import DemoFailed
 from examples.driver.signals import Interrupted, Signals
 from tests.chaos import checker, disk, rest
-from tests.chaos.estate import TOPICS, estate, fresh_directory
+from tests.chaos.estate import PROTOCOLS, TOPICS, estate, fresh_directory
 from tests.chaos.faults import KINDS, World
 from tests.chaos.fleet import fleet
 from tests.chaos.history import History, Line, read
@@ -73,6 +73,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=3.0, help="how long faults are made")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32), help="of everything drawn")
     parser.add_argument("--rate", type=float, default=RATE, help="sagas started in a second")
+    parser.add_argument("--protocol", choices=PROTOCOLS, help="of the coordinators' group; else told by the seed")
     parser.add_argument("--only", action="append", choices=sorted(KINDS), help="this kind of fault, to look at it")
     parser.add_argument("--keep", action="store_true", help="leave history and logs, even if all is well")
     return parser.parse_args(arguments)
@@ -81,15 +82,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace, directory: Path, signals: Signals) -> int:
     real_parts(["--sweep"])
     disk.leave_namespace()
-    print(f"seed {options.seed}, {options.minutes:g} minutes, {options.rate:g} sagas a second", flush=True)
+    protocol = options.protocol or PROTOCOLS[options.seed % len(PROTOCOLS)]
+    pace = f"{options.minutes:g} minutes, {options.rate:g} sagas a second"
+    print(f"seed {options.seed}, {pace}, {protocol} group protocol", flush=True)
     seconds = options.minutes * 60
     history = History(directory / "history.jsonl")
     # Enough for the time before the first fault and until the last one is mended.
     most = int(options.rate * (seconds + 240))
-    history.write("run", seed=options.seed, minutes=options.minutes, rate=options.rate, most=most)
+    history.write("run", seed=options.seed, minutes=options.minutes, rate=options.rate, most=most, protocol=protocol)
     with ExitStack() as stack:
         stack.callback(history.close)
-        place = stack.enter_context(estate(directory))
+        place = stack.enter_context(estate(directory, protocol))
         try:
             one = stack.enter_context(fleet(place, history, signals))
             one.prepare()

@@ -28,6 +28,14 @@ NAMES = TopicNames(coordinator="chaos")
 PARTITIONS = 6
 #: Milliseconds: the least that a broker allows, so that a frozen member is missed soon.
 SESSION_TIMEOUT = 6000
+#: How the coordinators share out their partitions, each as the deployment guide has it.
+PROTOCOLS = ("classic", "consumer")
+#: The same for the protocol in which the broker decides.
+_BROKERS_TIMEOUTS = [
+    f"group.consumer.{least}{setting}={value}"
+    for setting, value in (("session.timeout.ms", SESSION_TIMEOUT), ("heartbeat.interval.ms", 1000))
+    for least in ("min.", "")
+]
 #: Name of a database → what is kept there. The driver's holds nothing but the outbox that its starts go through.
 DATABASES = ("coordinator", *BANKS, "driver")
 #: The bank whose database is on the small disk.
@@ -42,6 +50,8 @@ class Estate:
     """Where everything is. `proxies`: kafka, and PostgreSQL for coordinator and bank_b; `clocks`: by process."""
 
     directory: Path
+    #: One of PROTOCOLS.
+    protocol: str
     kafka: Kafka
     postgres: Postgres
     bootstrap: str
@@ -64,6 +74,8 @@ class Estate:
         """Settings of one process. `far`: through the proxies. `static`: keeps its partitions when it is restarted."""
         database = self._url(part, far=far)
         properties: dict[str, object] = {"session.timeout.ms": SESSION_TIMEOUT, "heartbeat.interval.ms": 1000}
+        if part == "coordinator" and self.protocol == "consumer":
+            properties = {"group.protocol": "consumer", "group.remote.assignor": "range"}
         if static:
             properties["group.instance.id"] = member
         return {
@@ -87,13 +99,13 @@ class Estate:
 
 
 @contextmanager
-def estate(directory: Path) -> Iterator[Estate]:
+def estate(directory: Path, protocol: str) -> Iterator[Estate]:
     """Started in the block, ended and removed after it."""
     name = f"run-{os.getpid()}"  # named like those of tests.real.run, which sweeps what killed runs have left
     near, far, controller = free_port(), free_port(), free_port()
     with ExitStack() as stack:
         proxied = stack.enter_context(Proxy(("127.0.0.1", far), port=free_port()))
-        kafka = Kafka(name, port=near, properties=_listeners(near, far, controller, proxied.port))
+        kafka = Kafka(name, port=near, properties=_properties(near, far, controller, proxied.port))
         postgres = Postgres(name, port=free_port())
         stack.callback(kafka.remove)
         stack.callback(postgres.remove)
@@ -104,6 +116,7 @@ def estate(directory: Path) -> Iterator[Estate]:
         stack.callback(disk.close)
         place = Estate(
             directory=directory,
+            protocol=protocol,
             kafka=kafka,
             postgres=postgres,
             bootstrap=f"127.0.0.1:{near}",
@@ -117,13 +130,14 @@ def estate(directory: Path) -> Iterator[Estate]:
         yield place
 
 
-def _listeners(near: int, far: int, controller: int, proxy: int) -> list[str]:
-    """A second listener, which sends its clients through the proxy for everything."""
+def _properties(near: int, far: int, controller: int, proxy: int) -> list[str]:
+    """A second listener, which sends its clients through the proxy for everything; and who is missed soon."""
     return [
         f"listeners=PLAINTEXT://127.0.0.1:{near},FAR://127.0.0.1:{far},CONTROLLER://127.0.0.1:{controller}",
         f"advertised.listeners=PLAINTEXT://127.0.0.1:{near},FAR://127.0.0.1:{proxy}",
         "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,FAR:PLAINTEXT,CONTROLLER:PLAINTEXT",
         f"controller.quorum.voters=1@127.0.0.1:{controller}",
+        *_BROKERS_TIMEOUTS,
     ]
 
 
