@@ -243,6 +243,11 @@ class Work:
             ),
         )
         if not isinstance(result, Ignored):
+            state = self.instance(item.saga_id).state
+            # What moved it may be that somebody drives it again, and not the reply of an earlier run.
+            driven = bool(result.events) and isinstance(result.events[0], e.Redriven)
+            if driven and CommandId(reply.command_id) not in state.commands:
+                self._after_its_run(item, reply)
             return
         if result.reason == "foreign":
             self._after_its_run(item, reply)
