@@ -22,8 +22,11 @@ import segue.coordinator.service as service
 import segue.coordinator.work as work
 import segue.outbox.inbox as inbox
 import segue.outbox.relay as relay
+import segue.saga.fold_steps as fold_steps
+import segue.saga.replies as replies
 import segue.saga.state as state
 import segue.saga.transition as transition
+import segue.saga.turn as turn
 from segue.clock import to_micros
 from segue.errors import Fenced
 from segue.saga import events as e
@@ -209,7 +212,7 @@ def resend(patch: Patch) -> None:
 
 @mutant("[R1] a command has no wake-up before its time is over")
 def silence_alarm(patch: Patch) -> None:
-    for module in (transition, state):
+    for module in (turn, replies, fold_steps):
         patch(module, "resend_delay", lambda policy, resends: 10**12)
 
 
@@ -511,7 +514,7 @@ def undo_order(patch: Patch) -> None:
 @mutant("[5] what is unknown is not undone")
 def undo_of_unknown(patch: Patch) -> None:
     old = state.steps_to_undo
-    patch(transition, "steps_to_undo", lambda s: (step for step in old(s) if step.status == "succeeded"))
+    patch(turn, "steps_to_undo", lambda s: (step for step in old(s) if step.status == "succeeded"))
 
 
 @mutant("[5] what has failed is undone, too")
@@ -525,12 +528,12 @@ def undo_of_failed(patch: Patch) -> None:
                 if step.compensate and step.status == "failed" and step.undo.status not in ("done", "given_up"):
                     yield step
 
-    patch(transition, "steps_to_undo", steps)
+    patch(turn, "steps_to_undo", steps)
 
 
 @mutant("[5] a call that the saga abandons is not undone", focus="abandoned")
 def abandoned(patch: Patch) -> None:
-    patch(state, "_abandon", lambda s, step: None)
+    patch(fold_steps, "abandon", lambda s, step: None)
 
 
 @mutant("[5] a saga ends over open commands")
@@ -560,7 +563,7 @@ def deferred(patch: Patch) -> None:
         self.state.undos.update(undos)
 
     patch(Turn, "finish", forgetful)
-    patch(transition, "steps_to_undo", lambda s: (step for step in old(s) if step.undo.status != "deferred"))
+    patch(turn, "steps_to_undo", lambda s: (step for step in old(s) if step.undo.status != "deferred"))
 
 
 @mutant("[7] the pivot stops nothing", focus="abandoned")
@@ -664,6 +667,6 @@ def command_limit(patch: Patch) -> None:
 
 @mutant("[11] a saga whose code is not here gets no wake-up")
 def no_wake(patch: Patch) -> None:
-    old = transition.wake_at
-    patch(transition, "wake_at", lambda s: None if s.status == "compensating" else old(s))
-    patch(work, "wake_at", transition.wake_at)
+    old = turn.wake_at
+    patch(turn, "wake_at", lambda s: None if s.status == "compensating" else old(s))
+    patch(work, "wake_at", turn.wake_at)

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec.structs import replace as with_fields
 
 import segue.outbox.watchdog as watchdog
+import segue.saga.fold as fold
 import segue.saga.state as state
 import segue.saga.transition as transition
 from segue.saga import events as e
@@ -75,24 +76,24 @@ def expired_ends(patch: Patch) -> None:
 
 @mutant("compensations get nothing back for the time in which the saga's code was not there", focus="patience")
 def redriven_undo(patch: Patch) -> None:
-    old = state._redriven
+    old = fold._redriven
 
     def redriven(s: Any, event: Any, at: int) -> None:
         undos, s.undos = s.undos, {}
         old(s, event, at)
         s.undos = undos
 
-    patch(state, "_redriven", redriven)
+    patch(fold, "_redriven", redriven)
 
 
 @mutant("what was due while the saga's code was not there counts as late once more", focus="patience")
 def redriven_twice(patch: Patch) -> None:
-    old = state._redriven
+    old = fold._redriven
 
     def redriven(s: Any, event: Any, at: int) -> None:
         old(s, event, 0)
 
-    patch(state, "_redriven", redriven)
+    patch(fold, "_redriven", redriven)
 
 
 @mutant("an alarm that was put off rings at its old time as well")

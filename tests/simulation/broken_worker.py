@@ -15,7 +15,7 @@ import segue.activities.unit as unit
 import segue.coordinator.breaker as breaker
 import segue.coordinator.publisher as publisher
 import segue.outbox.group as group
-import segue.saga.state as state
+import segue.saga.fold as fold
 import segue.saga.transition as transition
 from segue.outbox.inbox import lock_fence
 from segue.saga import events as e
@@ -177,4 +177,4 @@ def held_for_ever(patch: Patch) -> None:
     def held(s: Any, event: Any) -> None:
         s.held = event
 
-    patch(state, "_held", held)
+    patch(fold, "_held", held)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from segue.clock import to_micros
 from segue.coordinator.projection import row_of
 from segue.coordinator.store import EventRow, SagaRow
-from segue.saga.state import fold
-from segue.saga.transition import wake_at
+from segue.saga.fold import fold
+from segue.saga.turn import wake_at
 
 _COMPARED = tuple(name for name in SagaRow.__struct_fields__ if name not in ("wake_at", "tenant", "parent_id"))
 

@@ -10,7 +10,8 @@ import msgspec
 from segue.clock import to_micros
 from segue.coordinator.store import OperatorRequest, RequestKind, SagaRow
 from segue.ids import derive
-from segue.saga.state import SagaState, fold
+from segue.saga.fold import fold
+from segue.saga.state import SagaState
 from segue.topics.broker import Record
 from tests.simulation.broker import DELAYS, again
 from tests.simulation.processes import NAMES

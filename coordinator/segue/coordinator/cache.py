@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from segue.saga.transition import Instance
+from segue.saga.turn import Instance
 
 
 class InstanceCache:

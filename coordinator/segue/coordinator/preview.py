@@ -11,10 +11,11 @@ from segue.coordinator.store import EventRow
 from segue.errors import DecodeError
 from segue.saga import events as e
 from segue.saga.effects import Ignored
+from segue.saga.fold import fold
 from segue.saga.inputs import Input, RetryStep
 from segue.saga.replay import of_last_run
-from segue.saga.state import fold
-from segue.saga.transition import Instance, advance
+from segue.saga.transition import advance
+from segue.saga.turn import Instance
 
 
 def preview(saga_id: str, history: Sequence[EventRow], request: Input, now: datetime) -> tuple[bool, list[str]]:

@@ -21,7 +21,8 @@ from segue.coordinator.projection import row_of
 from segue.coordinator.reads import Reads, audit_of, database_now, saga_of
 from segue.coordinator.store import SagaRow
 from segue.errors import DecodeError
-from segue.saga.state import SagaState, fold
+from segue.saga.fold import fold
+from segue.saga.state import SagaState
 
 #: Sagas and audit lines that are read at a time.
 PAGE = 200

@@ -18,7 +18,8 @@ from segue.coordinator.sentences import failure_text, sentence
 from segue.coordinator.store import AuditEntry, EventRow, OperatorRequest, SagaRow
 from segue.errors import DecodeError
 from segue.saga import events as e
-from segue.saga.state import SagaState, fold, steps_to_undo
+from segue.saga.fold import fold
+from segue.saga.state import SagaState, steps_to_undo
 from segue.saga.steps import NEVER, Step
 
 

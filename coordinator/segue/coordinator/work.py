@@ -30,9 +30,11 @@ from segue.saga import inputs
 from segue.saga.definition import Converter, Registry, SagaDefinition
 from segue.saga.effects import Finish, Ignored, Moved, SendCommand
 from segue.saga.failures import Nondeterminism
+from segue.saga.fold import fold
 from segue.saga.replay import rebuild
-from segue.saga.state import SagaState, fold
-from segue.saga.transition import Instance, advance, block, go_on, start, wake_at
+from segue.saga.state import SagaState
+from segue.saga.transition import advance, block, go_on, start
+from segue.saga.turn import Instance, wake_at
 from segue.topics import Codecs, TopicNames
 from segue.topics.broker import Record
 from segue.topics.deadletter import dead_letter_record

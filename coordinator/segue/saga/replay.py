@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from segue.saga import events as e
 from segue.saga.definition import Converter, SagaDefinition
 from segue.saga.failures import Nondeterminism
+from segue.saga.fold import apply, end_transition
 from segue.saga.program import CodeFailed, Program, Request
 from segue.saga.runs import begins_run
-from segue.saga.state import SagaState, apply, end_transition
-from segue.saga.transition import Instance
+from segue.saga.state import SagaState
+from segue.saga.turn import Instance
 
 #: Events that the code asked for; the replay must ask for the same ones in the same order.
 _REQUESTS = frozenset(

@@ -26,9 +26,10 @@ from segue.errors import DecodeError
 from segue.saga import events as e
 from segue.saga.definition import SagaDefinition
 from segue.saga.failures import Nondeterminism
+from segue.saga.fold import fold
 from segue.saga.replay import of_last_run, rebuild
 from segue.saga.runs import begins_run
-from segue.saga.state import SagaState, fold
+from segue.saga.state import SagaState
 from segue.testing.contracts import saga_of
 from segue.topics.converter import Converter
 

@@ -18,9 +18,10 @@ from segue.limits import DEFAULT_LIMITS, Limits
 from segue.saga import events as e
 from segue.saga.definition import SagaDefinition
 from segue.saga.effects import Ignored, Moved, SendCommand
+from segue.saga.fold import fold
 from segue.saga.inputs import Cancel, Input, Reply, SignalArrived, Wake
 from segue.saga.replay import rebuild
-from segue.saga.state import SagaState, fold
+from segue.saga.state import SagaState
 from segue.saga.transition import advance, go_on, start
 from segue.topics.converter import Converter
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from segue.saga import events as e
 from segue.saga.effects import Moved
-from segue.saga.state import fold
+from segue.saga.fold import fold
 from segue.saga.transition import start
 from segue.topics.converter import Converter
 from tests.unit.saga.kit import Order

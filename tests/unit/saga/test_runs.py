@@ -15,9 +15,9 @@ from segue.limits import Limits
 from segue.saga import ActivityError, Registry, Retry, Saga, saga
 from segue.saga import events as e
 from segue.saga.effects import Ignored
+from segue.saga.fold import fold
 from segue.saga.inputs import RetryStep
 from segue.saga.replay import rebuild
-from segue.saga.state import fold
 from segue.saga.transition import go_on
 from tests.unit.saga.kit import Order, Run, charge, essence, payout, refund, reserve, score
 

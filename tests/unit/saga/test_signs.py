@@ -10,9 +10,9 @@ import pytest
 from segue.contract import minutes
 from segue.saga import Saga, saga
 from segue.saga import events as e
+from segue.saga.fold import fold
 from segue.saga.inputs import Reply, RetryStep
 from segue.saga.signs import Signs
-from segue.saga.state import fold
 from tests.unit.saga.kit import Order, payout
 from tests.unit.saga.sagas import order_saga
 

@@ -12,6 +12,7 @@ from segue.errors import UsageError
 from segue.outbox import inbox
 from segue.saga import Saga, SagaDefinition, saga, state, transition
 from segue.saga import events as e
+from segue.saga import turn as turns
 from segue.saga.state import SagaState
 from segue.saga.steps import Step
 from segue.testing import Case, NotMocked, Report, SagaTestError, explore, participants
@@ -291,7 +292,7 @@ def test_an_undo_that_forgets_unknown_outcomes_is_found(monkeypatch: pytest.Monk
     def forgetful(found: SagaState) -> Iterator[Step]:
         return (step for step in real(found) if step.status == "succeeded")
 
-    monkeypatch.setattr(transition, "steps_to_undo", forgetful)
+    monkeypatch.setattr(turns, "steps_to_undo", forgetful)
     assert "undone" in violations(explored())
 
 
@@ -299,7 +300,7 @@ def test_an_undo_of_what_was_refused_is_found(monkeypatch: pytest.MonkeyPatch) -
     def too_much(found: SagaState) -> Iterator[Step]:
         return (s for s in found.steps.values() if found.undoing and s.compensate and s.undo.status != "done")
 
-    monkeypatch.setattr(transition, "steps_to_undo", too_much)
+    monkeypatch.setattr(turns, "steps_to_undo", too_much)
     assert "only what was done" in violations(explored())
 
 
@@ -318,7 +319,7 @@ def test_an_undo_after_the_pivot_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_forgotten_wake_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transition, "wake_at", lambda state: None)
+    monkeypatch.setattr(turns, "wake_at", lambda state: None)
     assert "ends or waits" in violations(explored())
 
 

@@ -1,0 +1,261 @@
+"""The fold: how each event changes the state of its saga. It decides nothing, and needs no saga code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from msgspec.structs import replace
+
+import segue.saga.fold_steps as on_steps
+from segue.saga import events as e
+from segue.saga.retry import DEFAULT_COMPENSATION_RETRY
+from segue.saga.state import SagaState
+from segue.saga.steps import NEVER, Delivery
+
+
+def fold(saga_id: str, transitions: Iterable[tuple[int, bytes]]) -> SagaState:
+    """The state after these transitions: (microseconds, payload) of each `saga_event` row, in the order of `seq`."""
+    state = SagaState(saga_id)
+    for at, payload in transitions:
+        for event in e.decode_events(payload):
+            apply(state, event, at)
+        end_transition(state, at)
+    return state
+
+
+def end_transition(state: SagaState, at: int) -> None:
+    """Close one row of the history: whatever the code could be told in it, it has been told."""
+    state.revision += 1
+    state.updated_at = at
+    if not state.undriven:
+        state.deliveries.clear()
+
+
+def apply(state: SagaState, event: e.AnyEvent, at: int) -> None:
+    """Fold one event, recorded at `at` microseconds, into the state."""
+    state.count += 1
+    match event:
+        case e.StepScheduled():
+            on_steps.scheduled(state, event, at)
+        case e.CommandSent():
+            on_steps.sent(state, event, at)
+        case e.CommandResent():
+            on_steps.resent(state, event)
+        case e.StepSucceeded():
+            on_steps.succeeded(state, event, at)
+        case e.Started() | e.ProgramReturned() | e.Ended():
+            _saga(state, event, at)  # each saga has them; the last place is for what is rare
+        case e.TimerStarted():
+            state.timers[event.n] = event.at
+            state.set_alarm("timer", str(event.n), event.at)
+        case e.TimerFired():
+            state.timers.pop(event.n, None)
+            state.deliveries.append(Delivery("timer", n=event.n))
+        case e.TimerCancelled():
+            state.timers.pop(event.n, None)
+        case e.ReceiveStarted() | e.ReceiveCancelled() | e.SignalReceived():
+            _signal(state, event)
+        case e.StepFailed() | e.StepUnknown() | e.StepSkipped() | e.StepParked() | e.StepInDoubt() | e.StepAbandoned():
+            on_steps.spent(state, event, at)
+        case e.StepUndone() | e.UndoDeferred() | e.UndoGivenUp():
+            on_steps.undone(state, event)
+        case e.ProgressReported() | e.RetryPlanned():
+            on_steps.postponed(state, event, at)
+        case e.LateReply():
+            pass
+        case _:
+            _saga(state, event, at)
+
+
+def _saga(
+    state: SagaState,
+    event: e.Started
+    | e.PivotPassed
+    | e.AttributeSet
+    | e.ProgramReturned
+    | e.RunEnded
+    | e.Continued
+    | e.StopRequested
+    | e.StopHeld
+    | e.DeadlineMissed
+    | e.Undriven
+    | e.Redriven
+    | e.SagaParked
+    | e.Ended,
+    at: int,
+) -> None:
+    match event:
+        case e.Started() | e.Continued() | e.RunEnded():
+            _run(state, event, at)
+        case e.PivotPassed():
+            state.pivot = True
+        case e.AttributeSet():
+            state.attributes[event.name] = event.value
+        case e.ProgramReturned():
+            state.returned = True
+            state.result = event.result
+        case e.StopRequested():
+            _stopped(state, event)
+        case e.StopHeld():
+            _held(state, event)
+        case e.DeadlineMissed():
+            state.deadline_missed = True
+        case e.Undriven():
+            while len(state.deliveries) > event.pending:
+                state.deliveries.pop(0)
+            if not state.undriven:
+                state.undriven_since = at
+            state.undriven = True
+            state.blocked = event.error
+        case e.Redriven():
+            _redriven(state, event, at)
+        case e.SagaParked():
+            state.parked = event.error
+        case e.Ended():
+            state.ended = True
+            state.status = event.status
+            state.ended_at = at
+            state.blocked = state.parked = state.held = None
+        case _:
+            assert_never(event)
+
+
+def _run(state: SagaState, event: e.Started | e.Continued | e.RunEnded, at: int) -> None:
+    match event:
+        case e.Started():
+            _started(state, event, at)
+        case e.Continued():
+            _continued(state, event, at)
+        case e.RunEnded():
+            _run_ended(state, event)
+        case _:
+            assert_never(event)
+
+
+def _started(state: SagaState, event: e.Started, at: int) -> None:
+    state.coordinator = event.coordinator
+    state.definition = event.definition
+    state.version = event.version
+    state.input = state.started_with = event.input
+    state.compensation = event.compensation or DEFAULT_COMPENSATION_RETRY
+    state.compensation_timeout = event.compensation_timeout
+    state.trace = event.trace
+    state.started_at = state.updated_at = at
+    if event.deadline is not None:
+        state.deadline = event.deadline
+        state.set_alarm("deadline", "", event.deadline)
+    state.deliveries.append(Delivery("start"))
+
+
+def _run_ended(state: SagaState, event: e.RunEnded) -> None:
+    state.returned = True
+    state.next = event
+    state.timers.clear()
+    state.receives.clear()
+    untold = state.deliveries[len(state.deliveries) - event.pending :]
+    for delivery in reversed(untold):
+        if delivery.kind == "signal":
+            state.signals.setdefault(delivery.step, []).insert(0, delivery.payload)
+    state.deliveries.clear()
+    if event.deadline is not None:
+        state.deadline, state.deadline_missed = event.deadline, False
+        state.set_alarm("deadline", "", event.deadline)
+
+
+def _continued(state: SagaState, event: e.Continued, at: int) -> None:
+    """What the event does not carry is as in a new saga: the state is the same, whether or not it had a run before."""
+    fresh = SagaState(state.id)
+    for name in SagaState.__struct_fields__:
+        setattr(state, name, getattr(fresh, name))
+    state.count = 1
+    state.run = event.run
+    state.first_seq, state.previous_seq = event.transitions + 1, event.previous
+    state.revision = event.transitions
+    state.coordinator, state.definition, state.version = event.coordinator, event.definition, event.version
+    state.input = event.input
+    state.started_with = event.started_with if bytes(event.started_with) else event.input
+    state.started_at, state.updated_at = event.started_at, at
+    state.compensation = event.compensation or DEFAULT_COMPENSATION_RETRY
+    state.compensation_timeout = event.compensation_timeout
+    state.trace = event.trace
+    state.attributes = dict(event.attributes)
+    state.signals = {name: list(waiting) for name, waiting in event.signals.items()}
+    state.deadline_missed = event.deadline_missed
+    if event.deadline is not None:
+        state.deadline = event.deadline
+        state.set_alarm("deadline", "", event.deadline)
+    state.deliveries.append(Delivery("start"))
+
+
+def _stopped(state: SagaState, event: e.StopRequested) -> None:
+    state.stop = event
+    state.status = "compensating"
+    state.error = event.error
+    state.timers.clear()
+    state.receives.clear()
+    state.deliveries.clear()
+    state.undriven = False
+    state.blocked = state.parked = state.held = None
+
+
+def _held(state: SagaState, event: e.StopHeld) -> None:
+    """A deadline is only put off; a failure has ended the code, so nothing but the undo can follow."""
+    if event.cause == "deadline":
+        state.deadline = event.until
+        state.set_alarm("deadline", "", event.until)
+    else:
+        state.held = event
+        state.set_alarm("held", "", event.until)
+
+
+def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
+    """The clock stood still: deadlines move. What was to be sent meanwhile is sent now, not later by another shift."""
+    state.undriven = False
+    state.blocked = None
+    shift = event.shift
+    if not shift:
+        return
+    if state.deadline < NEVER:
+        state.deadline += shift
+        state.set_alarm("deadline", "", state.deadline)
+    for step in state.open_steps.values():
+        if step.due < NEVER:
+            step.due, step.first_sent = step.due + shift, step.first_sent + shift
+            step.resend, step.retry_at = max(step.resend, at), max(step.retry_at, at)
+            on_steps.set_alarms(state, step)
+    for step in state.undos.values():
+        if step.undo.due < NEVER:
+            undo = step.undo
+            step.undo = replace(
+                undo,
+                due=undo.due + shift,
+                first_sent=undo.first_sent + shift,
+                resend=max(undo.resend, at),
+                retry_at=max(undo.retry_at, at),
+            )
+            on_steps.set_undo_alarms(state, step)
+    for n in state.timers:
+        state.timers[n] += shift
+        state.set_alarm("timer", str(n), state.timers[n])
+
+
+def _signal(state: SagaState, event: e.ReceiveStarted | e.ReceiveCancelled | e.SignalReceived) -> None:
+    match event:
+        case e.ReceiveStarted():
+            waiting = state.signals.get(event.signal)
+            if waiting:
+                state.deliveries.append(Delivery("signal", event.signal, event.n, waiting.pop(0)))
+            else:
+                state.receives[event.n] = event.signal
+        case e.ReceiveCancelled():
+            state.receives.pop(event.n, None)
+        case e.SignalReceived():
+            for n, name in state.receives.items():
+                if name == event.signal:
+                    del state.receives[n]
+                    state.deliveries.append(Delivery("signal", event.signal, n, event.payload))
+                    return
+            state.signals.setdefault(event.signal, []).append(event.payload)
+        case _:
+            assert_never(event)

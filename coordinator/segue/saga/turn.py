@@ -1,0 +1,311 @@
+"""A transition in the making: recording events, driving the saga's code, sending commands, stopping and undoing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from segue.limits import Limits
+from segue.saga import events as e
+from segue.saga.effects import Effect, Finish, Moved, SendCommand
+from segue.saga.fold import apply, end_transition
+from segue.saga.inputs import RetryStep
+from segue.saga.program import CodeFailed, Program, Request
+from segue.saga.reasons import ABANDONED, STOPPED, too_long, too_many
+from segue.saga.retry import resend_delay
+from segue.saga.state import SagaState, steps_to_undo
+from segue.saga.steps import Delivery, Step
+from segue.saga.undo import UndoPlan
+
+
+class Instance(msgspec.Struct):
+    """A saga in memory. `program` is None where its code is not here, or is not needed any more."""
+
+    state: SagaState
+    program: Program | None = None
+    #: The order of the undo, as far as it is known; None once a step has joined it.
+    plan: UndoPlan | None = None
+
+
+class Turn:
+    """One transition in the making: what the parts that take a reply, an alarm or a person's wish have in common."""
+
+    __slots__ = ("effects", "events", "held_until", "instance", "limits", "now", "state")
+
+    def __init__(self, instance: Instance, now: int, limits: Limits, held_until: int | None = None) -> None:
+        self.held_until = held_until
+        self.instance = instance
+        self.state = instance.state
+        self.now = max(now, instance.state.updated_at)
+        self.limits = limits
+        self.events: list[e.AnyEvent] = []
+        self.effects: list[Effect] = []
+
+    def record(self, event: e.AnyEvent) -> None:
+        apply(self.state, event, self.now)
+        self.events.append(event)
+        if self.instance.plan is not None and _changes_undo(self.state, event):
+            self.instance.plan = None
+
+    def close(self) -> Moved:
+        self.undo()
+        self.finish()
+        if self.state.ended or self.state.undoing or self.state.returned:
+            self.drop_program()
+        end_transition(self.state, self.now)
+        return Moved(events=self.events, effects=self.effects, wake_at=wake_at(self.state))
+
+    def drop_program(self) -> None:
+        if self.instance.program is not None:
+            self.instance.program.close()
+            self.instance.program = None
+
+    # --- the saga's code
+
+    def drive(self) -> None:
+        """Tell the code everything it is to be told, and do what it asks for, until it rests."""
+        state = self.state
+        while state.deliveries and not state.undriven:
+            if self.code_is_over:
+                return
+            program = self.instance.program
+            if program is None:
+                self.record(e.Undriven(pending=len(state.deliveries)))
+                return
+            delivery = state.deliveries.pop(0)
+            if state.revision - state.first_seq + 1 >= self.limits.history_events:
+                self.block(too_long(self.limits.history_events), delivery)
+                return
+            try:
+                requests = program.deliver(delivery, self.now)
+            except CodeFailed as failed:
+                self.block(failed.failure, delivery)
+                return
+            if self.outstanding_after(requests) > self.limits.pending_commands:
+                self.block(too_many(self.limits.pending_commands), delivery)
+                return
+            for request in requests:
+                self.requested(request)
+
+    def outstanding_after(self, requests: Sequence[Request]) -> int:
+        """How many steps are open once the code has what it asks for."""
+        more = sum(isinstance(request, e.StepScheduled) for request in requests)
+        return more and more + len(self.state.open_steps)
+
+    def block(self, failure: e.Failure, delivery: Delivery) -> None:
+        self.state.deliveries.insert(0, delivery)
+        self.record(e.Undriven(pending=len(self.state.deliveries), error=failure))
+        self.drop_program()
+
+    @property
+    def code_is_over(self) -> bool:
+        """Nothing that happens is for the code any more: it has returned or failed, or is being undone."""
+        state = self.state
+        return state.undoing or state.returned or state.parked is not None or state.held is not None
+
+    def redrive(self) -> None:
+        """The code is here (again): deadlines move by the time that they stood still."""
+        self.record(e.Redriven(shift=max(0, self.now - self.state.undriven_since)))
+        self.drive()
+
+    def requested(self, request: Request) -> None:
+        state = self.state
+        if state.undoing or state.returned:
+            return
+        match request:
+            case e.StepScheduled():
+                self.record(request)
+                self.send(state.steps[request.step], 1)
+            case e.StepAbandoned():
+                self.abandon(state.steps[request.step])
+            case e.ProgramReturned():
+                self.record(request)
+                for step in list(state.open_steps.values()):
+                    self.abandon(step)
+            case e.RunEnded():
+                self.record(replace(request, pending=len(state.deliveries)))
+            case e.StopRequested():
+                if state.pivot:
+                    self.record(e.SagaParked(error=request.error))
+                else:
+                    self.fail("failure", request.error)
+            case _:
+                self.record(request)
+
+    def abandon(self, step: Step) -> None:
+        """The code does not wait for this step any more."""
+        no_effect = step.status in ("waiting", "parked") and not step.tainted
+        self.record(e.StepAbandoned(step=step.name))
+        if step.name not in self.state.open_steps:
+            return
+        if no_effect or step.readonly:
+            self.record(e.StepFailed(step=step.name, error=ABANDONED))
+        elif step.optional:
+            self.record(e.StepSkipped(step=step.name, error=ABANDONED))
+
+    # --- commands
+
+    def send(self, step: Step, attempt: int, *, person: RetryStep | None = None) -> None:
+        """Send the command of `attempt`: the first or a person's with the step's whole time, a retry with what is left.
+
+        What is left is what was left when the retry was to go out: however long nobody was there to send it.
+        """
+        anew = person is not None or not step.first_sent
+        shift = 0 if anew else self.now - step.retry_at
+        due = 0 if anew else step.due + shift
+        edited, actor = (person.edited, person.actor) if person else (e.NOTHING, "")
+        self.record(e.CommandSent(step=step.name, attempt=attempt, due=due, edited=edited, by=actor, shift=shift))
+        self.effects.append(self.command(step, "invoke"))
+
+    def send_undo(self, step: Step, attempt: int, *, person: RetryStep | None = None) -> None:
+        undo = step.undo
+        anew = person is not None or not undo.first_sent
+        shift = 0 if anew else self.now - undo.retry_at
+        edited, actor = (person.edited, person.actor) if person else (e.NOTHING, "")
+        self.record(
+            e.CommandSent(
+                step=step.name,
+                attempt=attempt,
+                due=0 if anew else undo.due + shift,
+                action="compensate",
+                edited=edited,
+                by=actor,
+                shift=shift,
+            )
+        )
+        self.effects.append(self.command(step, "compensate"))
+
+    def resend(self, step: Step, action: e.Action) -> None:
+        """Send the command that is out once more; its silence counts from when this was due."""
+        undo = step.undo
+        policy, resends, due = (
+            (step.retry, step.resends, step.resend)
+            if action == "invoke"
+            else (self.state.compensation, undo.resends, undo.resend)
+        )
+        resend = self.now + resend_delay(policy, resends + 1)
+        self.record(e.CommandResent(step=step.name, resend=resend, action=action, shift=self.now - due))
+        self.effects.append(self.command(step, action))
+
+    def command(self, step: Step, action: e.Action) -> SendCommand:
+        if action == "invoke":
+            body, activity, attempt = bytes(step.input), step.activity, step.attempt
+            sent_at, deadline = step.sent_at, step.sent_due
+        else:
+            body, activity, attempt = step.undo.body, step.compensate, step.undo.attempt
+            sent_at, deadline = step.undo.sent_at, None
+        return SendCommand(
+            id=self.state.command_id(step, action),
+            activity=activity,
+            step=step.name,
+            action=action,
+            attempt=attempt,
+            body=body,
+            sent_at=sent_at,
+            deadline=deadline,
+        )
+
+    # --- a step is spent
+
+    def spent(self, step: Step, failure: e.Failure, unknown: bool) -> None:
+        """No further attempt. What that means is a property of the step."""
+        if unknown and not step.readonly:
+            self.unknown(step, failure)
+        elif step.optional:
+            self.record(e.StepSkipped(step=step.name, error=failure))
+        elif (step.park or self.state.pivot) and not step.delivered and not self.state.undoing:
+            self.record(e.StepParked(step=step.name, error=failure))
+        else:
+            self.record(e.StepFailed(step=step.name, error=failure))
+
+    def unknown(self, step: Step, failure: e.Failure) -> None:
+        """Nobody knows whether it happened. Never compensate what can't be compensated, never end over it."""
+        if step.readonly:
+            self.record(e.StepFailed(step=step.name, error=failure))
+        elif step.optional and not step.compensate:
+            self.record(e.StepSkipped(step=step.name, error=failure))
+        elif not step.compensate or self.state.pivot or step.park:
+            self.record(e.StepInDoubt(step=step.name, error=failure))
+        else:
+            self.record(e.StepUnknown(step=step.name, error=failure))
+
+    # --- stopping and undoing
+
+    def fail(self, cause: e.StopCause, error: e.Failure) -> None:
+        """Start the undo, or put it off while too many sagas of this type are being undone."""
+        if self.held_until is not None and self.held_until > self.now:
+            self.record(e.StopHeld(cause=cause, error=error, until=self.held_until))
+        else:
+            self.stop(e.StopRequested(cause=cause, error=error))
+
+    def stop(self, event: e.StopRequested) -> None:
+        """Forward execution ends. What is still in flight becomes unknown at once, if it can be undone."""
+        open_steps = list(self.state.open_steps.values())
+        self.record(event)
+        self.drop_program()
+        for step in open_steps:
+            if (step.status in ("waiting", "parked") and not step.tainted) or step.readonly:
+                self.record(e.StepFailed(step=step.name, error=STOPPED))
+            elif step.optional and not step.compensate:
+                self.record(e.StepSkipped(step=step.name, error=STOPPED))
+            elif event.compensate == "none":
+                self.record(e.StepSkipped(step=step.name, error=STOPPED, by=event.actor))
+            elif step.compensate:
+                self.record(e.StepUnknown(step=step.name, error=STOPPED))
+            elif step.status in ("waiting", "parked"):
+                self.record(e.StepInDoubt(step=step.name, error=STOPPED))
+
+    def undo(self) -> None:
+        """Issue every compensation whose turn has come: not before all that was issued after its step is undone."""
+        state = self.state
+        if state.ended or (not state.undoing and not state.abandoned):
+            return
+        plan = self.instance.plan = self.instance.plan or UndoPlan(steps_to_undo(state), in_order=state.undoing)
+        for step in plan.next():
+            self.send_undo(step, 1)
+
+    def finish(self) -> None:
+        """End the saga, unless a command is neither settled nor undone nor given up."""
+        state = self.state
+        if state.ended or state.open_steps or state.undos:
+            return
+        if state.stop is None:
+            if state.returned and state.next is None and not state.abandoned:
+                self.end("completed")
+            return
+        if any(True for _ in steps_to_undo(state)):
+            return
+        undone = [step.undo.status for step in state.steps.values()]
+        if state.stop.cause == "cancel":
+            self.end("cancelled")
+        elif "done" in undone and "given_up" not in undone:
+            self.end("compensated")
+        else:
+            self.end("failed")
+
+    def end(self, status: e.EndStatus) -> None:
+        self.record(e.Ended(status=status))
+        self.effects.append(Finish(status=status))
+
+
+def wake_at(state: SagaState) -> int | None:
+    """When this saga must be looked at even if nothing happens; None if only a message or a person can move it."""
+    if state.ended or state.blocked is not None:
+        return None
+    if state.undriven or state.run_is_over:
+        return state.updated_at
+    alarm = state.alarm()
+    return alarm[0] if alarm else None
+
+
+def _changes_undo(state: SagaState, event: e.AnyEvent) -> bool:
+    """Whether after this event the undo may cover a step that it did not cover before, or the other way round."""
+    match event:
+        case e.StopRequested() | e.StepAbandoned():
+            return True
+        case e.StepSucceeded() | e.StepUnknown() | e.StepFailed():
+            return state.steps[event.step].undo.status == "none"
+        case _:
+            return False
