@@ -15,6 +15,15 @@ from segue.coordinator.sql import SqlStore
 from segue.coordinator.store import Changes
 from segue.migrations import upgrade
 from segue.outbox import metadata, postgres
+from tests.conformance.loop_statements import (
+    NOT_ASKED,
+    Plans,
+    ask_everything,
+    empty,
+    fill,
+    methods_of_the_port,
+    recorded,
+)
 from tests.conformance.store_kit import Bench, event, message, saga, write
 
 OF_THE_COORDINATOR = (
@@ -58,6 +67,30 @@ def test_a_coordinator_finds_rows_by_key_however_empty_its_tables_were(postgres_
     finally:
         engine.dispose()
     assert by_key(plan), plan
+
+
+@pytest.mark.parametrize("planned", ["while the tables were empty", "freshly filled", "analysed"])
+def test_no_statement_of_the_loop_visits_all_rows(postgres_bench: Bench, planned: str) -> None:
+    store = postgres_bench.store(pool_size=1)
+    assert isinstance(store, SqlStore)
+    engine = store._engine
+    with recorded(engine) as found:
+        called = ask_everything(store, engine)
+    assert methods_of_the_port() - called <= NOT_ASKED
+    asked = list(found.values())
+    with engine.connect() as connection, connection.begin():
+        empty(connection)
+        if planned == "while the tables were empty":
+            plans = Plans(connection, asked)
+            fill(connection)
+        else:
+            fill(connection)
+            if planned == "analysed":
+                connection.exec_driver_sql("ANALYZE")
+            plans = Plans(connection, asked)
+        for each in asked:
+            rows, plan = plans.visited(each)
+            assert rows < 100, f"{rows} rows for {each.statement}\n{plan}"
 
 
 def test_a_page_of_due_sagas_is_found_in_its_order_and_not_compiled_first(postgres_url: str) -> None:

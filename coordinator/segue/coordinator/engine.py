@@ -78,6 +78,8 @@ def _postgres(url: URL, pool_size: int, lock_timeout: timedelta, call_timeout: t
         "enable_seqscan": "off",
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
+        # For the same reason: a look for the next alarm collected all sagas of a definition, ended ones too.
+        "enable_bitmapscan": "off",
         # So nothing is to be gained from planning a statement anew for each array that it is given; left to itself the
         # server does, for it takes an array whose length it can't see for longer than one of a single saga.
         "plan_cache_mode": "force_generic_plan",

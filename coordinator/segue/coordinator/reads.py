@@ -169,10 +169,9 @@ class Reads:
         if after and not (after.isascii() and after.isdigit() and len(after) < 19):
             raise InvalidId(f"{after!r:.40} is not a cursor of this list")
         with self.snapshot() as connection:
-            query = queries.list_dead_letters(wanted, limit + 1, int(after) if after else None)
-            rows = connection.execute(query).all()
-        items = [dead_letter_of(dict(row._mapping)) for row in rows[:limit]]
-        return Page(items=items, next=str(items[-1].id) if len(rows) > limit else None)
+            found = read_dead_letters(connection, wanted, limit + 1, int(after) if after else None)
+        items = found[:limit]
+        return Page(items=items, next=str(items[-1].id) if len(found) > limit else None)
 
     def all_dead_letters(self, wanted: DeadLetterFilter, page: int = 200) -> Iterator[DeadLetterRow]:
         """All of them, oldest first, page by page."""
@@ -211,13 +210,12 @@ class Reads:
     def audits(self, saga_id: str) -> list[AuditEntry]:
         """What people did to one saga."""
         with self.snapshot() as connection:
-            return [audit_of(row._mapping) for row in connection.execute(queries.audits_of_saga(saga_id))]
+            return read_audits(connection, saga_id)
 
     def requests(self, saga_id: str) -> list[OperatorRequest]:
         """What people have asked for this saga and no coordinator has done yet."""
         with self.snapshot() as connection:
-            rows = connection.execute(queries.requests_of(saga_id)).all()
-        return [OperatorRequest(**row._mapping) for row in rows]
+            return read_requests(connection, saga_id)
 
 
 def database_now(connection: Connection) -> datetime:
@@ -240,6 +238,24 @@ def read_saga(connection: Connection, saga_id: str) -> SagaRow:
 def read_history(connection: Connection, saga_id: str, *, all_runs: bool = False) -> list[EventRow]:
     """The transitions of one saga, of its present run or of all, within a snapshot."""
     return [EventRow(**row._mapping) for row in connection.execute(queries.history(saga_id, all_runs=all_runs))]
+
+
+def read_requests(connection: Connection, saga_id: str) -> list[OperatorRequest]:
+    """What people have asked for one saga and no coordinator has done yet, within a snapshot."""
+    return [OperatorRequest(**row._mapping) for row in connection.execute(queries.requests_of(saga_id))]
+
+
+def read_audits(connection: Connection, saga_id: str) -> list[AuditEntry]:
+    """What people did to one saga, within a snapshot."""
+    return [audit_of(row._mapping) for row in connection.execute(queries.audits_of_saga(saga_id))]
+
+
+def read_dead_letters(
+    connection: Connection, wanted: DeadLetterFilter, limit: int, after: int | None = None
+) -> list[DeadLetterRow]:
+    """The next dead letters, oldest first, within a snapshot."""
+    rows = connection.execute(queries.list_dead_letters(wanted, limit, after))
+    return [dead_letter_of(dict(row._mapping)) for row in rows]
 
 
 def saga_of(columns: RowMapping) -> SagaRow:

@@ -13,7 +13,15 @@ import msgspec
 
 from segue.clock import from_micros, to_micros
 from segue.coordinator.queries import GRACE, LIVE, DeadLetterFilter
-from segue.coordinator.reads import Reads, database_now, read_history, read_saga
+from segue.coordinator.reads import (
+    Reads,
+    database_now,
+    read_audits,
+    read_dead_letters,
+    read_history,
+    read_requests,
+    read_saga,
+)
 from segue.coordinator.sentences import failure_text, sentence
 from segue.coordinator.store import AuditEntry, EventRow, OperatorRequest, SagaRow
 from segue.errors import DecodeError
@@ -104,16 +112,15 @@ class SagaView:
 
 def view_saga(reads: Reads, saga_id: str, *, all_runs: bool = False) -> SagaView:
     """One saga with all that belongs to it; its timeline is that of its present run, or of all. Raises NotFound."""
+    letters: dict[str, list[int]] = {}
     with reads.snapshot() as connection:
         now = database_now(connection)
         row = read_saga(connection, saga_id)
         events = read_history(connection, saga_id, all_runs=all_runs)
-    letters: dict[str, list[int]] = {}
-    for letter in reads.dead_letters(DeadLetterFilter(saga_id=saga_id), 1000).items:
-        letters.setdefault(letter.state, []).append(letter.id)
-    return make_view(
-        row, events, now, requests=reads.requests(saga_id), audits=reads.audits(saga_id), dead_letters=letters
-    )
+        requests, audits = read_requests(connection, saga_id), read_audits(connection, saga_id)
+        for letter in read_dead_letters(connection, DeadLetterFilter(saga_id=saga_id), 1000):
+            letters.setdefault(letter.state, []).append(letter.id)
+    return make_view(row, events, now, requests=requests, audits=audits, dead_letters=letters)
 
 
 def make_view(
