@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segue.ids import command_id
 from segue.saga import events as e
 from segue.topics.broker import Record
+from tests.simulation.claim_invariants import CLAIMS
 from tests.simulation.folding import difference
 from tests.simulation.oracles import Commit, Oracle, Oracles, header
 from tests.simulation.plan import NEVER
@@ -654,5 +655,5 @@ ORACLES: Sequence[type[Oracle]] = (
     S1StartOnce, S2Fold, S3Legal, S4Serial, S5Outbox, S6SameBytes, S7EffectOnce, S8Replies, S9Timers, GATE,
     S10Compensated, S11Order, S12UndoBeforeDo, S13LateSuccess, S14Pivot, KINDS, S15OneOutcome, S16Conservation,
     S18Version, S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag, L4Overdue, L5Alone,
-    S23Runs, KEYS, BEATS, LATER, BREAKER, SIGNS, TIME, WAKE,
+    S23Runs, KEYS, BEATS, LATER, BREAKER, SIGNS, TIME, WAKE, CLAIMS,
 )  # fmt: skip

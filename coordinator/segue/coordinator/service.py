@@ -15,6 +15,7 @@ from segue.clock import SYSTEM_CLOCK, Clock, SystemClock, spread, to_micros
 from segue.coordinator.alone import NOBODYS_FAULT, deal
 from segue.coordinator.breaker import Breaker
 from segue.coordinator.cache import InstanceCache
+from segue.coordinator.claims import Claims
 from segue.coordinator.gate import DrainGate
 from segue.coordinator.intake import Intake, Item
 from segue.coordinator.publisher import Publisher
@@ -137,10 +138,9 @@ class Coordinator:
             codecs=codecs or Codecs(limits=limits),
             names=names,
             limits=limits,
-            observer=observer,
             topic_ids=self._topic_ids,
-            breaker=Breaker(self.options.undos_per_minute),
         )
+        self._breaker = Breaker(self.options.undos_per_minute)
         self._intake = Intake(names=names, codecs=self._tools.codecs, limits=limits)
         self._cache = InstanceCache(self.options.cache_size)
         self._publisher = Publisher(producer, clock, observer)
@@ -343,7 +343,7 @@ class Coordinator:
         published = self._publisher.take_published()
         try:
             with self._store.batch() as batch:
-                work = Work(self._tools, batch, self._cache)
+                work = Work(self._tools, batch, self._cache, Claims(self._observer, self._breaker))
                 hit("batch.begun")
                 work_on(work, batch)
                 changes = work.finish()
@@ -391,7 +391,6 @@ class Coordinator:
                 # Soon again: only somebody else's reading is missing. Amid a backlog asking would slow down our own.
                 self._tick.at = self._clock.monotonic() + min(self.options.tick, 0.02)
             return False
-        count = 0
         rows: list[SagaRow] = []
 
         def wake(work: Work, batch: Batch) -> None:
@@ -407,16 +406,16 @@ class Coordinator:
                     work.wake(row.id, to_micros(until))
             hit("wake.before_commit")
 
-        while True:
-            try:
-                self._transact(wake)
-            except NOBODYS_FAULT:
-                raise
-            except Exception as error:  # noqa: BLE001 - one saga must not keep the others from waking
-                self._wake_one_by_one(rows, error)
-            count += len(rows)
-            if len(rows) < self.options.batch_size:
-                return count > 0
+        try:
+            self._transact(wake)
+        except NOBODYS_FAULT:
+            raise
+        except Exception as error:  # noqa: BLE001 - one saga must not keep the others from waking
+            self._wake_one_by_one(rows, error)
+        if len(rows) >= self.options.batch_size:
+            # There may be more, for the next turn: however many are due, records are read between.
+            self._tick.at = self._clock.monotonic()
+        return bool(rows)
 
     def _can_be_read(self, work: Work, row: SagaRow) -> bool:
         """Whether the history is one that this process can fold; else its row is left to others for a while.

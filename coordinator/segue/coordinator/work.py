@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from segue.clock import from_micros, to_micros
-from segue.coordinator.breaker import Breaker
 from segue.coordinator.cache import InstanceCache, discard
+from segue.coordinator.claims import Claims
 from segue.coordinator.intake import Item
 from segue.coordinator.letters import fingerprint_of
 from segue.coordinator.projection import row_of
@@ -23,7 +23,6 @@ from segue.coordinator.store import Batch, Changes, DeadLetterRow, DeadLetterSta
 from segue.errors import Fenced, InputError, NotFound, SegueError, StartConflict
 from segue.ids import CommandId, derive, saga_key
 from segue.limits import MAX_ID_LENGTH, Limits
-from segue.observe import Observer
 from segue.outbox.message import Message, raw_message
 from segue.saga import events as e
 from segue.saga import inputs
@@ -53,19 +52,19 @@ class Tools:
     codecs: Codecs
     names: TopicNames
     limits: Limits
-    observer: Observer
     topic_ids: Mapping[str, str]
-    breaker: Breaker
 
 
 class Work:
     """One batch in the making."""
 
-    def __init__(self, tools: Tools, batch: Batch, cache: InstanceCache) -> None:
+    def __init__(self, tools: Tools, batch: Batch, cache: InstanceCache, claims: Claims) -> None:
         self.tools = tools
         self.batch = batch
         self.cache = cache
         self.changes = Changes()
+        #: What it tells others, once it is committed.
+        self.claims = claims
         self.instances: dict[str, Instance] = {}
         #: As they stood when the batch began; rows, locked, only of those not in memory.
         self._revisions: dict[str, int] = {}
@@ -156,7 +155,7 @@ class Work:
                 return instance  # code that has asked for a new run has nothing more to say in this one, either
             if instance.state.blocked != failure:
                 self._moved(row.id, instance, block(instance, failure, self.now, limits=self.tools.limits))
-            self.tools.observer.event("saga.blocked", saga=row.id, difference=str(difference))
+            self.claims.event("saga.blocked", saga=row.id, difference=str(difference))
             return instance
 
     # --- what happens
@@ -166,10 +165,10 @@ class Work:
     ) -> Moved | Ignored:
         """Move one saga by one input."""
         instance = self.instance(saga_id, fresh=fresh)
-        held_until = self.tools.breaker.held_until(instance.state.definition, self.now)
+        held_until = self.claims.held_until(instance.state.definition, self.now)
         result = advance(instance, happened, self.now, limits=self.tools.limits, held_until=held_until)
         if isinstance(result, Ignored):
-            self.tools.observer.count(f"ignored.{result.reason}")
+            self.claims.count(f"ignored.{result.reason}")
         else:
             self._moved(saga_id, instance, result, message_id)
         self._go_on(saga_id, instance)
@@ -183,7 +182,7 @@ class Work:
             if definition is None:
                 definition = tools.registry.get(state.definition, state.version)
             self._moved(saga_id, instance, go_on(instance, definition, tools.converter, self.now, limits=tools.limits))
-            tools.observer.count("saga.continued")
+            self.claims.count("saga.continued")
 
     def wake(self, saga_id: str, gate: int) -> None:
         """Let a saga's due alarms fire. One that was woken for nothing gets its row's `wake_at` put right."""
@@ -221,7 +220,7 @@ class Work:
         assert item.request is not None
         key = (item.request.saga_id, item.request.id)
         if key in self._seen:
-            self.tools.observer.count("ignored.duplicate")
+            self.claims.count("ignored.duplicate")
             return True
         return False
 
@@ -274,7 +273,7 @@ class Work:
         elif reply.outcome == "success":
             self._after_the_end(item, reply, before)
         else:
-            self.tools.observer.count("ignored.late")
+            self.claims.count("ignored.late")
 
     def _after_the_end(self, item: Item, reply: Reply, state: SagaState) -> None:
         """A success that nobody will undo any more must not go unseen; a duplicate of a settled one may."""
@@ -318,7 +317,7 @@ class Work:
         self.instances[request.saga_id] = instance
         self._before[request.saga_id] = 0
         self._moved(request.saga_id, instance, moved, request.id)
-        self.tools.observer.count("saga.started")
+        self.claims.count("saga.started")
 
     def _attach(self, item: Item) -> None:
         """The same id again: the same saga, if type and input are the same, else refused."""
@@ -328,7 +327,7 @@ class Work:
         definition = self.tools.registry.get(state.definition, state.version)
         same = request.name == state.definition and self._same_input(item, state, definition)
         if same:
-            self.tools.observer.count("ignored.duplicate")
+            self.claims.count("ignored.duplicate")
             return
         what = "type" if request.name != state.definition else "input"
         message = f"saga {request.saga_id} runs already as {state.definition!r} with another {what}"
@@ -419,8 +418,8 @@ class Work:
                 updated_at=moment,
             )
         )
-        self.tools.observer.count(f"dead_letter.{state}")
-        self.tools.observer.event(
+        self.claims.count(f"dead_letter.{state}")
+        self.claims.event(
             "record.dead",
             topic=record.topic,
             partition=record.partition,
@@ -450,14 +449,14 @@ class Work:
             if isinstance(effect, SendCommand):
                 self.changes.messages.append(self._message(state, effect))
                 if effect.action == "compensate":
-                    self.tools.observer.count("compensations")
+                    self.claims.count("compensations")
             elif isinstance(effect, Finish):
-                self.tools.observer.count(f"saga.{effect.status}")
+                self.claims.count(f"saga.{effect.status}")
         for event in moved.events:
             if isinstance(event, e.StopRequested) and event.cause != "cancel" and not event.actor and state.steps:
-                self.tools.breaker.begun(state.definition, self.now)
+                self.claims.undo_begun(state.definition, self.now)
             elif isinstance(event, e.StopHeld):
-                self.tools.observer.event("breaker.alert", saga=saga_id, definition=state.definition)
+                self.claims.event("breaker.alert", saga=saga_id, definition=state.definition)
 
     def _message(self, state: SagaState, command: SendCommand) -> Message:
         trace = dict(state.trace) if state.trace else _NO_TRACE
@@ -487,7 +486,7 @@ class Work:
     def finish(self) -> Changes:
         """Everything that this batch writes; call once, at the end."""
         if self.changes.events:
-            self.tools.observer.count("transitions", len(self.changes.events))
+            self.claims.count("transitions", len(self.changes.events))
         for saga_id, when in self._wakes.items():
             row = row_of(self.instances[saga_id].state, when)
             before = self._before[saga_id]
@@ -513,7 +512,8 @@ class Work:
         return raw_message(identity, outgoing, letter.created_at)
 
     def confirm(self) -> None:
-        """The transaction is known to be committed: the instances may be cached."""
+        """The transaction is known to be committed: the instances may be cached, and others may hear of it."""
+        self.claims.confirm()
         for saga_id, instance in self.instances.items():
             self.cache.put(saga_id, instance)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from segue.contract import hours, minutes
+from segue.coordinator.memory import MemoryBatch, MemoryStore
 from segue.coordinator.service import Options
-from segue.errors import ConfigError
+from segue.errors import ConfigError, StoreUnavailable
 from segue.saga import Saga, SagaFailed, saga
-from tests.unit.coordinator.kit import Estate
+from tests.unit.coordinator.kit import Estate, ManualClock
 from tests.unit.saga.kit import Order, charge, decision, refund
 from tests.unit.saga.sagas import order_saga
 
@@ -118,3 +120,30 @@ def test_sagas_that_fail_before_they_did_anything_hold_nobody_back(estate: Make)
 
     assert e.saga("bad-0").status == "failed"
     assert e.saga("o-1").status == "compensated"
+
+
+class Breaks(MemoryStore):
+    """The connection breaks before the first COMMIT that begins an undo."""
+
+    broken = False
+
+    @contextmanager
+    def batch(self) -> Iterator[MemoryBatch]:
+        with super().batch() as batch:
+            yield batch
+            written = [event.payload for changes, _, _ in batch._changes for event in changes.events]
+            if not self.broken and any(b"stoprequested" in payload for payload in written):
+                self.broken = True
+                raise StoreUnavailable("the connection broke before COMMIT")
+
+
+def test_an_undo_that_was_rolled_back_and_begun_again_counts_once(clock: ManualClock) -> None:
+    e = Estate(Breaks(clock.now), [order_saga], clock, options=Options(undos_per_minute=1))
+    e.answers["stock.reserve"] = lambda c: ("failure", None, {"error": "sold_out"})
+    e.start(order_saga, Order(), "o-1")
+    e.run()
+    assert e.saga("o-1").status == "compensated"
+    counts = e.observer.counts
+    assert (counts["compensations"], counts["saga.started"], counts["saga.compensated"]) == (1, 1, 1)
+    assert counts["transitions"] == e.saga("o-1").revision
+    assert "ignored.late" not in counts
