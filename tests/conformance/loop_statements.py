@@ -245,5 +245,5 @@ def _rows(node: dict[str, Any]) -> int:
     scanned = "Scan" in node["Node Type"] and node.get("Relation Name") not in (*SMALL, None)
     if not scanned and "Bitmap" not in node["Node Type"]:
         return 0
-    removed = sum(value for name, value in node.items() if name.startswith("Rows Removed"))
-    return round((node["Actual Rows"] + removed) * max(1, node["Actual Loops"]))
+    removed: int = sum(value for name, value in node.items() if name.startswith("Rows Removed"))
+    return int((node["Actual Rows"] + removed) * max(1, node["Actual Loops"]))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segue.coordinator import view
-from segue.coordinator.reads import Reads
+from segue.coordinator.reads import Reads, read_saga
 from tests.conformance.store_kit import Bench, event, request, saga, write
 
 STARTED = b'[{"e":"started","coordinator":"c","definition":"order","version":1,"input":1}]'
@@ -21,7 +21,7 @@ def test_what_is_written_while_a_saga_is_looked_at_is_not_shown_in_parts(
     assert sql_bench.url is not None
     sql_bench.sql("UPDATE saga_event SET payload = " + _bytes(sql_bench, STARTED))
     reads = Reads(sql_bench.url)
-    row_of = view.read_saga
+    row_of = read_saga
 
     def then_somebody_asks(connection: Any, saga_id: str) -> Any:
         row = row_of(connection, saga_id)
