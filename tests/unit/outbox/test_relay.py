@@ -236,6 +236,23 @@ def test_a_relay_whose_lanes_were_taken_sends_nothing_more_of_them(engine: Engin
     assert rows(engine) == 1
 
 
+def test_a_relay_that_has_its_lanes_back_sends_nothing_past_the_row_of_a_key_that_is_under_way(engine: Engine) -> None:
+    clock, producer = FakeClock(), Fussy()
+    relay = Relay(outbox.SqlOutboxStore(engine), producer, clock=clock, owner="one")
+    add(engine, "1", "2")
+    producer.hold = True
+    drive(relay, clock, 2)
+    clock.seconds += 3600  # its lease is over, and it gets the same lanes again
+    drive(relay, clock, 5)
+    assert [record.value for record, _ in producer.waiting] == [b"1"]
+    producer.refuse[b"1"] = BrokerUnavailable("down")
+    producer.hold = False
+    relay.step()
+    producer.refuse.clear()
+    drive(relay, clock, 60)
+    assert producer.values == ["1", "2"]
+
+
 @pytest.mark.parametrize(("size", "page", "most"), [(10, 80, 320), (16 * 1024, 20, 40)])
 def test_a_backlog_is_held_in_growing_parts_as_far_as_their_bytes_allow(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int, page: int, most: int
