@@ -237,6 +237,27 @@ def hangs(plan: Plan) -> Plan:
     )
 
 
+def told(plan: Plan) -> Plan:
+    """Code blocks while it is told of what it should recover from, or is skipped by a person; late answers follow."""
+    return replace(
+        plan,
+        sagas=max(3, plan.sagas),
+        features=plan.features | {"bug", "recover", "parked", "within"},
+        pieces=("recover", "parked", "within"),
+        endings=0.1,
+        spread_us=500_000,
+        service_rate=0.3,
+        refuse_rate=0.05,
+        mute_rate=0.3,
+        undos_per_minute=None,
+        deploy=6,
+        people=4,
+        events=2,
+        kinds=("redrive", "kill"),
+        horizon_us=20 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -257,6 +278,7 @@ FOCUSES: Mapping[str, Focus] = {
         bounds,
         steps_back,
         hangs,
+        told,
     )
 }
 

@@ -18,6 +18,7 @@ from tests.simulation.plan import NEVER
 from tests.simulation.run_invariants import S23Runs
 from tests.simulation.shadow import SagaSeen, StepSeen
 from tests.simulation.time_invariants import SIGNS, TIME, WAKE
+from tests.simulation.told_invariants import TOLD
 from tests.simulation.worker_invariants import BEATS, BREAKER, KEYS, LATER
 
 if TYPE_CHECKING:
@@ -655,5 +656,5 @@ ORACLES: Sequence[type[Oracle]] = (
     S1StartOnce, S2Fold, S3Legal, S4Serial, S5Outbox, S6SameBytes, S7EffectOnce, S8Replies, S9Timers, GATE,
     S10Compensated, S11Order, S12UndoBeforeDo, S13LateSuccess, S14Pivot, KINDS, S15OneOutcome, S16Conservation,
     S18Version, S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag, L4Overdue, L5Alone,
-    S23Runs, KEYS, BEATS, LATER, BREAKER, SIGNS, TIME, WAKE, CLAIMS,
+    S23Runs, KEYS, BEATS, LATER, BREAKER, SIGNS, TIME, WAKE, CLAIMS, TOLD,
 )  # fmt: skip

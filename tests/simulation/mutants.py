@@ -18,7 +18,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.simulation import broken, broken_claims, broken_found, broken_runs, broken_sql, broken_time, broken_worker
+from tests.simulation import (
+    broken,
+    broken_claims,
+    broken_found,
+    broken_runs,
+    broken_sql,
+    broken_time,
+    broken_told,
+    broken_worker,
+)
 from tests.simulation.focus import name_of
 from tests.simulation.patching import MUTANTS, Mutant, Patch
 from tests.simulation.run import TAPES, say
@@ -27,7 +36,7 @@ from tests.simulation.system import TIERS, run, settle
 from tests.simulation.tape import Choices, Tape, save
 
 #: Where mutants are; to import them is to have them in `MUTANTS`.
-FILES = (broken, broken_claims, broken_found, broken_runs, broken_sql, broken_time, broken_worker)
+FILES = (broken, broken_claims, broken_found, broken_runs, broken_sql, broken_time, broken_worker, broken_told)
 #: Where the schedules begin, for all mutants the same.
 FIRST_SEED = 1
 #: A set that takes seconds: mutants that die young, of every kind.

@@ -47,6 +47,9 @@ class Oracle:
     def event(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
         """An event is committed; `saga` is as it was before it, `at` the database's time in microseconds."""
 
+    def transition(self, saga: SagaSeen, events: Sequence[e.AnyEvent], at: int) -> None:
+        """A row of the history is committed; `saga` is as it is after it."""
+
     def commit(self, commit: Commit) -> None:
         """A batch of the coordinator is committed."""
 
@@ -116,6 +119,7 @@ class Oracles:
         self.commit: Commit | None = None
         self.every: list[Oracle] = [kind(self) for kind in ORACLES]
         self._event = [o for o in self.every if type(o).event is not Oracle.event]
+        self._transition = [o for o in self.every if type(o).transition is not Oracle.transition]
         self._commit = [o for o in self.every if type(o).commit is not Oracle.commit]
         self._append = [o for o in self.every if type(o).append is not Oracle.append]
         self._booked = [o for o in self.every if type(o).booked is not Oracle.booked]
@@ -176,11 +180,13 @@ class Oracles:
                 if at > max(system.world.db_micros(), system.world.db_most):
                     raise Violation("S9Timers", f"{row.saga_id} writes {row.at}, which is still to come")
                 saga.revision, saga.moved_at = row.seq, at
-                for brief in e.decode_events(row.payload):
+                events = e.decode_events(row.payload)
+                for brief in events:
                     event = self.shadow.whole(saga, brief, at)
                     if type(event) in _JUDGED:
                         self._judge(saga, event, at, commit)
                     self.shadow.fold(saga, event, at)
+                self._judge_transition(saga, events, at)
                 system.world.note(at, row.saga_id, row.type)
             for entry in change.audits:
                 if entry.action == "replay":
@@ -203,6 +209,10 @@ class Oracles:
         self.commit = commit
         for oracle in self._event:
             oracle.event(saga, event, at)
+
+    def _judge_transition(self, saga: SagaSeen, events: Sequence[e.AnyEvent], at: int) -> None:
+        for oracle in self._transition:
+            oracle.transition(saga, events, at)
 
     def promise(self, messages: Sequence[Message]) -> None:
         """Rows of an outbox are committed."""

@@ -220,6 +220,9 @@ def _act(system: System, what: int, whom: int) -> None:
         case 5:
             record = system.send("cancel", row.id, "all", b"null", derive("cancel", row.id))
             system.broker.append(record)
+        case 6 | 7 if "parked" in system.plan.features and row.attention in ("parked", "in_doubt"):
+            for name in _state(system, row).troubled:
+                ask(system, "skip", row.id, step=name)
         case 6 if row.attention != "none":
             ask(system, "retry", row.id)
         case _:
@@ -233,6 +236,7 @@ _DEPLOYS: Mapping[int, Sequence[tuple[float, str]]] = {
     3: ((0.2, "both"), (0.7, "one")),
     4: ((0.3, "both"),),
     5: ((0.2, "broken"),),
+    6: ((0.0, "broken"), (0.8, "one")),
 }
 
 

@@ -258,6 +258,10 @@ def _piece(s: Stream, features: frozenset[str], depth: int, pieces: Sequence[str
     match feature:
         case "signal":
             return Node("signal", ms=(2_000, 10_000)[s.pick(2)])
+        case "parked":
+            return Node("call", _COMPENSABLE[s.pick(2)], _TIMES[0], PARK)
+        case "recover":
+            return Node("try", parts=(_call(s, features), Node("bug")))
         case "map":
             return Node("map", ("pay.do", "box.do")[s.pick(2)], 9_000, 1 + s.pick(4))
         case "sleep":

@@ -211,11 +211,12 @@ def _settled(saga: SagaSeen, event: e.StepSucceeded | e.StepFailed | e.StepUnkno
     step.due = NEVER
     match event:
         case e.StepSucceeded():
+            told_error = step.status in ("failed", "unknown") and not step.optional
             step.status = "succeeded"
             step.successes += 1
             step.late = step.late or event.late
             step.by_person = step.by_person or bool(event.by)
-            if event.late and step.compensate and not saga.pivot and saga.stop is None and not step.optional:
+            if event.late and told_error and step.compensate and not saga.pivot and saga.stop is None:
                 step.abandoned = True
         case e.StepFailed():
             step.status = "failed"
@@ -231,7 +232,7 @@ def _settled(saga: SagaSeen, event: e.StepSucceeded | e.StepFailed | e.StepUnkno
 
 def _abandoned(saga: SagaSeen, step: StepSeen) -> None:
     step.left = True
-    if step.compensate and not saga.pivot and step.status != "failed":
+    if step.compensate and not saga.pivot and step.status not in ("failed", "skipped"):
         if step.open:
             step.status = "unknown"
             step.settled_at = min(step.settled_at, saga.count)

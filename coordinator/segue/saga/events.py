@@ -232,12 +232,17 @@ class RetryPlanned(Event, frozen=True, kw_only=True):
 
 
 class StepSucceeded(Event, frozen=True, kw_only=True):
-    """A success of any attempt settles the step; `late` if it had been given up already."""
+    """A success of any attempt settles the step; `late`: its code has gone on with another outcome.
+
+    `then` says what a late one leads to. Histories from before have it empty: there it replaced what blocked code had
+    not been told yet, and was undone all the same.
+    """
 
     step: str
     output: msgspec.Raw = NULL
     late: bool = False
     by: str = ""
+    then: Literal["", "recorded", "undone"] = ""
 
 
 class StepFailed(Event, frozen=True, kw_only=True):

@@ -168,7 +168,7 @@ def deliver(state: SagaState, step: Step, delivery: Delivery) -> None:
     """Let the code be told what became of a step, in place of what it was to be told before."""
     for n, waiting in enumerate(state.deliveries):
         if waiting.kind == "step" and waiting.step == step.name:
-            state.deliveries[n] = delivery  # a person corrected what the blocked code has not taken yet
+            state.deliveries[n] = delivery  # what became known since replaces what blocked code has not taken yet
             return
     if not step.delivered and state.stop is None and not state.returned:
         state.deliveries.append(delivery)
@@ -180,8 +180,10 @@ def succeeded(state: SagaState, event: e.StepSucceeded, at: int) -> None:
     step = state.steps[event.step]
     step.output, step.error = event.output, None
     settle(state, step, "succeeded", at)
-    deliver(state, step, Delivery("step", step=step.name, payload=event.output, settled=state.count))
-    if event.late and step.delivered and step.compensate and not state.undoing and not state.pivot:
+    if not event.then:
+        deliver(state, step, Delivery("step", step=step.name, payload=event.output, settled=state.count))
+    from_before = event.late and not event.then and step.compensate and not state.undoing and not state.pivot
+    if event.then == "undone" or from_before:
         abandon(state, step)
 
 
@@ -223,7 +225,7 @@ def spent(
             state.troubled[step.name] = step.status
         case e.StepAbandoned():
             step.delivered = True
-            if step.compensate and not state.pivot and step.status != "failed":
+            if step.compensate and not state.pivot and step.status not in ("failed", "skipped"):
                 if step.name in state.open_steps:
                     settle(state, step, "unknown", at)
                 abandon(state, step)

@@ -82,14 +82,16 @@ class People(Turn):
             else:
                 self.record(e.UndoGivenUp(step=step.name, reason=resolve.reason, by=resolve.actor))
             return None
-        untaken = any(d.kind == "step" and d.step == step.name for d in state.deliveries)
-        if step.name not in state.open_steps and step.status != "unknown" and not untaken:
+        if step.undo.status != "none":
+            undo = step.undo.status.replace("_", " ")
+            return Ignored("not_allowed", f"the undo of {step.name} is {undo}; nothing is left to resolve")
+        if step.name not in state.open_steps and step.status != "unknown" and not state.untold(step):
             return Ignored("not_allowed", f"{step.name} is {step.status}; its outcome is known")
         if resolve.outcome == "success":
-            self.record(e.StepSucceeded(step=step.name, output=resolve.output, late=step.delivered, by=resolve.actor))
+            self.succeeded(step, resolve.output, resolve.actor)
         else:
             failure = e.Failure(code=resolve.code, message=resolve.reason, kind="rejected")
-            self.record(e.StepFailed(step=step.name, error=failure, by=resolve.actor))
+            self.disproved(step, failure, resolve.actor)
         return None
 
 

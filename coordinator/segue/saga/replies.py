@@ -34,7 +34,7 @@ class Replies(Turn):
         if reply.outcome == "pending":
             return self.progress(step, reply)
         if step.status == "unknown":
-            return self.disproved(step, reply)
+            return self.never_happened(step, reply)
         failure = failure_of(reply)
         unknown = reply.effect_unknown or step.tainted
         if step.status == "issued" and self.plan_retry(step, failure, reply):
@@ -46,7 +46,7 @@ class Replies(Turn):
         """A success of any attempt settles the step, also one that had been given up."""
         if step.status == "succeeded" or step.undo.status == "done":
             return Ignored("duplicate", f"{step.name} is settled")
-        self.record(e.StepSucceeded(step=step.name, output=output, late=step.delivered))
+        self.succeeded(step, output)
         return None
 
     def progress(self, step: Step, reply: Reply) -> Ignored | None:
@@ -72,11 +72,11 @@ class Replies(Turn):
         )
         return None
 
-    def disproved(self, step: Step, reply: Reply) -> Ignored | None:
+    def never_happened(self, step: Step, reply: Reply) -> Ignored | None:
         """The outcome was unknown, now the participant proves that nothing happened: no undo, if none is under way."""
         if reply.effect_unknown or step.tainted or step.undo.status != "none":
             return Ignored("late", f"{step.name} is being undone")
-        self.record(e.StepFailed(step=step.name, error=failure_of(reply)))
+        self.disproved(step, failure_of(reply))
         return None
 
     def plan_retry(self, step: Step, failure: e.Failure, reply: Reply) -> bool:

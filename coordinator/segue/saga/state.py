@@ -105,6 +105,10 @@ class SagaState(msgspec.Struct):
         """The undo engine runs over all steps."""
         return self.stop is not None
 
+    def untold(self, step: Step) -> bool:
+        """Whether its code, which is blocked or not here, has not taken what it is to be told of this step."""
+        return any(delivery.kind == "step" and delivery.step == step.name for delivery in self.deliveries)
+
     @property
     def run_is_over(self) -> bool:
         """The next run can begin: it was asked for, and nothing of this one is open or still to be undone."""

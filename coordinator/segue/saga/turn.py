@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -136,13 +137,12 @@ class Turn:
 
     def abandon(self, step: Step) -> None:
         """The code does not wait for this step any more."""
+        was_open = step.name in self.state.open_steps
         no_effect = step.status in ("waiting", "parked") and not step.tainted
         self.record(e.StepAbandoned(step=step.name))
-        if step.name not in self.state.open_steps:
-            return
-        if no_effect or step.readonly:
-            self.record(e.StepFailed(step=step.name, error=ABANDONED))
-        elif step.optional:
+        if was_open and (no_effect or step.readonly):
+            self.record(e.StepFailed(step=step.name, error=ABANDONED))  # so there is nothing to undo
+        elif step.optional and step.name in self.state.open_steps:
             self.record(e.StepSkipped(step=step.name, error=ABANDONED))
 
     # --- commands
@@ -207,7 +207,26 @@ class Turn:
             deadline=deadline,
         )
 
-    # --- a step is spent
+    # --- a step's outcome
+
+    def succeeded(self, step: Step, output: msgspec.Raw, by: str = "") -> None:
+        """The step has succeeded, and its code is told so; unless it was told something else, or the undo is under way.
+
+        So what the code was told and what becomes of the step agree: after an error a late effect is undone, after
+        "nothing" (skipped, or optional) it is only recorded, and a later undo includes it.
+        """
+        late = step.delivered and not (step.undo.status == "none" and self.state.untold(step))
+        then: Literal["", "recorded", "undone"] = ""
+        if late:
+            told_error = step.abandoned or (step.status in ("failed", "unknown") and not step.optional)
+            undone = told_error and step.compensate and not self.state.undoing and not self.state.pivot
+            then = "undone" if undone else "recorded"
+        self.record(e.StepSucceeded(step=step.name, output=output, late=late, by=by, then=then))
+
+    def disproved(self, step: Step, failure: e.Failure, by: str = "") -> None:
+        """It is known that nothing happened. Code that can do without the step is told "nothing", and not an error."""
+        event = e.StepSkipped if step.optional else e.StepFailed
+        self.record(event(step=step.name, error=failure, by=by))
 
     def spent(self, step: Step, failure: e.Failure, unknown: bool) -> None:
         """No further attempt. What that means is a property of the step."""
@@ -223,10 +242,10 @@ class Turn:
     def unknown(self, step: Step, failure: e.Failure) -> None:
         """Nobody knows whether it happened. Never compensate what can't be compensated, never end over it."""
         if step.readonly:
-            self.record(e.StepFailed(step=step.name, error=failure))
-        elif step.optional and not step.compensate:
+            self.disproved(step, failure)
+        elif step.optional and (not step.compensate or self.state.pivot):
             self.record(e.StepSkipped(step=step.name, error=failure))
-        elif not step.compensate or self.state.pivot or step.park:
+        elif not step.compensate or self.state.pivot or (step.park and not step.optional):
             self.record(e.StepInDoubt(step=step.name, error=failure))
         else:
             self.record(e.StepUnknown(step=step.name, error=failure))

@@ -3,6 +3,7 @@
 ends or waits       the saga has ended with nothing left open, or shows that it waits for a person or a signal, or lives
                     on when the user has seen enough of it
 code                the saga's code did not fail with a bug
+told                what the code was told of a step and what becomes of it agree, after every transition
 completed           what counts as done is done, and nothing is done that counts as refused
 undone              after a full undo nothing stands that has a compensation, but what a person gave up; and never
                     what the saga's code has abandoned
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 
 from segue.saga import events as e
 from segue.testing.play import Play, Stand
+from segue.testing.told import Told, disagreements
 
 #: (rule, what was found)
 Finding = tuple[str, str]
@@ -27,6 +29,7 @@ Finding = tuple[str, str]
 def check(play: Play) -> Iterator[Finding]:
     """Everything that is wrong with this run."""
     yield from _ends(play)
+    yield from _told(play)
     yield from _effects(play)
     events = [event for _, event in play.saga.events]
     yield from _only_what_was_done(events)
@@ -55,6 +58,15 @@ def _ends(play: Play) -> Iterator[Finding]:
         yield "ends or waits", f"the saga has ended while {', '.join(state.open_steps)} is not settled"
     elif not state.ended and state.attention == "none" and not state.receives and not play.left_alive:
         yield "ends or waits", f"nothing moves the saga any more: {play.saga.situation()}"
+
+
+def _told(play: Play) -> Iterator[Finding]:
+    told = Told(play.saga.saga_id)
+    for at, payload in play.saga.rows:
+        told.transition(e.decode_events(payload), at)
+        for disagreement in disagreements(told):
+            yield "told", disagreement
+            return
 
 
 def _effects(play: Play) -> Iterator[Finding]:
