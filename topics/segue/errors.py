@@ -25,7 +25,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+#: Where a sentence of ours, or SQLAlchemy's, begins to show what somebody's payload holds.
+_SHOWS = re.compile(r"(?:, found |(?<=can't hold) |\[parameters: ).*", re.DOTALL)
 
 
 class SegueError(Exception):
@@ -140,6 +144,16 @@ class Fenced(Unavailable):
     """Another process has moved this partition or saga on; what was read is stale."""
 
     code = "fenced"
+
+
+def for_log(error: BaseException) -> str:
+    """The error as it may be logged: one line, its class where it is not ours, and no value out of a payload.
+
+    What was found in place of the expected type is in the dead letter, for those who may read the database.
+    """
+    text = str(error).strip().partition("\n")[0]  # more lines are a driver's details, with whole rows in them
+    text = _SHOWS.sub(" … (see the dead letter)", text)
+    return text if isinstance(error, SegueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def is_transient(error: BaseException) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
+from segue.errors import for_log
+
 
 class Observer(Protocol):
     """Receives counts and events of the loops; must not raise and must not block."""
@@ -44,8 +46,12 @@ class Logging:
 
     def event(self, name: str, **fields: Any) -> None:
         level = logging.WARNING if name.endswith((".failed", ".blocked", ".dead", ".alert")) else logging.INFO
-        text = " ".join(f"{key}={value!s:.300}" for key, value in fields.items())
+        text = " ".join(f"{key}={_logged(value):.300}" for key, value in fields.items())
         self._logger.log(level, "%s", f"{name} {text}".encode("unicode_escape").decode("ascii"))
+
+
+def _logged(value: object) -> str:
+    return for_log(value) if isinstance(value, BaseException) else str(value)
 
 
 SILENT = Silent()

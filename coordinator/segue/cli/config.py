@@ -8,7 +8,7 @@ import typer
 
 from segue.cli.invocation import Invocation, command
 from segue.cli.settings.load import PROPERTIES
-from segue.cli.settings.masking import MASK, is_secret_property
+from segue.cli.settings.masking import shown_property
 from segue.cli.settings.reference import settings_page
 from segue.cli.settings.values import declared
 
@@ -47,6 +47,5 @@ def _rows(run: Invocation) -> list[tuple[str, str, str, str]]:
             continue
         for name, single in value.items():
             origin = loaded.origins[f"{key}.{name}"]
-            shown = MASK if is_secret_property(name) else str(single)
-            rows.append((f"{key}.{name}", shown, origin.kind, origin.name))
+            rows.append((f"{key}.{name}", shown_property(name, single), origin.kind, origin.name))
     return rows

@@ -73,12 +73,31 @@ def running_broker() -> str | None:
 
 def write_broker_file(bootstrap: str, identity: str) -> None:
     """Tell other commands in this directory how to reach the broker of this process."""
-    BROKER_FILE.parent.mkdir(parents=True, exist_ok=True)
+    make_private(BROKER_FILE.parent)
     content = json.dumps({"bootstrap": bootstrap, "id": identity, "pid": os.getpid()})
     # Renamed into place: nobody may read half of it.
     temporary = BROKER_FILE.with_suffix(f".{os.getpid()}")
-    temporary.write_text(content, "utf-8")
+    with open(temporary, "w", encoding="utf-8", opener=_private) as file:
+        file.write(content)
     temporary.replace(BROKER_FILE)
+
+
+def make_private(directory: Path) -> None:
+    """Make the directory of our own state, for nobody else to read: it holds payloads. Others stay as they are."""
+    if directory.name == BROKER_FILE.parent.name:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+    else:
+        directory.mkdir(parents=True, exist_ok=True)
+
+
+def make_private_file(path: Path) -> None:
+    """Make an empty file that nobody else can read, if it is not there; SQLite gives its journals the same rights."""
+    os.close(_private(path, os.O_CREAT | os.O_WRONLY))
+
+
+def _private(path: str | Path, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _broker() -> dict[str, Any] | None:

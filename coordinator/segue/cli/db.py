@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from segue.cli.connections import database_url
+from segue.cli.connections import database_url, make_private, make_private_file
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.coordinator.reads import check_exists, parse_url, translated
@@ -37,8 +37,9 @@ def migrate(url: str) -> tuple[str | None, str | None]:
     from segue.migrations import runner
 
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.database.startswith((":", "file:")):
+        make_private(Path(parsed.database).parent)
+        make_private_file(Path(parsed.database))
     with translated(parsed):
         before = runner.current(url)
         runner.upgrade(url)

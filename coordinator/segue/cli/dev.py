@@ -23,6 +23,7 @@ from segue.cli.invocation import Invocation, command
 from segue.cli.loading import load_attribute, load_sagas, services_of
 from segue.cli.run import load_worker
 from segue.cli.settings import EMBEDDED
+from segue.cli.settings.load import environment_with
 from segue.cli.stopping import stopping
 from segue.cli.topics import names_of
 from segue.clock import fresh_id
@@ -62,7 +63,7 @@ def develop(
     topics = _topics(run, sagas, workers)
     migrate(database_url(run))
     with stopping() as stop, _broker(topics) as address:
-        children = Children(run.out.child, {**os.environ, "PYTHONUNBUFFERED": "1"})
+        children = Children(run.out.child, environment_with(run.flags, {**os.environ, "PYTHONUNBUFFERED": "1"}))
         try:
             children.add("coordinator", _segue(run, "coordinator", "run", *sagas))
             for spec in workers:
@@ -119,8 +120,6 @@ def _broker(topics: Sequence[str]) -> Iterator[str]:
 
 
 def _segue(run: Invocation, *arguments: str) -> list[str]:
-    """The command line of a child: this interpreter, these settings."""
+    """The command line of a child: this interpreter, this file of settings; flags go through its environment."""
     common = ["--config", str(run.loaded.path)] if run.loaded.path else []
-    for key, (_, value) in run.flags.items():
-        common += ["--set", f"{key}={value}"]
     return [sys.executable, "-m", "segue.cli.main", *arguments, "--stop-at-eof", *common]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,6 +18,8 @@ import typer
 from segue.cli.exits import Exit, exit_of
 from segue.cli.out import Out
 from segue.cli.settings import Loaded, load
+from segue.cli.settings.load import variable_of
+from segue.cli.settings.masking import holds_secret
 from segue.errors import ConfigError, SegueError
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -70,7 +72,7 @@ class Invocation:
         """The settings with their origins. Raises ConfigError."""
         if self._loaded is None:
             self._loaded = load(file=self.file, environment=os.environ, flags=self.flags)
-            for warning in self._loaded.warnings:
+            for warning in (*self._loaded.warnings, *_seen_by_others(self.flags)):
                 self.out.warn(warning)
         return self._loaded
 
@@ -125,6 +127,17 @@ def perform(
         # `segue saga ls | head`: the reader has seen enough. Keep the interpreter's last flush from failing, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(Exit.OK) from None
+
+
+def _seen_by_others(flags: Mapping[str, tuple[str, object]]) -> Iterator[str]:
+    """Warnings about secrets among the flags: every user of this machine can read a command line."""
+    for key, (flag, value) in flags.items():
+        if holds_secret(key, value):
+            variable = variable_of(key)
+            yield (
+                f"{flag} puts a secret on the command line, where other users of this machine can read it; "
+                f"set {variable}, or {variable}_FILE to a file that holds it"
+            )
 
 
 def _flags(pairs: list[str], database: str | None, bootstrap: str | None) -> dict[str, tuple[str, object]]:

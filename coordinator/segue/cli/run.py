@@ -197,7 +197,7 @@ def _relay(run: Invocation, url: str | None, client: KafkaSettings, observer: Ob
 
     It has a producer and an engine of its own: both belong to one thread.
     """
-    engine = create_engine(url or database_url(run))
+    engine = create_engine(url or database_url(run), hide_parameters=True)
     run.closing.callback(engine.dispose)
     store = BatchedOutbox(engine) if url in (None, database_url(run)) else SqlOutboxStore(engine)
     return Relay(store, _producer(run, client, observer), options=options, observer=observer)

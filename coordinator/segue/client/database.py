@@ -118,7 +118,7 @@ def _engine(database: str | URL) -> Engine:
         url = url.set(drivername="postgresql+psycopg")
     timeout: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT} if url.get_backend_name() == "postgresql" else {}
     try:
-        return create_engine(url, pool_pre_ping=True, connect_args=timeout)
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=timeout)
     except ModuleNotFoundError as error:
         where = url.render_as_string()
         raise ConfigError(f"database {where} needs the package {error.name}: pip install 'segue[postgres]'") from None

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 #: How long a request may take to be acknowledged by Kafka: twice the producer's own delivery timeout.
 ACK_TIMEOUT = timedelta(seconds=10)
-#: What the coordinator is told as the origin of requests (`ce_source`), and as who asked for a cancellation.
+#: What the coordinator is told as the origin of requests (`ce_source`), and of a cancel as who asked for it.
 SOURCE = "segue.client"
 
 

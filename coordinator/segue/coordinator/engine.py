@@ -62,7 +62,12 @@ def _postgres(url: URL, pool_size: int, lock_timeout: timedelta, call_timeout: t
         arguments["application_name"] = "segue"
     try:
         engine = create_engine(
-            url, pool_size=pool_size, max_overflow=0, pool_timeout=call_timeout.total_seconds(), connect_args=arguments
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=call_timeout.total_seconds(),
+            connect_args=arguments,
+            hide_parameters=True,  # they are payloads, and errors reach logs
         )
     except ModuleNotFoundError as error:
         raise ConfigError("database: PostgreSQL needs the driver psycopg; install segue[postgres]") from error
@@ -107,7 +112,7 @@ def _sqlite(url: URL, pool_size: int, lock_timeout: timedelta) -> Engine:
     seconds = lock_timeout.total_seconds()
     in_memory = url.database in {None, "", ":memory:"}
     sizes = {} if in_memory else {"pool_size": pool_size, "max_overflow": 0}
-    engine = create_engine(url, connect_args={"timeout": seconds}, **sizes)
+    engine = create_engine(url, connect_args={"timeout": seconds}, hide_parameters=True, **sizes)
 
     @event.listens_for(engine, "connect")
     def prepare(dbapi_connection: Any, record: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from segue.clock import from_micros
+from segue.coordinator.sentences import blocked_by
 from segue.coordinator.store import SagaRow
 from segue.saga.events import Failure
 from segue.saga.state import SagaState
@@ -81,7 +82,7 @@ def _listed(names: Sequence[str], count: int) -> str | None:
 
 def _waiting_for(state: SagaState, current: list[Step], listed: str | None) -> str | None:
     if state.blocked is not None:
-        return "a person: the saga's code failed"
+        return f"a person: {blocked_by(state.blocked)}"
     if state.undriven:
         return f"a coordinator that has {state.definition} version {state.version}"
     if state.troubled:

@@ -318,6 +318,15 @@ def overdue_sagas(now: datetime) -> Select[*tuple[Any, ...]]:
     )
 
 
+def last_moves() -> Select[*tuple[Any, ...]]:
+    """When sagas of each type and version were moved last by a process that has their code."""
+    return (
+        select(saga.c.definition, saga.c.version, func.max(saga.c.updated_at).label("at"))
+        .where(~saga.c.undriven)
+        .group_by(saga.c.definition, saga.c.version)
+    )
+
+
 def outbox_age() -> Select[*tuple[Any, ...]]:
     """How many messages wait to be published, and since when."""
     return _waiting(

@@ -231,8 +231,26 @@ def read_saga(connection: Connection, saga_id: str) -> SagaRow:
     """One saga, within a snapshot. Raises NotFound."""
     row = connection.execute(queries.one_saga(saga_id)).first()
     if row is None:
-        raise NotFound(f"there is no saga {saga_id!r:.80}; `segue saga ls` lists them")
+        raise NotFound(f"there is no saga {saga_id!r:.80}; {_instead(connection, saga_id)}")
     return saga_of(row._mapping)
+
+
+def _instead(connection: Connection, saga_id: str) -> str:
+    """What came for a saga that does not exist: its start may have been refused, a signal may be early."""
+    wanted = DeadLetterFilter(states=("received", "parked", "dead"), saga_id=saga_id)
+    rows = connection.execute(queries.list_dead_letters(wanted, 20, None)).all()
+    letters = [dead_letter_of(dict(row._mapping)) for row in rows]
+    if not letters:
+        return "`segue saga ls` lists them"
+    refused = [letter for letter in letters if ("ce_sagaaction", b"start") in letter.record.headers]
+    if refused:
+        last = refused[-1]
+        return (
+            f"its start was refused ({last.reason}): {last.error_message}; `segue dlq show {last.id}` shows it, "
+            f"`segue dlq replay {last.id}` tries it again"
+        )
+    first = letters[0]
+    return f"what came for it is kept: `segue dlq show {first.id}` ({first.state}, {first.reason})"
 
 
 def read_history(connection: Connection, saga_id: str, *, all_runs: bool = False) -> list[EventRow]:
@@ -320,7 +338,7 @@ def check_exists(url: URL) -> None:
 def _engine(url: URL) -> Engine:
     check_exists(url)
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": CONNECT_TIMEOUT})
+        engine = create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args={"timeout": CONNECT_TIMEOUT})
         event.listen(engine, "connect", _sqlite_connected)
         event.listen(engine, "begin", _sqlite_begun)
         return engine
@@ -333,6 +351,7 @@ def _engine(url: URL) -> Engine:
         return create_engine(
             url,
             isolation_level="REPEATABLE READ",
+            hide_parameters=True,
             pool_pre_ping=True,
             connect_args={"connect_timeout": CONNECT_TIMEOUT, "options": options},
         )

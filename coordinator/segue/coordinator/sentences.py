@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import assert_never
 
 from segue.clock import from_micros
 from segue.saga import events as e
 
+#: A block over a record that could not be applied names it first; it is kept as a dead letter in the state `received`.
+_RECORD = re.compile(r"\S+\[\d+\]@\d+: ")
+_LIMITS = frozenset(("command_limit", "history_limit"))
+_OTHER_BLOCKS = {
+    "nondeterminism": "its code asks for something else than its history holds",
+    "InvalidPayload": "what came is not of the type that its code declares",
+    "command_limit": "its code asked for more commands at a time than are allowed",
+    "history_limit": "it has made as many transitions as are allowed",
+    "internal_error": "Segue itself failed at it",
+}
 _CAUSES = {"failure": "a failure", "deadline": "its deadline", "cancel": "a cancel"}
 
 
@@ -54,6 +65,22 @@ def sentence(event: e.AnyEvent) -> str:
 def failure_text(failure: e.Failure) -> str:
     """`no_courier: nobody drives today`."""
     return f"{failure.code}: {failure.message}" if failure.message else failure.code
+
+
+def blocked_by(failure: e.Failure) -> str:
+    """What stops the code of a blocked saga, in few words: not everything is the code's fault."""
+    if _RECORD.match(failure.message):
+        return "an answer to it can't be read or applied"
+    return _OTHER_BLOCKS.get(failure.code, "the saga's code failed")
+
+
+def what_unblocks(failure: e.Failure) -> str:
+    """What a person can do about it."""
+    if _RECORD.match(failure.message):
+        return "`segue dlq replay NUMBER --value …` hands it in repaired, `segue dlq discard NUMBER` goes on without it"
+    if failure.code in _LIMITS:
+        return "deploy code that asks for less, then `segue saga retry`, or `segue saga cancel`"
+    return "deploy code that fits, then `segue saga retry`"
 
 
 def _by(actor: str) -> str:
@@ -111,7 +138,7 @@ def _settled(
         case e.StepParked():
             return f"{event.step} waits for a person: {failure_text(event.error)}"
         case e.StepInDoubt():
-            return f"{event.step} is in doubt, nothing can undo it: {failure_text(event.error)}"
+            return f"nobody knows whether {event.step} happened, and it is not guessed at: {failure_text(event.error)}"
         case e.StepAbandoned():
             return f"{event.step} is not waited for any more"
         case _:
@@ -184,7 +211,7 @@ def _stands(
             return "the deadline passed after the pivot: noted"
         case e.Undriven():
             if event.error is not None:
-                return f"blocked, the saga's code failed: {failure_text(event.error)}"
+                return f"blocked, {blocked_by(event.error)}: {failure_text(event.error)}"
             return "waits for a process that has the saga's code"
         case e.Redriven():
             return "the saga's code goes on"

@@ -312,7 +312,7 @@ class Coordinator:
     def _poison(self, item: Item, error: Exception) -> None:
         """A record that can't be applied however often: dead, or kept for its saga, which is then blocked."""
         reason = error.code if isinstance(error, SegueError) else "internal_error"
-        self._observer.event("record.failed", topic=item.record.topic, offset=item.record.offset, error=repr(error))
+        self._observer.event("record.failed", topic=item.record.topic, offset=item.record.offset, error=error)
         problem = error if isinstance(error, SegueError) else SegueError(f"{type(error).__name__}: {error}")
         move = self._move(item.record.source, item.record.offset + 1)
 
@@ -427,7 +427,7 @@ class Coordinator:
         except Unavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others are woken
-            self._observer.event("wake.failed", saga=row.id, error=repr(error))
+            self._observer.event("wake.failed", saga=row.id, error=error)
             work.put_off(row, UNREADABLE_FOR)
             return False
         return True
@@ -458,7 +458,7 @@ class Coordinator:
                 raise
             except Exception as failed:  # noqa: BLE001 - this is the one: it waits for a person
                 error = failed
-                self._observer.event("wake.failed", saga=row.id, error=repr(failed))
+                self._observer.event("wake.failed", saga=row.id, error=failed)
                 try:
                     self._transact(give_up)
                 except NOBODYS_FAULT:
@@ -476,7 +476,7 @@ class Coordinator:
             apply_request(request, batch, work, self._intake)
 
         def refuse(work: Work, request: OperatorRequest, error: Exception) -> None:
-            self._observer.event("request.failed", saga=request.saga_id, kind=request.kind, error=repr(error))
+            self._observer.event("request.failed", saga=request.saga_id, kind=request.kind, error=error)
             refuse_request(request, work, f"failed: {error!r}")
 
         return deal(self._transact, take, serve, refuse, most=REQUESTS_AT_ONCE)
@@ -491,7 +491,7 @@ class Coordinator:
 
         def bury(work: Work, letter: DeadLetterRow, error: Exception) -> None:
             record = letter.record
-            self._observer.event("record.failed", topic=record.topic, offset=record.offset, error=repr(error))
+            self._observer.event("record.failed", topic=record.topic, offset=record.offset, error=error)
             work.changes.settled[letter.id] = "dead"
 
         return deal(self._transact, take, fold, bury, most=self.options.batch_size)

@@ -6,7 +6,7 @@ coordinators work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -53,6 +53,7 @@ def verify(reads: Reads, counted: Counted = lambda n: None) -> Iterator[Violatio
             for row in rows:
                 values = row._mapping
                 yield Violation(check=name, message=text(values, now), saga_id=values.get("saga"))
+    yield from _overdue(reads)
     yield from _outbox(reads)
     yield from _folds(reads, counted)
     yield from _audit(reads, counted)
@@ -81,14 +82,6 @@ def _broken(row: Any, now: datetime) -> str:
     )
 
 
-def _overdue(row: Any, now: datetime) -> str:
-    if row["undriven"]:
-        return f"no coordinator that runs has {row['definition']} version {row['version']}"
-    if row["wake_at"] is not None and row["wake_at"] < now - queries.GRACE:
-        return f"nobody has woken it since {_moment(row['wake_at'])}; is a coordinator running? is it behind?"
-    return f"its deadline passed at {_moment(row['deadline_at'])}"
-
-
 def _quarantined(row: Any, now: datetime) -> str:
     where = f"message {row['id']} to {row['aggregatetype']}, key {row['aggregateid']}"
     return f"{where}: could not be published, in quarantine since {_moment(row['quarantined_at'])}: {row['error']}"
@@ -102,10 +95,46 @@ _Statement = tuple[str, Callable[[datetime], Select[*tuple[Any, ...]]], Callable
 _STATEMENTS: tuple[_Statement, ...] = (
     ("lost", lambda _: queries.lost_sagas(), _lost),
     ("history", lambda _: queries.broken_histories(), _broken),
-    ("overdue", queries.overdue_sagas, _overdue),
     ("quarantine", lambda _: queries.quarantined(), _quarantined),
     ("request", queries.overdue_requests, _unanswered),
 )
+
+
+_Code = tuple[str, int]
+
+
+def _overdue(reads: Reads) -> Iterator[Violation]:
+    with reads.snapshot() as connection:
+        now = database_now(connection)
+        rows = connection.execution_options(yield_per=PAGE).execute(queries.overdue_sagas(now))
+        moved: dict[_Code, datetime] | None = None
+        for row in rows:
+            if moved is None:
+                moved = {(one.definition, one.version): one.at for one in connection.execute(queries.last_moves())}
+            yield Violation(check="overdue", saga_id=row.saga, message=_late(row, now, moved))
+
+
+def _late(row: Any, now: datetime, moved: Mapping[_Code, datetime]) -> str:
+    code = f"{row.definition} version {row.version}"
+    if row.undriven:
+        return f"no coordinator that runs has {code}"
+    if row.wake_at is not None and row.wake_at < now - queries.GRACE:
+        return f"nobody has woken it since {_moment(row.wake_at)}: {_why_not_woken(row, code, moved)}"
+    return f"its deadline passed at {_moment(row.deadline_at)}"
+
+
+def _why_not_woken(row: Any, code: str, moved: Mapping[_Code, datetime]) -> str:
+    """As far as other sagas tell: who has moved them since runs, and would have moved this one if it had its code."""
+    own = (row.definition, row.version)
+    same = moved.get(own)
+    others = max((at for key, at in moved.items() if key != own), default=None)
+    if same is not None and same > row.wake_at:
+        at_work = f"a coordinator that has {code} was at work at {_moment(same)}"
+        return f"{at_work}; is it behind, is a partition without an owner (`gate.alert` in its log)?"
+    if others is not None and others > row.wake_at:
+        at_work = f"a coordinator was at work at {_moment(others)}"
+        return f"{at_work}, but none that has {code}; deploy that version, too"
+    return f"no coordinator runs, or none that has {code}"
 
 
 def _outbox(reads: Reads) -> Iterator[Violation]:

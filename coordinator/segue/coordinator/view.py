@@ -22,7 +22,7 @@ from segue.coordinator.reads import (
     read_requests,
     read_saga,
 )
-from segue.coordinator.sentences import failure_text, sentence
+from segue.coordinator.sentences import blocked_by, failure_text, sentence, what_unblocks
 from segue.coordinator.store import AuditEntry, EventRow, OperatorRequest, SagaRow
 from segue.errors import DecodeError
 from segue.saga import events as e
@@ -219,14 +219,14 @@ def _why(state: SagaState) -> str | None:
     if state.ended:
         return None
     if state.blocked is not None:
-        return f"the saga's code failed: {failure_text(state.blocked)}; deploy code that fits, then `segue saga retry`"
+        return f"{blocked_by(state.blocked)}: {failure_text(state.blocked)}; {what_unblocks(state.blocked)}"
     sentences = []
     for name, kind in state.troubled.items():
         step = state.steps[name]
         error = step.undo.error if kind == "deferred" else step.error
         what = {
             "parked": f"{name} is spent",
-            "in_doubt": f"nobody knows whether {name} happened, and nothing can undo it",
+            "in_doubt": f"nobody knows whether {name} happened, {_not_undone(state, step)}",
             "deferred": f"the compensation of {name} is spent",
         }[kind]
         sentences.append(f"{what} ({failure_text(error)})" if error else what)
@@ -235,6 +235,15 @@ def _why(state: SagaState) -> str | None:
     if state.held is not None:
         sentences.append(f"its undo is held, too many are being undone ({failure_text(state.held.error)})")
     return "; ".join(sentences) or None
+
+
+def _not_undone(state: SagaState, step: Step) -> str:
+    """Why a step of unknown outcome waits, and is not simply undone."""
+    if not step.compensate:
+        return "and nothing can undo it"
+    if state.pivot:
+        return "and after the pivot nothing is undone by itself"
+    return "and its failure is to be parked, not undone"
 
 
 def _waits(state: SagaState, row: SagaRow, now: datetime) -> list[Wait]:

@@ -276,7 +276,7 @@ class StepParked(Event, frozen=True, kw_only=True):
 
 
 class StepInDoubt(Event, frozen=True, kw_only=True):
-    """The outcome is unknown and nothing can undo it: it waits for a late answer or a person."""
+    """The outcome is unknown, and the undo does not take it by itself: it waits for a late answer or a person."""
 
     step: str
     error: Failure

@@ -158,7 +158,7 @@ class Given(Generic[I, O]):
         return self._expect_attention("parked", step)
 
     def expect_in_doubt(self, step: str | AnyActivity | None = None) -> Given[I, O]:
-        """Nobody knows whether a step happened, and nothing can undo it; it waits for a late answer or a person."""
+        """Nobody knows whether a step happened, and it is not undone by itself: a late answer or a person decides."""
         return self._expect_attention("in_doubt", step)
 
     def expect_deferred(self, step: str | AnyActivity | None = None) -> Given[I, O]:

@@ -85,7 +85,7 @@ class Relay:
         observer: Observer = SILENT,
     ) -> None:
         if isinstance(store, str):
-            store = create_engine(store)
+            store = create_engine(store, hide_parameters=True)
         self._store: OutboxStore = SqlOutboxStore(store) if isinstance(store, Engine) else store
         self._producer = producer
         self._options = options

@@ -118,6 +118,21 @@ def test_the_present_run_is_checked_and_earlier_ones_may_be_gone(
     assert {check for check, _ in violations(on_database("verify", "--json"))} == expected
 
 
+def test_a_version_that_no_running_coordinator_has_is_told_from_no_coordinator_at_all(
+    database: Database, on_database: Segue
+) -> None:
+    hour_ago = SYSTEM_CLOCK.now() - timedelta(hours=1)
+    late = update(schema.saga).where(schema.saga.c.id == "order-1").values(wake_at=hour_ago, alarm_at=hour_ago)
+    database.put(shipping("order-1", ago=timedelta(hours=2)))
+    database.execute(late)
+    assert "no coordinator runs, or none that has order version 1" in on_database("verify").out
+    database.put(in_its_third_run())
+    ran = on_database("verify", "--json").json["shown"][0]["message"]
+    assert "but none that has order version 1; deploy that version, too" in ran
+    database.put(completed("order-2"))
+    assert "a coordinator that has order version 1 was at work at" in on_database("verify", "--json").out
+
+
 def test_an_audit_line_that_was_changed_or_removed_breaks_the_chain(database: Database, on_database: Segue) -> None:
     entry = AuditEntry(at=SYSTEM_CLOCK.now(), actor="ann", action="retry")
     database.audit(entry, entry, entry)

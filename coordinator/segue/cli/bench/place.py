@@ -20,6 +20,7 @@ from segue.cli.db import migrate
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation
 from segue.cli.settings import EMBEDDED
+from segue.cli.settings.load import environment_with
 from segue.clock import fresh_id
 from segue.coordinator.reads import parse_url, translated
 from segue.topics.admin import plan
@@ -103,16 +104,13 @@ def coordinator(run: Invocation, place: Place) -> Iterator[subprocess.Popen[byte
     command += ["--log-level", "warning"]
     if run.loaded.path:
         command += ["--config", str(run.loaded.path.resolve())]
-    for key, (_, value) in run.flags.items():
-        if key not in ("coordinator.database", "kafka.bootstrap"):
-            command += ["--set", f"{key}={value}"]
     command += ["--set", f"coordinator.name={place.names.coordinator}"]
     for role in ("requests", "replies", "dlq", "events"):
         command += ["--set", f"topics.{role}={getattr(place.names, role)}"]
     command += ["--set", f"topics.commands={place.names.commands}"]
     with TemporaryDirectory(prefix="segue-bench-") as folder, (Path(folder) / "log").open("w+b") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(place), start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(run, place), start_new_session=True
         )
         try:
             yield process
@@ -126,10 +124,11 @@ def coordinator(run: Invocation, place: Place) -> Iterator[subprocess.Popen[byte
                 process.communicate()
 
 
-def _environment(place: Place) -> Mapping[str, str]:
+def _environment(run: Invocation, place: Place) -> Mapping[str, str]:
     """Secrets go through the environment: other users of this machine can read a command line."""
     own = ("SEGUE_COORDINATOR_DATABASE", "SEGUE_KAFKA_BOOTSTRAP", "SEGUE_KAFKA_PROPERTIES")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    given = environment_with(run.flags, os.environ)
+    kept = {name: value for name, value in given.items() if not name.startswith(own)}
     properties = {
         f"{own[2]}_{name.upper().replace('.', '_')}": str(value) for name, value in place.kafka.properties.items()
     }

@@ -202,6 +202,21 @@ def _read_environment(loading: _Loading, environment: Mapping[str, str]) -> None
             loading.put(setting.key if setting else f"{PROPERTIES}.{property_name}", value, origin)
 
 
+def variable_of(key: str) -> str:
+    """The variable that sets `section.name`, or one property of librdkafka."""
+    return PREFIX + re.sub(r"[.-]", "_", key).upper()
+
+
+def environment_with(flags: Mapping[str, tuple[str, object]], environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a process that is to have the same settings: flags as variables, for nobody else to read."""
+    found = dict(environment)
+    for key, (_, value) in flags.items():
+        variable = variable_of(key)
+        found.pop(f"{variable}_FILE", None)
+        found[variable] = str(value)
+    return found
+
+
 def _property_name(variable: str) -> str | None:
     """`SEGUE_KAFKA_PROPERTIES_SASL_PASSWORD` is the property `sasl.password`: no property has an underscore."""
     prefix = "SEGUE_KAFKA_PROPERTIES_"

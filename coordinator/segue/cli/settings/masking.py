@@ -6,9 +6,11 @@ import re
 
 MASK = "***"
 
-#: librdkafka properties, and words in the names of others, whose values are secret.
+#: Words in the names of properties of librdkafka and of the Schema Registry's client whose values are secret.
 _SECRET_PROPERTY = re.compile(
-    r"password|secret|\.pem$|jaas|token|credential|passphrase|oauthbearer\.config", re.IGNORECASE
+    r"password|secret|\.pem$|jaas|token(?!\.endpoint)|credential|passphrase|oauthbearer\.config|user\.info|\bapi\.key"
+    r"|private\.key(?!\.location)|kinit\.cmd|ssl[._]key$|assertion\.jwt",
+    re.IGNORECASE,
 )
 #: Greedy to the last `@`: a password may hold `@`, `/` or `?` unescaped, and masking too much is the smaller evil.
 _URL_PASSWORD = re.compile(r"(?<=://)([^:/@?#\s]*):(\S*)@")
@@ -18,6 +20,18 @@ _QUERY_SECRET = re.compile(r"([?&](?:[\w.-]*(?:password|secret|token|passphrase)
 def is_secret_property(name: str) -> bool:
     """Whether the value of this librdkafka property must not be shown, as that of `sasl.password`."""
     return _SECRET_PROPERTY.search(name) is not None
+
+
+def shown_property(name: str, value: object) -> str:
+    """The value of a property for people: secrets masked, and passwords in URLs (a registry's, a proxy's), too."""
+    return MASK if is_secret_property(name) else mask_url(str(value))
+
+
+def holds_secret(name: str, value: object) -> bool:
+    """Whether this setting or property, given as it is, shows a secret."""
+    if name == "kafka.properties":  # all of them at once, as one JSON object
+        return is_secret_property(str(value)) or mask_url(str(value)) != str(value)
+    return is_secret_property(name) or shown_property(name, value) != str(value)
 
 
 def mask_url(url: str) -> str:

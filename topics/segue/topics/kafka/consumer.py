@@ -173,7 +173,7 @@ class KafkaConsumer:
                 client.poll(0.05)
             client.poll(0)  # what else was under way
         except (KafkaException, RuntimeError) as error:
-            self._observer.event("group.leave_failed", error=repr(error))
+            self._observer.event("group.leave_failed", error=error)
 
     # -- records ---------------------------------------------------------------------------------------------------
 
