@@ -258,6 +258,11 @@ def told(plan: Plan) -> Plan:
     )
 
 
+def odd_headers(plan: Plan) -> Plan:
+    """Services write what only advises as they like, and some outcomes in words of their own."""
+    return replace(plan, odd_headers=True, service_rate=max(0.1, plan.service_rate), kinds=("redrive", "kill"))
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -279,6 +284,7 @@ FOCUSES: Mapping[str, Focus] = {
         steps_back,
         hangs,
         told,
+        odd_headers,
     )
 }
 

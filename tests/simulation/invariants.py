@@ -13,6 +13,7 @@ from segue.saga import events as e
 from segue.topics.broker import Record
 from tests.simulation.claim_invariants import CLAIMS
 from tests.simulation.folding import difference
+from tests.simulation.header_invariants import ADVICE
 from tests.simulation.oracles import Commit, Oracle, Oracles, header
 from tests.simulation.plan import NEVER
 from tests.simulation.run_invariants import S23Runs
@@ -656,5 +657,9 @@ ORACLES: Sequence[type[Oracle]] = (
     S1StartOnce, S2Fold, S3Legal, S4Serial, S5Outbox, S6SameBytes, S7EffectOnce, S8Replies, S9Timers, GATE,
     S10Compensated, S11Order, S12UndoBeforeDo, S13LateSuccess, S14Pivot, KINDS, S15OneOutcome, S16Conservation,
     S18Version, S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag, L4Overdue, L5Alone,
-    S23Runs, KEYS, BEATS, LATER, BREAKER, SIGNS, TIME, WAKE, CLAIMS, TOLD,
+    S23Runs, KEYS, BEATS, LATER, BREAKER, SIGNS, TIME, WAKE,
+    # One line each from here on.
+    CLAIMS,
+    TOLD,
+    ADVICE,
 )  # fmt: skip

@@ -16,18 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from tests.simulation import (
-    broken,
-    broken_claims,
-    broken_found,
-    broken_runs,
-    broken_sql,
-    broken_time,
-    broken_told,
-    broken_worker,
-)
 from tests.simulation.focus import name_of
 from tests.simulation.patching import MUTANTS, Mutant, Patch
 from tests.simulation.run import TAPES, say
@@ -36,7 +28,9 @@ from tests.simulation.system import TIERS, run, settle
 from tests.simulation.tape import Choices, Tape, save
 
 #: Where mutants are; to import them is to have them in `MUTANTS`.
-FILES = (broken, broken_claims, broken_found, broken_runs, broken_sql, broken_time, broken_worker, broken_told)
+FILES = tuple(
+    import_module(f"tests.simulation.{path.stem}") for path in sorted(Path(__file__).parent.glob("broken*.py"))
+)
 #: Where the schedules begin, for all mutants the same.
 FIRST_SEED = 1
 #: A set that takes seconds: mutants that die young, of every kind.

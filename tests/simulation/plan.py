@@ -58,6 +58,8 @@ class Plan:
     pending_commands: int = NEVER
     #: Seconds between two commits of a worker's offsets: what it has done since then is done again after a kill.
     commit_s: float = 0.0
+    #: Services write headers that only advise as they like, and some outcomes in words of their own.
+    odd_headers: bool = False
 
 
 #: Many small schedules find more than few large ones; but what sagas do to each other takes some of them.

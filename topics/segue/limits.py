@@ -20,9 +20,9 @@ class Limits:
 
     #: Bytes of one payload.
     payload_bytes: int = 256 * 1024
-    #: Number of headers of one record.
+    #: Number of headers of one record that Segue writes; half of them may be the caller's.
     header_count: int = 64
-    #: Bytes of all headers of one record, names included.
+    #: Bytes of all headers of one record that Segue writes, names included.
     header_bytes: int = 16 * 1024
     #: Nesting of a JSON or Avro value.
     depth: int = 64

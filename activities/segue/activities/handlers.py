@@ -82,7 +82,7 @@ class Reader:
 
     def prepare(self, record: Record) -> Prepared:
         """Raises EnvelopeError where not even an answer is possible."""
-        command = parse_command(record, self._limits)
+        command = parse_command(record)
         if len(command.key) > MAX_KEY_LENGTH:
             raise EnvelopeError(f"header ce_sagakey is longer than {MAX_KEY_LENGTH} characters")
         if len(command.saga_id) > 255 or len(command.reply_to) > 249 or len(command.id) > 255:

@@ -164,6 +164,12 @@ def replay(
     value: Annotated[
         str | None, typer.Option(metavar="TEXT|@FILE", help="Another value than the stored one (one dead letter).")
     ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TEXT", help="Another header than the stored one; `NAME=` takes it away. Repeatable."
+        ),
+    ] = None,
     rate: Rate = None,
     limit: Limit = 1000,
     reason: Reason = None,
@@ -179,10 +185,23 @@ def replay(
         if len(numbers or ()) != 1:
             raise UsageError("--value needs the number of one dead letter")
         arguments["value"] = b64encode(read_argument(value)[0]).decode("ascii")
+    if header:
+        arguments["headers"] = _headers(header)
     found = reads(run)
     wanted = _filter(found, saga, fingerprint, cause, since)
     letters = _chosen(run, found, numbers, wanted, limit)
     _act(run, "replay", letters, arguments, how, dry_run=dry_run)
+
+
+def _headers(options: list[str]) -> dict[str, str | None]:
+    """Headers to be set, by name; None is one to be taken away."""
+    headers: dict[str, str | None] = {}
+    for option in options:
+        name, is_given, text = option.partition("=")
+        if not name or not is_given:
+            raise UsageError(f"--header {option!r:.80}: write NAME=TEXT, or NAME= to take the header away")
+        headers[name] = text or None
+    return headers
 
 
 def discard(

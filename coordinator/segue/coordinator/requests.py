@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from segue.errors import DecodeError, InputError, SegueError, Unavailable
 from segue.saga import inputs
 from segue.saga.effects import Ignored
 from segue.saga.events import NOTHING, NULL
+from segue.topics.broker import Record
 
 
 class Arguments(msgspec.Struct, frozen=True):
@@ -27,6 +28,8 @@ class Arguments(msgspec.Struct, frozen=True):
     code: str = "resolved"
     compensate: str = "all"
     value: str | None = None
+    #: Headers of a replayed record that are to be others; None takes one away.
+    headers: dict[str, str | None] = {}
 
 
 def apply_request(request: OperatorRequest, batch: Batch, work: Work, intake: Intake) -> None:
@@ -133,16 +136,23 @@ def _dead_letter(request: OperatorRequest, arguments: Arguments, batch: Batch, w
         work.changes.settled[letter.id] = "discarded"
         _unblock(letter, work, request.actor)
         return "done"
-    record = letter.record
+    return replay(letter, _edited(letter.record, arguments), work, intake, actor=request.actor)
+
+
+def _edited(record: Record, arguments: Arguments) -> Record:
+    """The record as a person wants it to be read. Raises DecodeError for a value that is no base64."""
+    value = record.value
     if arguments.value is not None:
         try:
-            record = msgspec.structs.replace(record, value=b64decode(arguments.value, validate=True))
+            value = b64decode(arguments.value, validate=True)
         except ValueError:
             raise DecodeError("value is not base64") from None
-    return replay(letter, record, work, intake, actor=request.actor)
+    kept = [pair for pair in record.headers if pair[0] not in arguments.headers]
+    set_anew = [(name, text.encode()) for name, text in arguments.headers.items() if text is not None]
+    return msgspec.structs.replace(record, value=value, headers=(*kept, *set_anew))
 
 
-def replay(letter: DeadLetterRow, record: Any, work: Work, intake: Intake, *, actor: str) -> str:
+def replay(letter: DeadLetterRow, record: Record, work: Work, intake: Intake, *, actor: str) -> str:
     """Inject a dead letter's record as if it came now; nothing is published to any topic. Says what became of it."""
     item = intake.item(record)
     if item.saga_id is not None:

@@ -141,7 +141,7 @@ class Coordinator:
             topic_ids=self._topic_ids,
         )
         self._breaker = Breaker(self.options.undos_per_minute)
-        self._intake = Intake(names=names, codecs=self._tools.codecs, limits=limits)
+        self._intake = Intake(names=names, codecs=self._tools.codecs)
         self._cache = InstanceCache(self.options.cache_size)
         self._publisher = Publisher(producer, clock, observer)
         self._gate = DrainGate(store, consumer, self.name, self._topics, observer, clock)
@@ -318,7 +318,7 @@ class Coordinator:
 
         def keep(work: Work, batch: Batch) -> None:
             batch.fence(self.name, [move])
-            if item.reply is not None and item.saga_id:
+            if item.command_id is not None and item.saga_id:
                 work.prepare([item.saga_id])
                 if work.knows(item.saga_id):
                     work.keep(item.record, item.saga_id, reason, problem)

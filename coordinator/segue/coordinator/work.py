@@ -32,6 +32,7 @@ from segue.saga.failures import Nondeterminism
 from segue.saga.fold import fold
 from segue.saga.replay import rebuild
 from segue.saga.state import SagaState
+from segue.saga.steps import Step
 from segue.saga.transition import advance, block, go_on, start
 from segue.saga.turn import Instance, wake_at
 from segue.topics import Codecs, TopicNames
@@ -371,12 +372,12 @@ class Work:
     def _unreadable(self, item: Item, error: InputError) -> None:
         """Dead, unless it answers a command of a live saga: then it is kept as `received` and blocks that saga."""
         saga_id = item.saga_id
-        if item.reply is None or saga_id is None or not self.knows(saga_id):
+        if item.command_id is None or saga_id is None or not self.knows(saga_id):
             self._dead(item, error.code, error)
             return
         instance = self.instance(saga_id)
-        known = instance.state.commands.get(CommandId(item.reply.command_id))
-        if known is None or instance.state.ended or instance.state.steps[known[0]].status == "succeeded":
+        known = instance.state.commands.get(CommandId(item.command_id))
+        if known is None or instance.state.ended or _is_settled(instance.state.steps[known[0]], known[1]):
             self._dead(item, error.code, error)
             return
         self.keep(item.record, saga_id, error.code, error)
@@ -522,6 +523,11 @@ class Work:
         for instance in self.instances.values():
             discard(instance)
         self.instances.clear()
+
+
+def _is_settled(step: Step, action: e.Action) -> bool:
+    """Whether an answer to a command of this step can say nothing new."""
+    return step.status == "succeeded" if action == "invoke" else step.undo.status in ("done", "given_up")
 
 
 def _said_at(reply: Reply) -> int:

@@ -147,6 +147,7 @@ def test_an_action_becomes_a_request(
             "name dead letters by number, or choose them with --saga, --fingerprint, --cause or --since",
         ),
         (("dlq", "replay", "--value", "x", "--saga", "y"), "--value needs the number of one dead letter"),
+        (("dlq", "replay", "1", "--header", "x"), "--header 'x': write NAME=TEXT, or NAME= to take the header away"),
         (
             ("saga", "retry", "order-2", "--wait-for", "soon"),
             "--wait-for 'soon': expected a duration like 200ms, 30s, 5m, 2h, 7d or 1h30m",
@@ -261,12 +262,16 @@ def test_dead_letters_are_replayed_and_discarded_through_requests(database: Data
     assert on_database("dlq", "replay", "--fingerprint", "3fa2", "--rate", "1/m", "--no-wait").code == 0
     assert on_database("dlq", "replay", "3", "--value", "{}", "--no-wait").code == 0
     assert on_database("dlq", "discard", "3", "--reason", "test data", "--no-wait").code == 0
+    changed = ("--header", "ce_sagaoutcome=success", "--header", "x-odd=")
+    assert on_database("dlq", "replay", "1", "2", *changed, "--no-wait").code == 0
     rows = asked(database)
     assert [(row.kind, row.dead_letter_id, json.loads(row.arguments)) for row in rows] == [
         ("replay", 1, {}),
         ("replay", 2, {}),
         ("replay", 3, {"value": "e30="}),
         ("discard", 3, {}),
+        ("replay", 1, {"headers": {"ce_sagaoutcome": "success", "x-odd": None}}),
+        ("replay", 2, {"headers": {"ce_sagaoutcome": "success", "x-odd": None}}),
     ]
     assert rows[1].not_before - rows[0].not_before == timedelta(minutes=1)
 

@@ -1,11 +1,13 @@
 """The envelope: CloudEvents 1.0, Kafka binary content mode, with the saga extension (wire protocol, version 1).
 
-All headers are UTF-8 text and single-valued. Parsing never trusts: what is missing or has no meaning raises
-EnvelopeError, and the caller makes a dead letter of the record.
+All headers are UTF-8 text and single-valued. Parsing never trusts: what decides and is missing or has no meaning raises
+EnvelopeError, and the caller makes a dead letter of the record. What only advises (a time, a subject, a trace) counts
+as absent where it is odd, and other people's headers are not looked at, however many or long they are.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,7 +18,7 @@ import msgspec
 
 from segue.errors import EnvelopeError, InvalidId
 from segue.ids import saga_id_of_start
-from segue.limits import DEFAULT_LIMITS, Limits, check_id
+from segue.limits import check_id
 from segue.topics.broker import Headers, Record
 
 Action = Literal["invoke", "compensate"]
@@ -43,10 +45,44 @@ _OF_COMMANDS = (
     "ce_sagareplyto",
 )
 _ALL_OF_COMMANDS = itemgetter(*_OF_COMMANDS)
-#: Longest value of a header that must be there, in characters.
+#: Longest value of a header that is looked at, in characters.
 _LONGEST = 600
-#: Most bytes of UTF-8 that a character takes.
-_WIDEST = 4
+#: Longest value of a header that is handed on, in bytes: the W3C's bound, and the columns of the outbox.
+_LONGEST_PASSED_ON = {"traceparent": 255, "tracestate": 600, "baggage": 8192}
+#: Headers that have a meaning here; all others are somebody else's.
+_OURS = frozenset(
+    (
+        *_OF_COMMANDS,
+        *PASSED_ON,
+        "ce_source",
+        "ce_time",
+        "ce_subject",
+        "ce_causationid",
+        "ce_sagadeadline",
+        "ce_sagaoutcome",
+        "ce_sagaerror",
+        "ce_sagaeffect",
+        "ce_sagaretryafter",
+        "ce_sagareason",
+        "content-type",
+    )
+)
+#: Characters that stand for themselves in RFC 3339, and are written small by some.
+_SMALL = str.maketrans("tz", "TZ")
+#: A leap second, which Python's clock does not have.
+_LEAP = re.compile(r"(?<=:\d\d):60(?=[.Zz+-]|$)")
+#: Stands for a value that is not UTF-8: NUL is in no header that has a meaning.
+_BINARY = "\x00 (not UTF-8)"
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class OutcomeNotUnderstood(EnvelopeError):
+    """A reply says what became of its command in a word that is none of the protocol's: a person must read it."""
+
+    def __init__(self, message: str, command_id: str, saga_id: str | None) -> None:
+        super().__init__(message)
+        self.command_id = command_id
+        self.saga_id = saga_id
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -183,44 +219,34 @@ def encode_headers(pairs: Iterable[tuple[str, str]]) -> Headers:
     return tuple((name, value.encode()) for name, value in pairs)
 
 
-def text_headers(record: Record, limits: Limits = DEFAULT_LIMITS) -> dict[str, str]:
-    """The record's headers as text: the last of a repeated name wins, other people's binary headers are left out.
+def text_headers(record: Record) -> dict[str, str]:
+    """The headers of `record` that have a meaning here, as text; the last of a repeated name wins.
 
-    Raises EnvelopeError where there are too many of them.
+    One without a value counts as absent. One that is not UTF-8 has a stand-in that means nothing: where it must be
+    there it is refused by its name, where it advises it counts as absent.
     """
-    pairs = record.headers
-    if len(pairs) > limits.header_count:
-        raise EnvelopeError(f"{len(pairs)} headers, allowed are {limits.header_count}")
     try:
-        found = {name: value.decode() for name, value in pairs}  # type: ignore[union-attr]
+        found = {name: value.decode() for name, value in record.headers if name in _OURS}  # type: ignore[union-attr]
     except (AttributeError, UnicodeDecodeError):
-        return _careful_headers(pairs, limits)
-    size = sum(map(len, found)) + sum(map(len, found.values()))
-    if len(found) < len(pairs) or size * _WIDEST > limits.header_bytes:
-        return _careful_headers(pairs, limits)
+        return _careful_headers(record.headers)
     return found
 
 
-def _careful_headers(pairs: Headers, limits: Limits) -> dict[str, str]:
-    """The same, one by one: for what is repeated, binary, missing or long."""
-    size = 0
+def _careful_headers(pairs: Headers) -> dict[str, str]:
+    """The same, one by one: for what is binary or missing."""
     found: dict[str, str] = {}
     for name, value in pairs:
-        size += len(name) + len(value or b"")
-        if value is not None:
+        if name in _OURS and value is not None:
             try:
                 found[name] = value.decode()
             except UnicodeDecodeError:
-                if name.startswith("ce_"):
-                    raise EnvelopeError(f"header {name} is not UTF-8 text") from None
-    if size > limits.header_bytes:
-        raise EnvelopeError(f"{size} bytes of headers, allowed are {limits.header_bytes}")
+                found[name] = _BINARY
     return found
 
 
-def parse_command(record: Record, limits: Limits = DEFAULT_LIMITS) -> Command:
+def parse_command(record: Record) -> Command:
     """The command that `record` carries. Raises EnvelopeError naming the header that is missing or wrong."""
-    headers = text_headers(record, limits)
+    headers = text_headers(record)
     id, activity, saga_id, saga_type, step, action, attempt, key, reply_to = _mandatory(headers)
     if action not in ACTIONS:
         raise EnvelopeError(f"header ce_sagaaction is {action!r:.40}, allowed are invoke and compensate")
@@ -236,12 +262,12 @@ def parse_command(record: Record, limits: Limits = DEFAULT_LIMITS) -> Command:
         attempt=int(attempt),
         key=key,
         reply_to=reply_to,
-        source=headers.get("ce_source", ""),
-        causation_id=headers.get("ce_causationid", ""),
-        subject=headers.get("ce_subject"),
-        deadline=_moment(headers, "ce_sagadeadline"),
-        time=_moment(headers, "ce_time"),
-        content_type=headers.get("content-type", JSON),
+        source=_advice(headers, "ce_source") or "",
+        causation_id=_advice(headers, "ce_causationid") or "",
+        subject=_advice(headers, "ce_subject"),
+        deadline=_needed_moment(headers, "ce_sagadeadline"),
+        time=_needed_moment(headers, "ce_time"),
+        content_type=headers.get("content-type") or JSON,
         passed_on=_passed_on(headers),
     )
 
@@ -258,46 +284,50 @@ def _mandatory(headers: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(_required(headers, name) for name in _OF_COMMANDS)
 
 
-def parse_reply(record: Record, limits: Limits = DEFAULT_LIMITS) -> Reply:
+def parse_reply(record: Record) -> Reply:
     """The reply that `record` carries.
 
-    Only `ce_causationid` is mandatory; without `ce_sagaid` the key is the saga's id.
+    Only `ce_causationid` is mandatory; it decides, with the outcome and the effect. Without a `ce_sagaid` that can be
+    one the key is the saga's id. Raises OutcomeNotUnderstood where the outcome is no word of the protocol, in whatever
+    case its letters are.
     """
-    headers = text_headers(record, limits)
+    headers = text_headers(record)
     command_id = _required(headers, "ce_causationid")
+    saga_id = _id_in(headers.get("ce_sagaid")) or _id_in(_key_text(record))
     outcome = headers.get("ce_sagaoutcome", "success")
     if outcome not in OUTCOMES:
-        raise EnvelopeError(f"header ce_sagaoutcome is {outcome!r:.40}, allowed are success, failure, retry, pending")
-    effect = headers.get("ce_sagaeffect", "none")
-    if effect not in ("none", "unknown"):
-        raise EnvelopeError(f"header ce_sagaeffect is {effect!r:.40}, allowed are none and unknown")
+        outcome = outcome.strip().lower()
+        if outcome not in OUTCOMES:
+            said = headers["ce_sagaoutcome"]
+            message = f"header ce_sagaoutcome is {said!r:.40}, allowed are success, failure, retry, pending"
+            raise OutcomeNotUnderstood(message, command_id, saga_id)
     return Reply(
-        id=headers.get("ce_id") or f"{record.topic}:{record.partition}:{record.offset}",
+        id=_advice(headers, "ce_id") or f"{record.topic}:{record.partition}:{record.offset}",
         command_id=command_id,
         outcome=cast("Outcome", outcome),
-        saga_id=headers.get("ce_sagaid") or _key_text(record),
-        error=headers.get("ce_sagaerror"),
-        effect=cast("Effect", effect),
+        saga_id=saga_id,
+        error=_advice(headers, "ce_sagaerror", 255),
+        effect=_effect(headers),
         retry_after=_seconds(headers, "ce_sagaretryafter"),
-        source=headers.get("ce_source", ""),
-        type=headers.get("ce_type", ""),
-        saga_type=headers.get("ce_sagatype"),
-        step=headers.get("ce_sagastep"),
-        action=headers.get("ce_sagaaction"),
-        attempt=headers.get("ce_sagaattempt"),
-        subject=headers.get("ce_subject"),
+        source=_advice(headers, "ce_source") or "",
+        type=_advice(headers, "ce_type") or "",
+        saga_type=_advice(headers, "ce_sagatype"),
+        step=_advice(headers, "ce_sagastep"),
+        action=_advice(headers, "ce_sagaaction"),
+        attempt=_advice(headers, "ce_sagaattempt"),
+        subject=_advice(headers, "ce_subject"),
         time=_moment(headers, "ce_time"),
-        content_type=headers.get("content-type", JSON),
+        content_type=headers.get("content-type") or JSON,
         passed_on=_passed_on(headers),
     )
 
 
-def parse_request(record: Record, limits: Limits = DEFAULT_LIMITS) -> Request:
+def parse_request(record: Record) -> Request:
     """The start, signal or cancel that `record` carries.
 
     A start without `ce_sagaid` or key is named after its `ce_id`.
     """
-    headers = text_headers(record, limits)
+    headers = text_headers(record)
     action = _required(headers, "ce_sagaaction")
     if action not in REQUEST_ACTIONS:
         raise EnvelopeError(f"header ce_sagaaction is {action!r:.40}, allowed are start, signal and cancel")
@@ -316,10 +346,10 @@ def parse_request(record: Record, limits: Limits = DEFAULT_LIMITS) -> Request:
         action=cast("RequestAction", action),
         saga_id=saga_id,
         name=_required(headers, "ce_type"),
-        source=headers.get("ce_source", ""),
+        source=_advice(headers, "ce_source") or "",
         time=_moment(headers, "ce_time"),
-        reason=headers.get("ce_sagareason"),
-        content_type=headers.get("content-type", JSON),
+        reason=_reason(headers),
+        content_type=headers.get("content-type") or JSON,
         passed_on=_passed_on(headers),
     )
 
@@ -334,9 +364,41 @@ def _required(headers: Mapping[str, str], name: str) -> str:
     value = headers.get(name)
     if not value:
         raise EnvelopeError(f"header {name} is missing")
+    if value is _BINARY:
+        raise EnvelopeError(f"header {name} is not UTF-8 text")
     if len(value) > _LONGEST or "\x00" in value:
         raise EnvelopeError(f"header {name} is longer than {_LONGEST} characters or contains NUL")
     return value
+
+
+def _advice(headers: Mapping[str, str], name: str, longest: int = _LONGEST) -> str | None:
+    """The text of a header that only advises; None where it is absent, too long, or no text that people can read."""
+    value = headers.get(name)
+    if value is None or len(value) > longest or (not value.isprintable() and _UNPRINTABLE.search(value)):
+        return None
+    return value
+
+
+def _reason(headers: Mapping[str, str]) -> str | None:
+    """Why somebody cancels: people's words, of several lines maybe, and cut where they are stored."""
+    value = headers.get("ce_sagareason")
+    return None if value is None or value is _BINARY else value
+
+
+def _effect(headers: Mapping[str, str]) -> Effect:
+    """Absent means none; a word that is none of the protocol's proves nothing."""
+    effect = headers.get("ce_sagaeffect", "none")
+    return "none" if effect == "none" or effect.strip().lower() == "none" else "unknown"
+
+
+def _id_in(text: str | None) -> str | None:
+    """The text, if it can be a saga's id."""
+    if not text:
+        return None
+    try:
+        return check_id("saga id", text)
+    except InvalidId:
+        return None
 
 
 def _key_text(record: Record) -> str | None:
@@ -347,30 +409,40 @@ def _key_text(record: Record) -> str | None:
 
 
 def _moment(headers: Mapping[str, str], name: str) -> datetime | None:
+    """An RFC 3339 time in UTC; None for anything else. One without a zone is taken as UTC."""
     value = headers.get(name)
     if value is None:
         return None
     try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise EnvelopeError(f"header {name} is {value!r:.40}, expected an RFC 3339 time") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment = datetime.fromisoformat(_LEAP.sub(":59", value.translate(_SMALL)))
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _needed_moment(headers: Mapping[str, str], name: str) -> datetime | None:
+    """The same, for a time that decides whether a command is handled: one that is there must be read."""
+    moment = _moment(headers, name)
+    if moment is None and name in headers:
+        raise EnvelopeError(f"header {name} is {headers[name]!r:.40}, expected an RFC 3339 time")
+    return moment
 
 
 def _seconds(headers: Mapping[str, str], name: str) -> float | None:
+    """Seconds from 0 to a year; None for anything else."""
     value = headers.get(name)
     if value is None:
         return None
     try:
         seconds = float(value)
     except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 86400 * 366:
-        raise EnvelopeError(f"header {name} is {value!r:.40}, expected seconds from 0 to a year")
-    return seconds
+        return None
+    return seconds if 0 <= seconds <= 86400 * 366 else None
 
 
 def _passed_on(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What is handed on, as far as it fits into the messages that it would be handed on to."""
     if headers.keys().isdisjoint(PASSED_ON):
         return ()
-    return tuple((name, headers[name]) for name in PASSED_ON if name in headers)
+    values = ((name, _advice(headers, name, _LONGEST_PASSED_ON[name])) for name in PASSED_ON if name in headers)
+    return tuple((name, value) for name, value in values if value is not None)
