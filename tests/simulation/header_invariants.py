@@ -7,7 +7,7 @@ from tests.simulation.oracles import Commit, Oracle, header
 
 
 class Advice(Oracle):
-    """An answer to a known command dies of no header that only advises; one that nobody understands waits for a person."""
+    """An answer to a known command dies of no header that advises; one that nobody understands waits for a person."""
 
     def commit(self, commit: Commit) -> None:
         for changes in commit.changes:
