@@ -25,7 +25,7 @@ def headers_time(patch: Patch) -> None:
 
 @mutant("an answer dies of an outcome in other letters", focus="odd_headers")
 def headers_letters(patch: Patch) -> None:
-    old = intake.parse_reply
+    old = envelope.parse_reply
 
     def parse(record: Any) -> Any:
         if dict(record.headers).get("ce_sagaoutcome", b"success").decode() not in envelope.OUTCOMES:
