@@ -351,7 +351,7 @@ class S10Compensated(Oracle):
             return False
         if saga.stop.compensate.startswith("to:"):
             target = saga.steps.get(saga.stop.compensate[3:])
-            return target is None or step.issued_at > target.issued_at
+            return target is None or step.issued_at > target.issued_at or step.settled_at > target.settled_at
         return True
 
 

@@ -245,6 +245,10 @@ class MemoryBatch:
     def dead_letters(self, ids: Collection[int]) -> dict[int, DeadLetterRow]:
         return {n: self._tables.letters[n] for n in ids if n in self._tables.letters}
 
+    def kept_for(self, saga_id: str) -> list[int]:
+        letters = self._tables.letters.items()
+        return sorted(n for n, row in letters if row.saga_id == saga_id and row.state == "received")
+
     def foldable(self, limit: int) -> list[DeadLetterRow]:
         found = [
             row for row in self._tables.letters.values() if row.state == "parked" and row.saga_id in self._tables.sagas

@@ -82,6 +82,9 @@ def _carry_out(request: OperatorRequest, arguments: Arguments, batch: Batch, wor
         return f"refused: there is no saga {request.saga_id!r}"
     blocked = work.instance(request.saga_id).state.blocked is not None
     fresh = request.kind == "retry" and arguments.step is None and blocked
+    if fresh and (kept := _kept(work, request.saga_id)):
+        listed = ", ".join(map(str, kept[:5]))
+        return f"refused: answers are kept for it that nobody can read; replay or discard dead letters {listed} first"
     result = work.happen(
         request.saga_id, input_of(request.kind, arguments, actor=request.actor, reason=request.reason), fresh=fresh
     )
@@ -170,12 +173,21 @@ def replay(letter: DeadLetterRow, record: Record, work: Work, intake: Intake, *,
 
 
 def _unblock(letter: DeadLetterRow, work: Work, actor: str) -> None:
-    """A letter that was kept for its saga blocked it; once a person has dealt with it, the saga goes on."""
-    if letter.state != "received" or letter.saga_id is None:
+    """Letters that were kept for their saga blocked it; once a person has dealt with the last, the saga goes on.
+
+    While there is another one its deadlines stand still: the answer that they wait for is there.
+    """
+    if letter.state != "received" or letter.saga_id is None or _kept(work, letter.saga_id, letter.id):
         return
     work.prepare([letter.saga_id])
     if work.knows(letter.saga_id) and work.instance(letter.saga_id).state.blocked is not None:
         work.happen(letter.saga_id, inputs.RetryStep(actor=actor), fresh=True)
+
+
+def _kept(work: Work, saga_id: str, but: int | None = None) -> list[int]:
+    """The dead letters that a saga still waits for."""
+    settled = work.changes.settled
+    return [n for n in work.batch.kept_for(saga_id) if n != but and n not in settled]
 
 
 def _summary(work: Work, saga_id: str | None) -> str | None:

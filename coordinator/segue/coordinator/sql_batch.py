@@ -84,6 +84,9 @@ class SqlBatch:
         rows = self._session.rows(statements.lock_dead_letters(sorted(set(ids)))) if ids else ()
         return {row.id: dead_letter_of(row._asdict()) for row in rows}
 
+    def kept_for(self, saga_id: str) -> list[int]:
+        return [row.id for row in self._session.rows(statements.kept_dead_letters(saga_id))]
+
     def foldable(self, limit: int) -> list[DeadLetterRow]:
         return [dead_letter_of(row._asdict()) for row in self._session.rows(statements.foldable_dead_letters(limit))]
 

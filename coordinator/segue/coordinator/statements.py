@@ -269,6 +269,12 @@ def lock_dead_letters(ids: Sequence[int]) -> Select[Any]:
     return select(dead_letter).where(dead_letter.c.id.in_(ids)).order_by(dead_letter.c.id).with_for_update()
 
 
+def kept_dead_letters(saga_id: str) -> Select[Any]:
+    """The ids of what is kept for a saga and can't be read."""
+    kept = select(dead_letter.c.id).where(dead_letter.c.saga_id == saga_id, dead_letter.c.state == "received")
+    return kept.order_by(dead_letter.c.id)
+
+
 def _waits_for_its_saga() -> Select[Any]:
     """Parked records whose saga exists by now."""
     there = select(saga.c.id).where(saga.c.id == dead_letter.c.saga_id).exists()

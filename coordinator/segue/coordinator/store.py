@@ -236,6 +236,10 @@ class Batch(Protocol):
         """Lock and load dead letters by id."""
         ...
 
+    def kept_for(self, saga_id: str) -> list[int]:
+        """The `received` dead letters of a saga, by id: what it waits for, and nobody can read."""
+        ...
+
     def foldable(self, limit: int) -> list[DeadLetterRow]:
         """Lock up to `limit` `parked` dead letters whose saga exists by now, oldest first, skipping locked ones."""
         ...

@@ -132,22 +132,37 @@ class Saga:
     ) -> list[O | BaseException]:
         """`call` for each input, at most `concurrency` at a time; results in the order of the inputs.
 
-        Occurrences are named `activity[0]`, `activity[1]`, … With `return_exceptions` a spent one is an item.
+        Occurrences are named `activity[0]`, `activity[1]`, … With `return_exceptions` a spent one is an item; without,
+        the first one that is spent ends the map: no further item is asked for, and those under way are given up.
         """
         if concurrency < 1:
             raise ContractError(f"map {activity.name}: concurrency={concurrency}, it must be at least 1")
         base = self._occurrence(activity.name, step, "")
         slots = asyncio.Semaphore(concurrency)
 
+        ends = self._program.rules >= 1 and not return_exceptions
+        failed: list[int] = []
+
         async def one(n: int, item: I) -> O:
             async with slots:
-                return await self._call(  # type: ignore[no-any-return]
-                    activity, item, compensate, retry, timeout, False, "raise", base, f"[{n}]"
-                )
+                if failed:
+                    raise asyncio.CancelledError
+                try:
+                    return await self._call(  # type: ignore[no-any-return]
+                        activity, item, compensate, retry, timeout, False, "raise", base, f"[{n}]"
+                    )
+                except Exception:
+                    if ends:
+                        failed.append(n)  # noted before the next one has the slot
+                    raise
 
-        return await asyncio.gather(
-            *(one(n, item) for n, item in enumerate(inputs)), return_exceptions=return_exceptions
-        )
+        items = [asyncio.ensure_future(one(n, item)) for n, item in enumerate(inputs)]
+        try:
+            return await asyncio.gather(*items, return_exceptions=return_exceptions)
+        except Exception:  # what cancels the map cancels its items, too
+            if ends:
+                await _cancelled(items)
+            raise
 
     async def receive(self, signal: Signal[T], *, timeout: timedelta | None = None) -> T:
         """The next signal of this kind, in the order of arrival. Raises TimeoutError after `timeout`.
@@ -268,3 +283,11 @@ class Saga:
     def _check(self) -> None:
         if self._program.stopped:
             raise SagaStopped("the saga is being stopped")
+
+
+async def _cancelled(items: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel what is under way, and wait till it has given up what it called."""
+    for item in items:
+        item.cancel()
+    if items:
+        await asyncio.wait(items)

@@ -20,6 +20,9 @@ StopCause = Literal["failure", "deadline", "cancel"]
 EndStatus = Literal["completed", "compensated", "failed", "cancelled"]
 
 NULL = msgspec.Raw(b"null")
+#: What saga code may rely on has changed so often; a run goes by the rules that it began with, so that it replays.
+#: 1: a `map` that fails cancels its other items.
+RULES = 1
 #: Stands for "no payload at all" (msgspec knows no optional raw field).
 NOTHING = msgspec.Raw(b"")
 
@@ -42,7 +45,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
 
 class Started(Event, frozen=True, kw_only=True):
-    """The saga exists. `coordinator` is part of every command's id; `deadline` bounds the whole saga."""
+    """The saga exists. `coordinator` is part of every command's id; `deadline` bounds the whole saga.
+
+    `rules`: the newest of `RULES` that its code runs by; histories from before there were any have 0.
+    """
 
     coordinator: str
     definition: str
@@ -52,6 +58,7 @@ class Started(Event, frozen=True, kw_only=True):
     compensation: Retry | None = None
     compensation_timeout: int = COMPENSATION_TIMEOUT
     trace: tuple[tuple[str, str], ...] = ()
+    rules: int = 0
 
 
 class PivotPassed(Event, frozen=True, kw_only=True):
@@ -106,6 +113,7 @@ class Continued(Event, frozen=True, kw_only=True):
     trace: tuple[tuple[str, str], ...] = ()
     attributes: dict[str, msgspec.Raw] = {}
     signals: dict[str, list[msgspec.Raw]] = {}
+    rules: int = 0
 
 
 class StopRequested(Event, frozen=True, kw_only=True):

@@ -18,8 +18,12 @@ class People(Turn):
         mode = cancel.compensate
         if self.state.undoing:
             return Ignored("stopping", "the saga is being stopped already")
-        if mode.startswith("to:") and mode[3:] not in self.state.steps:
-            return Ignored("not_allowed", f"the saga has no step {mode[3:]!r}")
+        if mode.startswith("to:"):
+            step = self.state.steps.get(mode[3:])
+            if step is None:
+                return Ignored("not_allowed", f"the saga has no step {mode[3:]!r}")
+            if step.name in self.state.open_steps or step.status == "unknown":
+                return Ignored("not_allowed", f"{step.name} is {step.status}: nothing can go back to what is not done")
         if mode not in ("all", "none") and not mode.startswith("to:"):
             return Ignored("not_allowed", f"compensate={mode!r}, allowed are all, none and to:STEP")
         if self.state.pivot and mode != "none":
@@ -43,20 +47,26 @@ class People(Turn):
         found = [state.steps[name] for name in names if name in state.troubled]
         if not found:
             return Ignored("not_allowed", "nothing is parked, in doubt, deferred or blocked" + _of(retry.step))
+        asks_anew = [step.name for step in found if step.undo.status != "deferred"]
+        if state.undoing and bytes(retry.edited) and asks_anew:
+            return Ignored("not_allowed", f"nothing new is tried for a saga that is being undone: {asks_anew[0]}")
         for step in found:
             if step.undo.status == "deferred":
                 self.instance.plan = None
                 self.send_undo(step, step.undo.attempt + 1, person=retry)
             else:
-                self.send(step, step.attempt + self.needs_new_try(step), person=retry)
+                self.send(step, step.attempt + self.needs_new_try(step, retry), person=retry)
         return None
 
-    def needs_new_try(self, step: Step) -> bool:
+    def needs_new_try(self, step: Step, retry: RetryStep) -> bool:
         """Whether a person's retry is the next attempt, and not the same command again.
 
         After silence the participant is asked for the answer that it may have. One that has answered would only say the
-        same again; but nothing new is tried for a saga that is being undone.
+        same again; but nothing new is tried for a saga that is being undone. Another input is another command: under
+        the id of the old one a participant may have done the old input, or answer for it.
         """
+        if bytes(retry.edited):
+            return True
         answered = step.error is not None and step.error.kind in ("spent", "rejected")
         return step.status == "parked" or (answered and not self.state.undoing)
 

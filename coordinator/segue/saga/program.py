@@ -78,6 +78,8 @@ class Program(msgspec.Struct):
     #: The number of this run, and how many deliveries its code was told.
     run: int = 1
     told: int = 0
+    #: What its code may rely on: `events.RULES` as they were when the run began.
+    rules: int = e.RULES
     #: Steps that an undo would cover, as far as the code can know: a new run would forget them.
     undoable: list[str] = []
     pivot: bool = False

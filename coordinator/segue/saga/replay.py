@@ -97,9 +97,10 @@ class _Replay:
         if type(event) in _REQUESTS:
             self.recorded.append(event)
         elif type(event) is e.Started:
-            self.program.input = bytes(event.input)
+            self.program.input, self.program.rules = bytes(event.input), event.rules
         elif type(event) is e.Continued:
             self.program.input, self.program.run = bytes(event.input), event.run
+            self.program.rules = event.rules
         elif type(event) is e.Undriven:
             while len(state.deliveries) > event.pending:
                 self.tell(state, at)

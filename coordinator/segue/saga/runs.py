@@ -38,6 +38,7 @@ def continued(state: SagaState, definition: SagaDefinition[Any, Any] | None) -> 
         compensation=None if compensation == DEFAULT_COMPENSATION_RETRY else compensation,
         compensation_timeout=compensation_timeout,
         trace=state.trace,
+        rules=e.RULES,
         attributes=dict(state.attributes),
         signals={name: list(waiting) for name, waiting in state.signals.items() if waiting},
     )

@@ -161,15 +161,14 @@ def steps_to_undo(state: SagaState) -> Iterator[Step]:
     if state.stop is None:
         yield from state.abandoned.values()
         return
-    floor = -1
-    if state.stop.compensate.startswith("to:"):
-        target = state.steps.get(state.stop.compensate[3:])
-        floor = target.number if target else -1
+    target = state.steps.get(state.stop.compensate[3:]) if state.stop.compensate.startswith("to:") else None
+    # What was issued before the step that stays, and not done when that was, belongs to what came after it.
+    floor, done = (target.number, target.settled) if target else (-1, -1)
     for step in state.steps.values():
         if (
             step.compensate
             and step.status in ("succeeded", "unknown")
             and step.undo.status not in ("done", "given_up")
-            and (step.abandoned or (state.stop.compensate != "none" and step.number > floor))
+            and (step.abandoned or (state.stop.compensate != "none" and (step.number > floor or step.settled > done)))
         ):
             yield step

@@ -51,6 +51,7 @@ def start(
             compensation=None if compensation == DEFAULT_COMPENSATION_RETRY else compensation,
             compensation_timeout=micros(definition.compensation_timeout),
             trace=trace,
+            rules=e.RULES,
         )
     )
     turn.drive()

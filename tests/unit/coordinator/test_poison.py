@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,14 +12,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from segue.contract import minutes
 from segue.coordinator import work
 from segue.coordinator.service import UNREADABLE_FOR
 from segue.coordinator.store import Unfit
 from segue.errors import RejectedWrite
+from segue.saga import Saga, saga
 from segue.saga.inputs import Cancel, Reply, SignalArrived, Wake
 from tests.unit.coordinator.kit import Estate
 from tests.unit.coordinator.test_service import letters, reasons
-from tests.unit.saga.kit import Order
+from tests.unit.saga.kit import Order, charge, refund, release, reserve
 from tests.unit.saga.sagas import order_saga
 
 Make = Callable[..., Estate]
@@ -237,3 +241,62 @@ def test_no_record_dies_of_a_database_that_lacks_what_this_version_needs(estate:
     behind.lacks = False
     e.run(200)
     assert [e.saga(f"o-{n}").status for n in range(3)] == ["completed"] * 3
+
+
+def answer_unreadably(e: Estate, command: Any) -> None:
+    headers = (("ce_causationid", command.id.encode()), ("ce_sagaid", command.saga_id.encode()))
+    e.send(command.reply_to, command.saga_id, b'{"charge_id": NaN}', (*headers, ("ce_sagaoutcome", b"success")))
+
+
+def test_an_unreadable_copy_of_what_is_settled_dies_and_does_not_block_its_saga(estate: Make) -> None:
+    e = estate(order_saga)
+    e.silent.update({"stock.reserve"})
+    e.start(order_saga, Order(), "o-1")
+    e.run()
+    answer_unreadably(e, e.commands[0])
+    e.run()
+    assert [(letter.state, letter.saga_id) for letter in letters(e)] == [("dead", "o-1")]
+    assert e.saga("o-1").attention == "none"
+
+
+def test_an_unreadable_answer_of_an_undo_is_kept_till_the_undo_is_done_and_dies_afterwards(estate: Make) -> None:
+    e = estate(order_saga)
+    e.silent.update({"stock.reserve", "stock.release", "payments.refund"})
+    e.start(order_saga, Order(), "o-1")
+    e.run()
+    e.request("cancel", "o-1", "all")
+    e.run()
+    refunding = [command for command in e.commands if command.action == "compensate"]
+    e.reply(refunding[0])
+    e.run()
+    answer_unreadably(e, refunding[0])
+    e.run()
+    assert [letter.state for letter in letters(e)] == ["dead"]
+    answer_unreadably(e, [command for command in e.commands if command.action == "compensate"][-1])
+    e.run()
+    assert [letter.state for letter in letters(e)] == ["dead", "received"]
+
+
+def test_a_saga_with_two_unreadable_answers_waits_till_a_person_has_dealt_with_both(estate: Make) -> None:
+    @saga("both")
+    async def both(s: Saga, order: Order) -> str:
+        charging = s.call(charge, order, compensate=refund, timeout=minutes(5))
+        await asyncio.gather(charging, s.call(reserve, order, compensate=release, timeout=minutes(5)))
+        return "both"
+
+    e = estate(both)
+    e.silent.update({"payments.charge", "stock.reserve"})
+    e.start(both, Order(), "o-1")
+    e.run()
+    for command in e.commands:
+        answer_unreadably(e, command)
+    e.run()
+    e.ask("retry", "o-1")
+    assert e.saga("o-1").attention == "blocked"
+    first, second = letters(e)
+    e.ask("replay", letter=first.id, value=b64encode(b'{"charge_id":"ch-1"}').decode())
+    e.pass_time(timedelta(minutes=10))
+    assert (e.saga("o-1").status, e.saga("o-1").attention) == ("running", "blocked")
+    e.ask("replay", letter=second.id, value=b64encode(b"null").decode())
+    e.run()
+    assert e.saga("o-1").status == "completed"
