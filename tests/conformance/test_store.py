@@ -420,7 +420,7 @@ def test_requests_are_queued_with_ids_and_come_when_their_time_has_come_oldest_f
     assert store.ask([]) == []
 
     with store.batch() as batch:
-        found = batch.requests(10)
+        found = [replace(one, database_role=None) for one in batch.requests(10)]
         assert found == [
             request(id=ids[1], saga_id=None, dead_letter_id=7, kind="replay", not_before=T0 - SECOND),
             request(id=ids[0]),

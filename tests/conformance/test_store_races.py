@@ -264,6 +264,18 @@ def test_partitions_in_any_order_never_deadlock(postgres_bench: Bench) -> None:
 # The audit
 
 
+def test_the_role_of_a_request_is_what_the_database_says_and_not_what_the_client_claims(sql_bench: Bench) -> None:
+    store = sql_bench.store()
+    store.ask([request(database_role="mallory", system_user="ann@host"), request()])
+    with store.batch() as batch:
+        found = [(one.database_role, one.system_user) for one in batch.requests(10)]
+    if sql_bench.url is not None and sql_bench.url.startswith("postgresql"):
+        [row] = sql_bench.sql("SELECT session_user AS role")
+        assert found == [(row.role, "ann@host"), (row.role, None)]
+    else:
+        assert found == [(None, "ann@host"), (None, None)]
+
+
 def test_audit_entries_of_several_writers_form_one_chain(sql_bench: Bench) -> None:
     stores = [sql_bench.store(lock_timeout=PATIENT) for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:

@@ -219,6 +219,25 @@ def test_a_migration_is_named_by_number_phase_and_purpose_and_stands_alone(path:
     assert imported <= {"__future__", "alembic", "sqlalchemy"}
 
 
+def test_an_audit_that_was_there_before_it_had_a_head_gets_one(url: str) -> None:
+    from alembic import command
+
+    with runner._transaction(url) as connection:
+        config = runner._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002_pre_runs")
+        for seq in (1, 2):
+            connection.execute(
+                text(
+                    "INSERT INTO audit (seq, at, actor, action, reason, outcome, previous_hash, hash)"
+                    f" VALUES ({seq}, '2026-01-01 00:00:00', 'ann', 'retry', '', 'done', 'p', 'hash-{seq}')"
+                )
+            )
+        command.upgrade(config, "head")
+
+        assert connection.execute(text("SELECT lines, hash, mac FROM audit_head")).all() == [(2, "hash-2", None)]
+
+
 def test_a_downgrade_leaves_no_table(url: str) -> None:
     from alembic import command
 
@@ -239,6 +258,7 @@ def test_everything_that_runs_a_migration_is_package_data() -> None:
         "runner.py",
         "versions/0001_pre_initial.py",
         "versions/0002_pre_runs.py",
+        "versions/0003_pre_audit_head.py",
     }
     pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
     assert '"migrations/segue"' in pyproject

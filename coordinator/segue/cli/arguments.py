@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import getpass
 import os
+import pwd
 import re
+import socket
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,6 +69,15 @@ def actor_option(actor: str | None) -> str:
     if not actor.strip() or len(actor) > _LONGEST_ACTOR or "\x00" in actor:
         raise UsageError(f"--actor must be a name of 1 to {_LONGEST_ACTOR} characters")
     return actor
+
+
+def system_user() -> str:
+    """Who runs this process, as the operating system knows it; no variable and no option changes it."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except (KeyError, OSError):
+        name = f"uid-{os.getuid()}"
+    return f"{name}@{socket.gethostname()}"[:_LONGEST_ACTOR]
 
 
 def reason_option(reason: str | None, *, mandatory: bool) -> str:

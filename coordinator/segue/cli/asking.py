@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from segue.cli.arguments import actor_option, rate_option, reason_option, wait_option
+from segue.cli.arguments import actor_option, rate_option, reason_option, system_user, wait_option
 from segue.cli.connections import reads, store
 from segue.cli.exits import NotYet
 from segue.cli.invocation import Invocation
@@ -136,6 +136,7 @@ def _request(kind: RequestKind, wish: Wish, how: Manner, begun: datetime, n: int
         reason=how.reason,
         not_before=begun + how.spacing * n,
         created_at=begun,
+        system_user=system_user(),
     )
 
 

@@ -35,9 +35,14 @@ def store(run: Invocation) -> Store:
     """The store, closed with the command."""
     from segue.coordinator.sql import SqlStore
 
-    found = SqlStore(database_url(run))
+    found = SqlStore(database_url(run), audit_key=audit_key(run))
     run.closing.callback(found.close)
     return found
+
+
+def audit_key(run: Invocation) -> bytes:
+    """What the end of the audit is sealed with; empty: nothing."""
+    return run.loaded.settings.coordinator.audit_key.encode()
 
 
 def kafka(run: Invocation) -> KafkaSettings:

@@ -15,7 +15,7 @@ from segue.cli.escape import escape, excerpt
 from segue.cli.invocation import Invocation
 from segue.cli.out import Cell, Out, cell, moment, moment_and_relative
 from segue.cli.plain import plain_view
-from segue.coordinator.store import SagaRow
+from segue.coordinator.store import AuditEntry, SagaRow
 from segue.coordinator.view import SagaView, StepView, Wait, view_saga
 
 #: Lines of the history that are shown without `--all`: from a start and from the end.
@@ -157,7 +157,14 @@ def _people(out: Out, view: SagaView) -> None:
         out.line(f"asked by {request.actor}, not done yet: {request.kind}, due {moment(request.not_before)}{why}")
     for audit in view.audits:
         why = f": {audit.reason}" if audit.reason else ""
-        out.line(f"{moment(audit.at)}  {audit.actor}: {audit.action}, {audit.outcome}{why}")
+        out.line(f"{moment(audit.at)}  {audit.actor}{_known_as(audit)}: {audit.action}, {audit.outcome}{why}")
+
+
+def _known_as(audit: AuditEntry) -> str:
+    """`actor` is what somebody says: beside it what the system and the database know."""
+    known = [("system user ", audit.system_user), ("database role ", audit.database_role)]
+    text = ", ".join(what + who for what, who in known if who)
+    return f" ({text})" if text else ""
 
 
 def _history(out: Out, view: SagaView, everything: bool) -> None:

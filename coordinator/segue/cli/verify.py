@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from segue.cli.connections import reads
+from segue.cli.arguments import read_argument
+from segue.cli.connections import audit_key, reads
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.out import cell
 from segue.coordinator import verification
+from segue.coordinator.audit import parse_head
 from segue.coordinator.verification import Violation
 
 
@@ -23,9 +25,16 @@ def register(app: typer.Typer) -> None:
 def verify(
     run: Invocation,
     limit: Annotated[int, typer.Option(min=1, help="Print at most so many violations; all are counted.")] = 100,
+    audit_head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LINES:HASH|@FILE", help="What `segue audit head` printed once: lines up to it are there."
+        ),
+    ] = None,
 ) -> None:
     """Check every saga: none is lost, late or inconsistent, and the audit is unbroken. Safe at any time."""
     found = reads(run)
+    kept_head = None if audit_head is None else parse_head(read_argument(audit_head)[0].decode("ascii", "replace"))
     counts: Counter[str] = Counter()
     kept: list[Violation] = []
     checked = 0
@@ -36,7 +45,7 @@ def verify(
             checked += n
             advance(n)
 
-        for violation in verification.verify(found, counted):
+        for violation in verification.verify(found, counted, audit_key=audit_key(run), kept=kept_head):
             counts[violation.check] += 1
             if len(kept) < limit:
                 kept.append(violation)

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, 
 
 from segue.coordinator.schema import (
     audit,
+    audit_head,
     consumer_offset,
     dead_letter,
     operator_request,
@@ -370,6 +371,11 @@ def histories(ids: list[str]) -> Select[*tuple[Any, ...]]:
 def audit_lines(after: int, limit: int) -> Select[*tuple[Any, ...]]:
     """The next lines of the audit."""
     return select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit)
+
+
+def audit_end() -> Select[*tuple[Any, ...]]:
+    """What `audit_head` says of the end of the audit."""
+    return select(audit_head.c.lines, audit_head.c.hash, audit_head.c.mac).where(audit_head.c.id == 1)
 
 
 def count_all() -> Select[*tuple[Any, ...]]:

@@ -32,6 +32,7 @@ from sqlalchemy.pool import NullPool
 
 from segue.clock import SYSTEM_CLOCK, from_micros, to_micros
 from segue.coordinator import queries
+from segue.coordinator.audit import Head
 from segue.coordinator.queries import DeadLetterFilter, DeadLetterGroupBy, GroupBy, SagaFilter
 from segue.coordinator.rows import dead_letter_of
 from segue.coordinator.statements import SAGA_COLUMNS
@@ -206,6 +207,12 @@ class Reads:
         with self.snapshot() as connection:
             rows = connection.execute(queries.audits_of_requests(list(request_ids))).all()
         return {row.request_id: audit_of(row._mapping) for row in rows}
+
+    def audit_head(self) -> Head | None:
+        """The end of the audit as it is recorded; None before the first line."""
+        with self.snapshot() as connection:
+            row = connection.execute(queries.audit_end()).first()
+        return None if row is None else Head(lines=row.lines, hash=row.hash, mac=row.mac)
 
     def audits(self, saga_id: str) -> list[AuditEntry]:
         """What people did to one saga."""

@@ -70,6 +70,8 @@ def _done(request: OperatorRequest, work: Work, outcome: str, *, before: str | N
             after=after,
             outcome=outcome[:1024],
             request_id=request.id,
+            database_role=request.database_role,
+            system_user=request.system_user,
         )
     )
     work.changes.requests_done.append(request.id)

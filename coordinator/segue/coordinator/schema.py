@@ -201,10 +201,13 @@ operator_request = Table(
     Column("reason", String(1024), nullable=False),
     Column("not_before", Moment, nullable=False),
     Column("created_at", Moment, nullable=False),
+    #: `actor` is what somebody says. The role is told by the database (PostgreSQL), the user by the operating system.
+    Column("database_role", String(255)),
+    Column("system_user", String(255)),
     Index("operator_request_due", "not_before", "id"),
 )
 
-#: Append-only and hash-chained: `hash` = sha256(previous hash + the row's canonical JSON).
+#: Append-only and hash-chained: `hash` = sha256(previous hash + the row's canonical JSON). `audit_head` has its end.
 audit = Table(
     "audit",
     metadata,
@@ -221,4 +224,18 @@ audit = Table(
     Column("request_id", BigInteger),
     Column("previous_hash", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
+    Column("database_role", String(255)),
+    Column("system_user", String(255)),
+)
+
+#: How many lines the audit has, and the hash of the last one: lines cut off at its end are missed. One row, `id` 1.
+#: `mac`: HMAC-SHA256 of both under coordinator.audit_key, which who writes to the database need not know.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("lines", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("mac", String(64)),
+    Column("at", Moment, nullable=False),
 )

@@ -27,8 +27,9 @@ class Session:
     what it meant to write is missing.
     """
 
-    def __init__(self, connection: Connection, guard: Guard) -> None:
+    def __init__(self, connection: Connection, guard: Guard, audit_key: bytes = b"") -> None:
         self.connection = connection
+        self.audit_key = audit_key
         self.dialect = connection.dialect.name
         self._guard = guard
         self._now: datetime | None = None

@@ -39,6 +39,7 @@ class SqlStore:
         lock_timeout: timedelta = timedelta(seconds=5),
         call_timeout: timedelta = timedelta(seconds=15),
         observer: Observer = SILENT,
+        audit_key: bytes = b"",
     ) -> None:
         """A store on the database at `url`; connects with the first call.
 
@@ -48,6 +49,8 @@ class SqlStore:
         """
         self._engine = open_engine(url, pool_size=pool_size, lock_timeout=lock_timeout, call_timeout=call_timeout)
         self._observer = observer
+        #: Seals the end of the audit; empty: it is not sealed.
+        self._audit_key = audit_key
         self._watchdog = Watchdog(call_timeout, fired=lambda: observer.count("store.call_cut"))
         self._batch_of: Callable[[Session], SqlBatch] = (
             PostgresBatch if self._engine.dialect.name == "postgresql" else SqlBatch
@@ -69,7 +72,7 @@ class SqlStore:
             self._note(meaning)
             raise meaning from error
         with connection:
-            session = Session(connection, self._watchdog.guard(cut_of(connection)))
+            session = Session(connection, self._watchdog.guard(cut_of(connection)), self._audit_key)
             try:
                 session.begin()
                 yield session
@@ -150,9 +153,13 @@ class SqlStore:
         if not requests:
             return []
         values = [request_values(request) for request in requests]
+        for row in values:
+            del row["database_role"]  # nobody's word
         with self._session() as session:
             checked(session, schema.operator_request, values)
-            return [row.id for row in session.returned(statements.INSERT_REQUESTS, values)]
+            told = session.dialect == "postgresql"
+            statement = statements.PG_INSERT_REQUESTS if told else statements.INSERT_REQUESTS
+            return [row.id for row in session.returned(statement, values)]
 
     def sweep(self, parked_before: datetime, limit: int) -> int:
         with self._session() as session:

@@ -190,8 +190,15 @@ def append_audits(session: Session, entries: Sequence[AuditEntry]) -> None:
         return
     if session.dialect == "postgresql":
         session.rows(statements.AUDIT_LOCK)
+    head = next(((row.lines, row.hash) for row in session.rows(statements.AUDIT_HEAD)), None)
     last = next(((row.seq, row.hash) for row in session.rows(statements.AUDIT_LAST)), None)
-    session.change(schema.audit.insert(), checked(session, schema.audit, audit.chain(last, entries)))
+    lines = audit.chain(audit.end_of_chain(head, last), entries)
+    session.change(schema.audit.insert(), checked(session, schema.audit, lines))
+    seq, last_hash = lines[-1]["seq"], lines[-1]["hash"]
+    mac = audit.seal(session.audit_key, seq, last_hash) if session.audit_key else None
+    moved = {"lines": seq, "hash": last_hash, "mac": mac, "at": session.now}
+    table = schema.audit_head
+    session.change(table.insert().values(id=1, **moved) if head is None else table.update().values(**moved))
 
 
 def saga_of(row: Any) -> SagaRow:

@@ -38,6 +38,7 @@ from sqlalchemy.ext.compiler import compiles
 
 from segue.coordinator.schema import (
     audit,
+    audit_head,
     consumer_offset,
     dead_letter,
     definition,
@@ -62,6 +63,7 @@ NOW_SQLITE = text("SELECT strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')")
 
 #: Taken for the rest of the transaction by whoever appends to the audit (the chain has one end). "segue" + 1 in ASCII.
 AUDIT_LOCK = text("SELECT pg_advisory_xact_lock(495790221617)")
+AUDIT_HEAD = select(audit_head.c.lines, audit_head.c.hash).where(audit_head.c.id == 1)
 AUDIT_LAST = select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
 AUDIT_ALL = select(audit).order_by(audit.c.seq)
 
@@ -323,6 +325,8 @@ def due_requests(now: Any, limit: int) -> Select[Any]:
 
 
 INSERT_REQUESTS = operator_request.insert().returning(operator_request.c.id, sort_by_parameter_order=True)
+#: The role is what the server says, and not what the client claims.
+PG_INSERT_REQUESTS = INSERT_REQUESTS.values(database_role=literal_column("session_user"))
 
 
 def delete_requests(ids: Sequence[int]) -> Any:

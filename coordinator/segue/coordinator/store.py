@@ -108,6 +108,9 @@ class OperatorRequest:
     reason: str
     not_before: datetime
     created_at: datetime
+    #: Set by the store: the role it is connected as.
+    database_role: str | None = None
+    system_user: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +127,8 @@ class AuditEntry:
     after: str | None = None
     outcome: str = "done"
     request_id: int | None = None
+    database_role: str | None = None
+    system_user: str | None = None
 
 
 class StoredOffset(msgspec.Struct, frozen=True, kw_only=True):

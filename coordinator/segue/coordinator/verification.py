@@ -6,7 +6,7 @@ coordinators work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -16,7 +16,7 @@ from sqlalchemy import Select
 
 from segue.clock import to_micros
 from segue.coordinator import queries
-from segue.coordinator.audit import GENESIS, chain
+from segue.coordinator.audit import GENESIS, Head, chain
 from segue.coordinator.projection import row_of
 from segue.coordinator.reads import Reads, audit_of, database_now, saga_of
 from segue.coordinator.store import SagaRow
@@ -44,8 +44,13 @@ class Violation:
 Counted = Callable[[int], object]
 
 
-def verify(reads: Reads, counted: Counted = lambda n: None) -> Iterator[Violation]:
-    """All checks, cheapest first. `counted` is told how many sagas and audit lines have been checked further."""
+def verify(
+    reads: Reads, counted: Counted = lambda n: None, *, audit_key: bytes = b"", kept: Head | None = None
+) -> Iterator[Violation]:
+    """All checks, cheapest first. `counted` is told how many sagas and audit lines have been checked further.
+
+    `audit_key`: what the audit's head must be sealed with; `kept`: a head that was kept elsewhere.
+    """
     for name, query, text in _STATEMENTS:
         with reads.snapshot() as connection:
             now = database_now(connection)
@@ -56,7 +61,7 @@ def verify(reads: Reads, counted: Counted = lambda n: None) -> Iterator[Violatio
     yield from _overdue(reads)
     yield from _outbox(reads)
     yield from _folds(reads, counted)
-    yield from _audit(reads, counted)
+    yield from _audit(reads, counted, audit_key, kept)
 
 
 def size(reads: Reads) -> int:
@@ -188,22 +193,54 @@ def _compare(row: SagaRow, state: SagaState | str) -> Iterator[Violation]:
         yield Violation(check="fold", saga_id=row.id, message=differences)
 
 
-def _audit(reads: Reads, counted: Counted) -> Iterator[Violation]:
-    """Every line must follow from the one before it, up to the first that does not."""
+def _audit(reads: Reads, counted: Counted, key: bytes, kept: Head | None) -> Iterator[Violation]:
+    """Every line must follow from the one before it, up to the first that does not, and none may be missing behind."""
+    head = reads.audit_head()
+    wanted = [(name, one) for name, one in (("the audit's head", head), ("the head kept elsewhere", kept)) if one]
     last: tuple[int, str] = (0, GENESIS)
     while True:
         with reads.snapshot() as connection:
             rows = connection.execute(queries.audit_lines(last[0], PAGE)).all()
         if not rows:
-            return
+            break
         for row, expected in zip(rows, chain(last, [audit_of(row._mapping) for row in rows]), strict=True):
             if any(row._mapping[name] != expected[name] for name in ("seq", "previous_hash", "hash")):
-                yield Violation(
-                    check="audit", message=f"line {row.seq} of the audit was changed, removed or put in between"
-                )
+                yield _broken_audit(f"line {row.seq} of the audit was changed, removed or put in between")
                 return
             last = (row.seq, row.hash)
+            for name, one in wanted:
+                if one.lines == row.seq and one.hash != row.hash:
+                    yield _broken_audit(
+                        f"line {row.seq} of the audit is another than {name} says: all was written anew"
+                    )
         counted(len(rows))
+    yield from _end_of_audit(last[0], head, wanted)
+    if key and last[0]:
+        yield from _seal(reads.audit_head(), last[0], key)
+
+
+def _end_of_audit(lines: int, head: Head | None, wanted: Sequence[tuple[str, Head]]) -> Iterator[Violation]:
+    if head is None and lines:
+        yield _broken_audit("the audit has no head: its row was removed, and maybe lines at the end")
+    for name, one in wanted:
+        if one.lines > lines:
+            missing = f"lines {lines + 1:,} to {one.lines:,}" if one.lines > lines + 1 else f"line {one.lines:,}"
+            yield _broken_audit(
+                f"{missing} of the audit {'are' if one.lines > lines + 1 else 'is'} gone: {name} counts more"
+            )
+
+
+def _seal(head: Head | None, lines: int, key: bytes) -> Iterator[Violation]:
+    """Read last: coordinators go on while the lines are read, and only they move it on."""
+    if head is not None and not head.sealed_with(key):
+        how = "not sealed" if head.mac is None else "sealed with another key, or changed by hand"
+        yield _broken_audit(f"the audit's head is {how}; do all coordinators have the same coordinator.audit_key?")
+    elif head is not None and head.lines < lines:
+        yield _broken_audit(f"{lines - head.lines:,} lines at the end of the audit are not covered by its sealed head")
+
+
+def _broken_audit(message: str) -> Violation:
+    return Violation(check="audit", message=message)
 
 
 def _moment(at: datetime) -> str:

@@ -9,7 +9,7 @@ MASK = "***"
 #: Words in the names of properties of librdkafka and of the Schema Registry's client whose values are secret.
 _SECRET_PROPERTY = re.compile(
     r"password|secret|\.pem$|jaas|token(?!\.endpoint)|credential|passphrase|oauthbearer\.config|user\.info|\bapi\.key"
-    r"|private\.key(?!\.location)|kinit\.cmd|ssl[._]key$|assertion\.jwt",
+    r"|private\.key(?!\.location)|kinit\.cmd|ssl[._]key$|assertion\.jwt|audit_key",
     re.IGNORECASE,
 )
 #: Greedy to the last `@`: a password may hold `@`, `/` or `?` unescaped, and masking too much is the smaller evil.

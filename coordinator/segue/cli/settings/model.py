@@ -57,6 +57,14 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     drain_timeout: Annotated[
         timedelta, text("How long a stopping coordinator waits for Kafka's last acknowledgements.")
     ] = timedelta(seconds=20)
+    audit_key: Annotated[
+        str,
+        text(
+            "Secret that seals the end of the audit, the same for all coordinators and for `segue verify`: who writes "
+            "to the database without it can't cut lines off unseen. Empty: no seal.",
+            extra_json_schema={"secret": "all"},
+        ),
+    ] = ""
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

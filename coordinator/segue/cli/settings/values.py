@@ -47,6 +47,8 @@ class Setting:
     def shown(self, value: object) -> str:
         """The value for people, without secrets."""
         text = format_duration(value) if isinstance(value, timedelta) else str(value)
+        if (self.meta.extra_json_schema or {}).get("secret") == "all":
+            return MASK if text else text
         return mask_url(text) if self.secret else text
 
 
@@ -103,7 +105,7 @@ def allowed(setting: Setting) -> str:
 
 def masked(setting: Setting, value: object) -> str:
     """A value as it was given, for an error message: secrets masked, tables not shown at all."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) or (setting.meta.extra_json_schema or {}).get("secret") == "all":
         return MASK
     return mask_url(repr(value)) if setting.secret or isinstance(value, str) else repr(value)
 
