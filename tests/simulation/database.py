@@ -16,7 +16,6 @@ import msgspec
 
 from segue.activities.later import settle
 from segue.activities.outcome import Answered
-from segue.activities.runner import InlineRunner
 from segue.coordinator.memory import MemoryBatch, MemoryStore, Tables
 from segue.coordinator.store import (
     AuditEntry,
@@ -35,6 +34,7 @@ from segue.topics.broker import Partition, Record
 from tests.simulation.calls import commit, read
 from tests.simulation.oracles import Oracles
 from tests.simulation.run_invariants import check_read
+from tests.simulation.runner import SimRunner
 from tests.simulation.staging import Staged
 from tests.simulation.world import Process, World
 
@@ -377,7 +377,7 @@ class Books:
 
     def open(self, process: Process) -> tuple[Any, Any]:
         """(runner, outbox) of a worker; without an outbox it is in the runner's database."""
-        runner = InlineRunner(BookDesk(self, process))
+        runner = SimRunner(BookDesk(self, process), process)
         return runner, SimOutboxStore(process, self.outbox, self.forget)
 
     def add(self, session: Any, effect: Effect) -> None:

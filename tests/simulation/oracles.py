@@ -7,7 +7,7 @@ mask broken mechanisms from anything that only looks at how sagas end.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from segue.clock import to_micros
 from segue.coordinator.store import Changes, OffsetMove, StoredOffset
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 class Violation(BaseException):
     """An invariant does not hold. Not an Exception: the product catches those."""
 
+    #: All of this run: a worker survives whatever is raised below a handler.
+    raised: ClassVar[list[Violation]] = []
+
     def __init__(self, oracle: str, message: str) -> None:
         super().__init__(f"{oracle}: {message}")
+        self.raised.append(self)
         self.oracle = oracle
         self.message = message
 

@@ -433,7 +433,11 @@ def misbehave(process: WorkerProcess, ctx: Any, *, after: bool = False, undo: bo
             raise Rejected("cannot_undo")
         case _:
             system.world.faults["service.broken"] += 1
-            raise RuntimeError("broken")
+            raise (Panic if ctx.command.attempt % 2 else RuntimeError)("broken")
+
+
+class Panic(BaseException):
+    """What a library in another language raises where it gives up."""
 
 
 @cache

@@ -17,7 +17,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, crea
 from sqlalchemy.orm import registry, sessionmaker
 
 from segue.activities.later import reply
-from segue.activities.runner import InlineRunner, SyncDesk
+from segue.activities.runner import SyncDesk
 from segue.coordinator import schema
 from segue.coordinator.batches import BatchedOutbox, unpack_messages
 from segue.coordinator.rows import dead_letter_of
@@ -35,6 +35,7 @@ from segue.topics.broker import Partition
 from tests.simulation.database import Books, Database, Effect, empty
 from tests.simulation.driver import ROWID, URL, File, Link, Reader, Slot, template
 from tests.simulation.oracles import Oracles, Violation
+from tests.simulation.runner import SimRunner
 from tests.simulation.staging import Staged
 from tests.simulation.world import Process, World
 
@@ -327,7 +328,8 @@ class SqlBooks(Books):
     def open(self, process: Process) -> tuple[Any, Any]:
         slot, sessions = _sessions(process.name)
         slot.lead_to(self.file, process)
-        return InlineRunner(SyncDesk(sessions, lambda seconds: process.sleep(round(seconds * 1e6)))), None
+        desk = SyncDesk(sessions, lambda seconds: process.sleep(round(seconds * 1e6)))
+        return SimRunner(desk, process), None
 
     def add(self, session: Any, effect: Effect) -> None:
         session.add(EffectRow(effect.key, effect.action, effect.amount))

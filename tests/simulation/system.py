@@ -389,6 +389,7 @@ def draw_input(system: System, n: int) -> tuple[str, bytes]:
 def run(tape: Tape, tier: Tier = MEMORY, plan: Plan | None = None, focus: str | None = None) -> Outcome:
     """Run the schedule of a tape: by `plan`, if given, instead of the one that it draws, or with this focus."""
     random.seed(tape.seed)  # what the product spreads in time, it spreads by this
+    Violation.raised.clear()
     system = System(tape, tier, plan, focus)
     violation: Violation | None = None
     try:

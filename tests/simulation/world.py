@@ -31,7 +31,7 @@ MAX_TURNS = 60_000
 
 
 class Killed(BaseException):
-    """kill -9: nothing in the product catches it."""
+    """kill -9: nothing in the product catches it, but a worker what is raised below a handler; see `SimRunner`."""
 
 
 class Restless(Exception):
@@ -216,6 +216,7 @@ class Process:
 
     def die(self) -> None:
         """kill -9 at the boundary where it is."""
+        self.alive = False
         raise Killed
 
     def kill(self) -> None:
@@ -292,7 +293,7 @@ class Process:
             self.sleep(PAUSES[(number // len(allowed)) % len(PAUSES)])
             return None
         if kind == "kill":
-            raise Killed
+            self.die()
         if kind in HURTS:
             self.hurt = True
         return kind

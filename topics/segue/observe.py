@@ -7,9 +7,13 @@ dotted and stable: they are documented and dashboards rely on them.
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import Any, Protocol
 
 from segue.errors import for_log
+
+#: Lines of a traceback that are logged, at most.
+TRACEBACK_LINES = 60
 
 
 class Observer(Protocol):
@@ -35,7 +39,10 @@ class Silent:
 
 
 class Logging:
-    """Counts in memory, events to the `segue` logger as `name key=value …` on one line, control characters escaped."""
+    """Counts in memory, events to the `segue` logger as `name key=value …` on one line, control characters escaped.
+
+    A field `traceback` holds an exception: its traceback follows, each line behind `  | `.
+    """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
         self.counts: dict[str, int] = {}
@@ -46,8 +53,31 @@ class Logging:
 
     def event(self, name: str, **fields: Any) -> None:
         level = logging.WARNING if name.endswith((".failed", ".blocked", ".dead", ".alert")) else logging.INFO
+        raised = fields.pop("traceback", None)
         text = " ".join(f"{key}={_logged(value):.300}" for key, value in fields.items())
-        self._logger.log(level, "%s", f"{name} {text}".encode("unicode_escape").decode("ascii"))
+        lines = [f"{name} {text}", *(_traceback_of(raised) if isinstance(raised, BaseException) else ())]
+        self._logger.log(level, "%s", "\n  | ".join(line.encode("unicode_escape").decode("ascii") for line in lines))
+
+
+def _traceback_of(error: BaseException) -> list[str]:
+    """Where it was raised, and what it came of before that; without values out of a payload, which messages show."""
+    chain: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in chain:
+        chain.insert(0, found)
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    lines: list[str] = []
+    for one in chain:
+        lines += [line for entry in traceback.format_tb(one.__traceback__) for line in entry.splitlines()]
+        lines.append(_shown(one))
+    return lines[-TRACEBACK_LINES:]
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return for_log(error)
+    except BaseException:  # noqa: BLE001 - a broken __str__ of somebody's exception
+        return type(error).__name__
 
 
 def _logged(value: object) -> str:

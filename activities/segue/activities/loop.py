@@ -261,7 +261,9 @@ class CommandLoop:
             return task.prepared
         except EnvelopeError as error:
             self._die(task, error.code, error, None)
-        except Exception as error:  # noqa: BLE001 - a bug in decoding must cost one record, not the process
+        except (KeyboardInterrupt, SystemExit):
+            raise  # of the thread that drives the loop, not of a record
+        except BaseException as error:  # noqa: BLE001 - a bug in decoding (Rust panics, too) must cost one record
             self._die(task, "undecodable", error, None)
         return None
 

@@ -24,6 +24,7 @@ from segue.topics.envelope import Command, Effect, Outcome
 #: Longest text of an error that travels, in bytes of UTF-8.
 MAX_MESSAGE_BYTES = 1024
 _CODE = re.compile(r"[A-Za-z0-9_.\-]{1,120}")
+_UNFIT = re.compile(r"[^A-Za-z0-9_.\-]")
 
 
 class Rejected(Exception):
@@ -34,9 +35,7 @@ class Rejected(Exception):
     """
 
     def __init__(self, code: str, message: str = "", details: Any = None) -> None:
-        if _CODE.fullmatch(code) is None:
-            raise UsageError(f"code {code!r:.80} of Rejected must be 1 to 120 of A-Z a-z 0-9 _ . -")
-        super().__init__(code, message)
+        super().__init__(_checked_code(code, "Rejected"), message)
         self.code = code
         self.message = message
         self.details = details
@@ -46,9 +45,11 @@ class RetryLater(Exception):
     """Not now: what the handler wrote is rolled back, and the coordinator waits `after` before the next attempt."""
 
     def __init__(self, after: timedelta, message: str = "", code: str = "retry_later") -> None:
+        if not isinstance(after, timedelta):
+            raise UsageError(f"after {after!r:.80} of RetryLater must be a timedelta")
         super().__init__(message or f"after {after}")
         self.after = after
-        self.code = code
+        self.code = _checked_code(code, "RetryLater")
 
 
 class ReplyLater(Exception):
@@ -76,6 +77,12 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.outcome
 
 
+def _checked_code(code: Any, of: str) -> str:
+    if not isinstance(code, str) or _CODE.fullmatch(code) is None:
+        raise UsageError(f"code {code!r:.80} of {of} must be 1 to 120 of A-Z a-z 0-9 _ . -")
+    return str(code)
+
+
 def failure(code: str, message: str, details: Any = None, *, effect: Effect = "none") -> Answered:
     """A `failure` with the protocol's body: `{"code": …, "message": …, "details": …}`."""
     return Answered(outcome="failure", code=code, effect=effect, body=error_body(code, message, details))
@@ -83,7 +90,7 @@ def failure(code: str, message: str, details: Any = None, *, effect: Effect = "n
 
 def answer_of_exception(error: BaseException, *, effect: Effect) -> Answered:
     """The `retry` that an exception of a handler becomes: its class as code, its text cut, no stack trace."""
-    code = error.code if isinstance(error, (InputError, RetryLater)) else type(error).__name__
+    code = error.code if isinstance(error, (InputError, RetryLater)) else _UNFIT.sub("_", type(error).__name__)[:120]
     after = max(0.0, error.after.total_seconds()) if isinstance(error, RetryLater) else None
     body = error_body(code, _text_of(error), None)
     return Answered(outcome="retry", code=code, effect=effect, retry_after=after, body=body)
@@ -149,5 +156,5 @@ def readdressed(stored: Message, command: Command, *, source: str, now: datetime
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ of somebody's exception
+    except BaseException:  # noqa: BLE001 - a broken __str__ of somebody's exception
         return type(error).__name__

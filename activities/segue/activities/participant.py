@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, assert_never
@@ -35,9 +34,6 @@ from segue.outbox.message import Message
 from segue.outbox.store import ServiceRows
 from segue.topics.converter import Converter
 from segue.topics.envelope import Command
-
-#: What else than `Exception` a handler may raise without taking the worker along.
-HANDLER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
 
 
 class Handled(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from sqlalchemy import Connection
@@ -85,7 +86,7 @@ class Runner(Protocol):
     """Runs jobs."""
 
     def submit(self, job: Job[T], done: Callable[[Done[T]], None]) -> None:
-        """Run `job`, then call `done`, in whatever thread."""
+        """Run `job`, then call `done`, in whatever thread; whatever the job does, `done` is called."""
         ...
 
     def transact(self, work: Callable[[Connection], T]) -> T:
@@ -192,11 +193,7 @@ class ThreadRunner:
         self._ended = threading.Event()
 
     def submit(self, job: Job[T], done: Callable[[Done[T]], None]) -> None:
-        def work() -> None:
-            done(_run(job, self._desk))
-            self._ended.set()
-
-        self._pool.submit(work)
+        self._pool.submit(_run, job, self._desk).add_done_callback(partial(_hand_over, done, self._ended))
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         return _transact(self._desk, work)
@@ -218,15 +215,24 @@ class AsyncRunner:
         self._engine = sessions.kw.get("bind")
         self._ended = threading.Event()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="segue-worker-loop", daemon=True)
+        self._closing = False
+        self._thread = threading.Thread(target=self._run_forever, name="segue-worker-loop", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job[T], done: Callable[[Done[T]], None]) -> None:
-        async def work() -> None:
-            done(cast("Done[T]", await greenlet_spawn(_run, job, self._desk)))
-            self._ended.set()
+    def _run_forever(self) -> None:
+        while not self._closing:
+            try:
+                self._loop.run_forever()  # a handler may have stopped it: then it runs on
+            except BaseException as error:  # noqa: BLE001 - asyncio lets SystemExit of a handler's task end the loop
+                what = "a task of a handler would have ended the worker's event loop"
+                self._loop.call_exception_handler({"message": what, "exception": error})
 
-        asyncio.run_coroutine_threadsafe(work(), self._loop)
+    def submit(self, job: Job[T], done: Callable[[Done[T]], None]) -> None:
+        async def work() -> Done[T]:
+            return cast("Done[T]", await greenlet_spawn(_run, job, self._desk))
+
+        # A task that is cancelled before it began runs nothing of it: its end is told by the future alone.
+        asyncio.run_coroutine_threadsafe(work(), self._loop).add_done_callback(partial(_hand_over, done, self._ended))
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         async def run() -> T:
@@ -241,6 +247,7 @@ class AsyncRunner:
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
+        self._closing = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -262,8 +269,18 @@ def _watch_binds(sessions: sessionmaker[Any] | async_sessionmaker[Any]) -> None:
 def _run(job: Job[T], desk: Desk) -> Done[T]:
     try:
         return Done(value=job(desk))
-    except Exception as error:  # noqa: BLE001 - handed to the loop, which decides; nothing kills the process
+    except BaseException as error:  # noqa: BLE001 - handed to the loop, which decides; nothing kills the process
         return Done(error=error)
+
+
+def _hand_over(done: Callable[[Done[T]], None], ended: threading.Event, future: Future[Done[T]]) -> None:
+    """Tell how a job ended that has run, was cancelled, or was hit from outside on its last lines."""
+    try:
+        how = future.result()
+    except BaseException as error:  # noqa: BLE001 - the same
+        how = Done(error=error)
+    done(how)
+    ended.set()
 
 
 def _transact(desk: Desk, work: Callable[[Connection], T]) -> T:

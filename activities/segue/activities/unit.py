@@ -20,12 +20,13 @@ from typing import TypeAlias
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from segue.activities.handlers import Prepared
-from segue.activities.outcome import Answered, Rejected, answer_of_exception, failure
+from segue.activities.outcome import Answered, Rejected, RetryLater, answer_of_exception, failure
 from segue.activities.pace import Pace
-from segue.activities.participant import HANDLER_ERRORS, Handled, Participant
+from segue.activities.participant import Handled, Participant
 from segue.activities.runner import Desk, Sessions
 from segue.activities.shared import SharedSession
 from segue.failpoints import hit
+from segue.observe import Observer
 from segue.outbox.faults import is_transient_database
 from segue.outbox.group import StagedRows
 from segue.outbox.inbox import Fence, lock_fence, store_begun
@@ -70,9 +71,10 @@ class _GroupBroken(Exception):
 class UnitOfWork:
     """Runs commands of one consumer; used by many threads at once."""
 
-    def __init__(self, participant: Participant, pace: Pace) -> None:
+    def __init__(self, participant: Participant, pace: Pace, observer: Observer) -> None:
         self._participant = participant
         self._pace = pace
+        self._observer = observer
         self._staged = StagedRows
 
     def run(self, desk: Desk, batch: Sequence[Prepared]) -> Sequence[Result]:
@@ -80,7 +82,7 @@ class UnitOfWork:
         if len(batch) > 1:
             try:
                 return self._together(desk, batch)
-            except HANDLER_ERRORS as error:
+            except BaseException as error:  # noqa: BLE001 - said of each command by itself, below
                 activities = {prepared.command.activity for prepared in batch}
                 if is_transient_database(_cause(error)):
                     # Another group is made of them; where nothing but the database is at fault, a shorter one.
@@ -95,7 +97,7 @@ class UnitOfWork:
         for prepared in batch:
             try:
                 results.append(self._run_one(desk, prepared, alone=len(batch) == 1))
-            except Exception as error:  # noqa: BLE001 - handed to the loop, which decides; nothing kills the process
+            except BaseException as error:  # noqa: BLE001 - handed to the loop, which decides; nothing kills the process
                 results.append(error)
                 break
         return results + [None] * (len(batch) - len(results))
@@ -110,6 +112,7 @@ class UnitOfWork:
             return handled
         except _HandlerRaised as raised:
             self._pace.broke(prepared.command.activity)
+            self._log(prepared, raised.cause)
             return self._answer_exception(desk, prepared, raised.cause)
 
     # --- together
@@ -144,7 +147,7 @@ class UnitOfWork:
                     shared.forget()
                 else:
                     answered = self._optimistically(desk, sessions, shared, prepared, fence)
-        except HANDLER_ERRORS as error:
+        except BaseException as error:
             raise _GroupBroken(activity, error) from error
         return part.answer(rows, prepared.command, fence, answered, now)
 
@@ -177,7 +180,7 @@ class UnitOfWork:
                 handled = self._participant.answer(rows, prepared.command, fence, answered, now)
                 hit("worker.before_commit")
             return handled
-        except HANDLER_ERRORS as error:
+        except BaseException as error:
             if started:
                 raise _HandlerRaised(error) from error
             raise
@@ -195,8 +198,9 @@ class UnitOfWork:
                 answered = self._participant.called(desk, sessions, prepared, fence)
         except Rejected as rejected:
             answered = failure(rejected.code, rejected.message, rejected.details)
-        except HANDLER_ERRORS as error:
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is answered
             # No local retry: outside of a transaction nothing proves that the handler did not do it.
+            self._log(prepared, error)
             answered = answer_of_exception(error, effect="unknown")
         return self._answer_later(desk, prepared, answered)
 
@@ -225,6 +229,20 @@ class UnitOfWork:
                 return handled
             answered = answer_of_exception(error, effect="none")
             return self._participant.answer(sessions.rows, prepared.command, fence, answered, now)
+
+    def _log(self, prepared: Prepared, error: BaseException) -> None:
+        if isinstance(error, RetryLater):
+            return  # it knows what it does
+        command = prepared.command
+        self._observer.event(
+            "worker.handler.failed",
+            activity=command.activity,
+            saga=command.saga_id,
+            step=command.step,
+            attempt=command.attempt,
+            error=type(error).__name__,
+            traceback=error,
+        )
 
 
 def _persistently(desk: Desk, tries: Tries, transaction: Callable[[], Handled]) -> Handled:

@@ -25,7 +25,7 @@ from segue.clock import SYSTEM_CLOCK, Clock
 from segue.contract import Activity
 from segue.errors import ConfigError, ContractError
 from segue.limits import DEFAULT_LIMITS, Limits
-from segue.observe import SILENT, Observer
+from segue.observe import SILENT, Logging, Observer
 from segue.outbox.deadline import CALL_TIMEOUT
 from segue.outbox.inbox import HORIZON, sweep
 from segue.outbox.relay import Relay, RelayOptions
@@ -117,7 +117,7 @@ class Worker(Generic[S]):
         self._codecs = codecs or Codecs()
         self._converter = Converter()
         self._clock = clock
-        #: Told what happens inside; `segue worker run` puts its log here where nobody else listens.
+        #: Told what happens inside; `run` puts the log here where nobody else listens.
         self.observer = observer
         self._registrations: dict[str, Registration] = {}
 
@@ -240,7 +240,7 @@ class Worker(Generic[S]):
             reader=Reader(
                 self._registrations, codecs=self._codecs, converter=self._converter, limits=self.options.limits
             ),
-            unit=UnitOfWork(participant, pace),
+            unit=UnitOfWork(participant, pace, self.observer),
             pace=pace,
             heartbeats=heartbeats,
             relay=Relay(store, producer, options=relay_options, clock=self._clock, observer=self.observer),
@@ -266,6 +266,8 @@ class Worker(Generic[S]):
         Reads from `bootstrap`, or with a `consumer` and `producer` made elsewhere (these are not closed). `ready` is
         set once partitions are assigned. Raises ConfigError for missing topics, authorisation and the like.
         """
+        if self.observer is SILENT:
+            self.observer = Logging()
         names = topics or TopicNames(coordinator="segue")
         own = consumer is None or producer is None
         if consumer is None or producer is None:

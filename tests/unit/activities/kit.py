@@ -273,11 +273,15 @@ def past(**ago: float) -> datetime:
 
 
 class Bomb:
-    """Kills the process at the n-th crossing of a boundary between it and its database and broker."""
+    """Kills the process at the n-th crossing of a boundary between it and its database and broker.
+
+    The worker survives whatever a handler raises, so a dead one is told so at every boundary that it comes to.
+    """
 
     def __init__(self, service: Service, n: int) -> None:
         self.left = n
         self.fired = False
+        self.defused = False
         dialect: Any = service.engine.dialect
         self._restore = [(dialect, name, getattr(dialect, name)) for name in ("do_commit", "do_execute")]
         dialect.do_commit = self._around(dialect.do_commit)
@@ -289,7 +293,7 @@ class Bomb:
 
     def _tick(self) -> None:
         self.left -= 1
-        if self.left == 0:
+        if self.left <= 0 and not self.defused:
             self.fired = True
             raise Killed
 
@@ -304,7 +308,7 @@ class Bomb:
 
     def defuse(self) -> None:
         """The next process is a healthy one."""
-        self.left = -1
+        self.defused = True
         for thing, name, original in self._restore:
             setattr(thing, name, original)
 

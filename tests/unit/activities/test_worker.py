@@ -19,6 +19,7 @@ from segue.topics.memory import MemoryBroker, MemoryConsumer, MemoryProducer
 from tests.unit.activities.kit import (
     COMMANDS,
     DEAD,
+    Bomb,
     Charged,
     Killed,
     Order,
@@ -429,6 +430,7 @@ def test_an_attempt_that_ends_late_leaves_the_row_to_a_later_one(service: Servic
 
 def test_a_manual_handler_resumes_at_its_last_heartbeat_and_its_exception_proves_nothing(service: Service) -> None:
     seen: list[Any] = []
+    bombs: list[Bomb] = []
     reindex = Activity("payments.reindex", Order)
 
     def rebuild(ctx: Any, order: Order) -> None:
@@ -436,6 +438,7 @@ def test_a_manual_handler_resumes_at_its_last_heartbeat_and_its_exception_proves
         assert not ctx.session.in_transaction()
         ctx.heartbeat((ctx.details or 0) + 1)
         if len(seen) == 1:
+            bombs.append(Bomb(service, 1))
             raise Killed
         if len(seen) == 2:
             raise ValueError("half done")
@@ -446,6 +449,7 @@ def test_a_manual_handler_resumes_at_its_last_heartbeat_and_its_exception_proves
     service.send(command(activity=reindex, step="payments.reindex"))
     with pytest.raises(Killed):
         service.settle()
+    bombs[0].defuse()
     service.consumer.close()
     service.clock.seconds += 60
     service.connect()
