@@ -579,15 +579,10 @@ class BookShared:
 
     def __init__(self, session: BookSession) -> None:
         self._session = session
-        self._mark = 0
 
     @contextmanager
     def lent(self, activity: str) -> Iterator[None]:
-        self._mark = len(self._session.staged)
         yield
-
-    def untouched(self) -> bool:
-        return len(self._session.staged) == self._mark
 
     def forget(self) -> None:
         pass

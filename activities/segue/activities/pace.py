@@ -19,7 +19,7 @@ BUDGET = 0.05
 SLOW = 0.02
 #: Length of the first group of an activity about which nothing is known.
 FIRST = 4
-#: Commands of an activity that are run behind savepoints, within a group, after one of them rejected what it had begun.
+#: Commands of an activity that are run behind savepoints, within a group, after one of them was rejected.
 WARY = 500
 #: Seconds for which groups run one at a time, after two of them stood in each other's way.
 CROWDED = 30.0
@@ -97,7 +97,7 @@ class Pace:
         return 1 if self._clock.monotonic() < self._crowded_until else most
 
     def rejected(self, activity: str) -> None:
-        """It rejected a command after it had begun to do it."""
+        """It rejected a command; what it had written by then, nobody but the database knows."""
         self._of(activity).wary = WARY
 
     def wants_savepoint(self, activity: str) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from segue.errors import UsageError
@@ -26,10 +26,6 @@ class SharedSession(Protocol):
         """
         ...
 
-    def untouched(self) -> bool:
-        """The last handler, which raised, has asked nothing of the database; what the session holds is dropped."""
-        ...
-
     def forget(self) -> None:
         """The next handler finds no object that another one has loaded: it might be older than its own look."""
         ...
@@ -41,14 +37,10 @@ class SqlSharedSession:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._transaction = session.get_transaction()
-        self._statements = 0
-        event.listen(session.connection(), "before_cursor_execute", self._count)
-        event.listen(session, "after_begin", self._watch)
 
     @contextmanager
     def lent(self, activity: str) -> Iterator[None]:
         session = self._session
-        self._statements = 0
         session.info[GUARD] = None
         try:
             yield
@@ -61,22 +53,8 @@ class SqlSharedSession:
             raise transaction_ended(activity)
         session.expunge_all()
 
-    def untouched(self) -> bool:
-        session = self._session
-        same = session.get_transaction() is self._transaction and session.get_nested_transaction() is None
-        session.expunge_all()
-        return same and not self._statements
-
     def forget(self) -> None:
         self._session.expunge_all()
-
-    def _count(self, *_: Any) -> None:
-        self._statements += 1
-
-    def _watch(self, session: Session, transaction: Any, connection: Connection) -> None:
-        # A session over several databases: whatever is done there counts as well.
-        self._statements += 1
-        event.listen(connection, "before_cursor_execute", self._count)
 
 
 def transaction_ended(activity: str) -> UsageError:

@@ -1,8 +1,8 @@
 """The unit of work: fence, handler and reply of commands in one transaction.
 
     together one transaction for a group of joined commands: lock all fence rows, run the handlers one after the other
-             without savepoints, store all replies. If anything fails all is rolled back, and the commands are
-             run one by one; if only a race for rows was lost, they go into later, at last shorter groups.
+             without savepoints, store all replies. If anything fails or is rejected all is rolled back, and the
+             commands are run one by one; if only a race for rows was lost, they go into later, at last shorter groups.
     joined   one transaction: lock the fence row, decide, run the handler behind a savepoint, store the reply. If the
              handler fails all is rolled back, and a second transaction stores the `retry`.
     manual   a transaction that notes the beginning, the handler in none, a transaction that stores the reply.
@@ -29,7 +29,7 @@ from segue.failpoints import hit
 from segue.observe import Observer
 from segue.outbox.faults import is_transient_database
 from segue.outbox.group import StagedRows
-from segue.outbox.inbox import Fence, lock_fence, store_begun
+from segue.outbox.inbox import lock_fence, store_begun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,24 +145,19 @@ class UnitOfWork:
                 if self._pace.wants_savepoint(activity):
                     answered = part.behind_savepoint(desk, sessions, prepared, fence)
                     shared.forget()
+                    if answered.outcome == "failure":
+                        self._pace.rejected(activity)
                 else:
-                    answered = self._optimistically(desk, sessions, shared, prepared, fence)
+                    with shared.lent(activity):
+                        answered = part.called(desk, sessions, prepared, fence)
+        except Rejected as rejected:
+            # Even if it has written nothing through SQLAlchemy: it may have had the driver's own cursor, and nothing
+            # but a savepoint takes that back.
+            self._pace.rejected(activity)
+            raise _GroupBroken(activity, rejected) from rejected
         except BaseException as error:
             raise _GroupBroken(activity, error) from error
         return part.answer(rows, prepared.command, fence, answered, now)
-
-    def _optimistically(
-        self, desk: Desk, sessions: Sessions, shared: SharedSession, prepared: Prepared, fence: Fence
-    ) -> Answered:
-        """Run the handler without a savepoint: what it raises ends the group, unless it has done nothing at all."""
-        try:
-            with shared.lent(prepared.command.activity):
-                return self._participant.called(desk, sessions, prepared, fence)
-        except Rejected as rejected:
-            if not shared.untouched():
-                self._pace.rejected(prepared.command.activity)
-                raise
-            return failure(rejected.code, rejected.message, rejected.details)
 
     # --- joined
 

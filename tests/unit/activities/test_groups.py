@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from segue.activities import Rejected, Undo
+from segue.activities import Rejected, Undo, pace
 from segue.activities.handlers import Prepared, Reader
 from segue.topics.broker import Record
 from tests.unit.activities.kit import (
@@ -136,14 +136,65 @@ def test_a_rejection_in_a_group_undoes_its_own_effect_and_nobody_elses(service: 
     assert service.outbox_rows() == 0
 
 
-def test_a_rejection_before_anything_was_written_costs_the_group_nothing(service: Service) -> None:
-    counted = commits(service)
+def below_sqlalchemy(ctx: Any, value: Order) -> None:
+    """Books through the driver's own cursor, of which no hook hears."""
+    cursor = ctx.session.connection().connection.cursor()
+    cursor.execute('INSERT INTO booking ("order", amount) VALUES (?, ?)', (value.id, value.total))
+    cursor.close()
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_what_a_handler_wrote_with_the_drivers_own_cursor_goes_with_its_rejection(
+    service: Service, others: int
+) -> None:
+    def behave(ctx: Any, value: Order) -> Charged:
+        below_sqlalchemy(ctx, value)
+        if value.id == "o-1":
+            raise Rejected("no")
+        return Charged("c")
+
+    service.behaviour = behave
+    for _ in range(3):
+        service.send(*map(command, FOUR[: others + 1]))
+        service.settle()
+    assert service.outcomes().count("failure:no") == 3
+    assert service.outcomes().count("success") == 3 * others
+    assert [service.balance(order) for order in FOUR] == [0, *[1] * others, *[0] * (3 - others)]
+
+
+@pytest.mark.parametrize("wary", [False, True])
+def test_an_output_that_does_not_fit_takes_back_what_was_written_below_sqlalchemy(service: Service, wary: bool) -> None:
+    def behave(ctx: Any, value: Order) -> Any:
+        below_sqlalchemy(ctx, value)
+        return object() if value.id == "o-2" else Charged("c")
+
+    service.behaviour = behave
+    if wary:
+        service.loop._pace.rejected(charge.name)
+    service.send(*map(command, FOUR))
+    service.settle()
+    assert Counter(service.outcomes()) == {"failure:invalid_output": 1, "success": 3}
+    assert [service.balance(order) for order in FOUR] == [1, 0, 1, 1]
+
+
+def test_while_an_activity_rejects_its_commands_still_share_a_transaction(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "WARY", 6)
     service.behaviour = raising("o-2", Rejected("no"), flush=False)
     service.send(*map(command, FOUR))
     service.settle()
-    assert counted == [3]
-    assert Counter(service.calls) == Counter(f"charge {order}" for order in FOUR)
-    assert [service.balance(order) for order in FOUR] == [1, 0, 1, 1]
+    service.send(command("o-9"))
+    service.settle()
+    counted = commits(service)
+    for start in range(10, 50, 4):
+        service.behaviour = raising(f"o-{start}", Rejected("no"), flush=False)
+        service.calls.clear()
+        service.send(*[command(f"o-{start + n}") for n in range(4)])
+        service.settle()
+        assert len(service.calls) == 4, "none of them ran twice: each rejection renews the caution"
+    assert max(counted) == 3
+    assert sum(counted) == 30
 
 
 def test_after_a_rejection_with_an_effect_the_next_ones_are_undone_within_the_group(service: Service) -> None:
