@@ -29,11 +29,13 @@ from segue.topics.broker import Acked, Outgoing
 from segue.topics.envelope import parse_reply
 from segue.topics.memory import MemoryBroker, MemoryProducer
 from tests.unit.activities.kit import (
+    DEAD,
     REPLIES,
     Base,
     Booking,
     Charged,
     Order,
+    Service,
     charge,
     command,
     record_of,
@@ -334,3 +336,32 @@ def test_hundreds_of_commands_and_their_duplicates_in_groups_have_one_effect_eac
     assert (len(outcomes), set(outcomes)) == (900, {"success"})
     assert count(engine, Booking.__table__) == 600
     assert count(engine, inbox_table) == 300
+
+
+def test_commands_wait_while_the_role_of_a_worker_lacks_a_privilege(engine: Engine) -> None:
+    if engine.dialect.name != "postgresql":
+        return  # SQLite knows no roles
+    role = f"segue_test_role_{engine.url.database}"
+    service = Service(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN")
+        connection.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+        connection.exec_driver_sql(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+        connection.exec_driver_sql(f"REVOKE UPDATE ON inbox FROM {role}")
+    limited = create_engine(engine.url.set(username=role))
+    try:
+        service.consumer.close()
+        service.sessions = sessionmaker(limited)
+        service.start()
+        service.send(command("o-1"), command("o-2"))
+        service.settle(30, 1.0)
+        assert (service.outcomes(), service.broker.records(DEAD)) == ([], [])
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"GRANT UPDATE ON inbox TO {role}")
+        service.settle(40, 1.0)
+        assert service.outcomes() == ["success", "success"]
+    finally:
+        limited.dispose()
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")

@@ -26,7 +26,7 @@ from segue.clock import Clock, to_micros
 from segue.errors import ConfigError, EnvelopeError, Unavailable
 from segue.failpoints import hit
 from segue.observe import Observer
-from segue.outbox.faults import is_transient_database
+from segue.outbox.faults import DatabaseFault, fault_of
 from segue.outbox.message import Message
 from segue.outbox.relay import Relay
 from segue.topics.broker import Consumer, Partition, Producer
@@ -368,13 +368,17 @@ class CommandLoop:
     def _failed(self, task: Task, prepared: Prepared, error: BaseException) -> None:
         """The database (or our own code) failed: nothing was committed, or nobody knows."""
         task.tries += 1
-        transient = is_transient_database(error)
-        if not transient and task.tries >= self._options.tries:
+        fault = fault_of(error)
+        waits = fault in (DatabaseFault.PASSES, DatabaseFault.UNFIT)
+        if not waits and task.tries >= self._options.tries:
             self._die(task, "handling_failed", error, prepared.command.saga_id)
             return
         pause = self._pause(task)
-        if transient:
+        if waits:
             task.home.stalled_until = self._clock.monotonic() + pause
+        if fault is DatabaseFault.UNFIT:
+            # Nothing is wrong with the command, and trying does not help: what is missing, a migration brings.
+            self._observer.event("worker.database.alert", topic=self._topic, error=f"{error!r:.300}")
         self._observer.event("worker.command.failed", id=prepared.command.id, pause=pause, error=f"{error!r:.300}")
         self._put_back(task)
 
