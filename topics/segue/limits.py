@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segue.errors import ContractError, InvalidId
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*")
 class Limits:
     """Limits of one deployment; the defaults follow Temporal's and Step Functions' where those exist."""
 
-    #: Bytes of one payload.
+    #: Bytes of one payload: of an input, an output, a signal. What is composed of two of them may be as long as both.
     payload_bytes: int = 256 * 1024
     #: Number of headers of one record that Segue writes; half of them may be the caller's.
     header_count: int = 64
@@ -36,6 +36,21 @@ class Limits:
     pending_signals: int = 1_000
     #: Transitions in the history of one saga; its code is told nothing more beyond, so that a rebuild stays bounded.
     history_events: int = 50_000
+
+    @property
+    def composed(self) -> Limits:
+        """Of a message that Segue composes of an input and an output, each within these: what a compensation receives.
+
+        An output that is not JSON on the wire is kept as base64, which is a third longer.
+        """
+        as_text = -(-self.payload_bytes // 3) * 4 + len('""')
+        return replace(
+            self,
+            payload_bytes=self.payload_bytes + as_text + len('{"input":,"output":}'),
+            depth=self.depth + 1,
+            json_keys=2 * self.json_keys + 2,
+            avro_items=2 * self.avro_items,
+        )
 
 
 DEFAULT_LIMITS = Limits()

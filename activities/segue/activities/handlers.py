@@ -76,9 +76,10 @@ class Reader:
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._registrations = registrations
-        self._codecs = codecs
         self._converter = converter
         self._limits = limits
+        composed = (codecs.composed(), limits.composed.payload_bytes)
+        self._payloads = {"invoke": (codecs, limits.payload_bytes), "compensate": composed}
 
     def prepare(self, record: Record) -> Prepared:
         """Raises EnvelopeError where not even an answer is possible."""
@@ -102,9 +103,10 @@ class Reader:
             return _faulty(record, command, "invalid_input", wrong)
 
     def _canonical(self, command: Command, value: bytes | None) -> bytes:
-        if value is not None and len(value) > self._limits.payload_bytes:
-            raise DecodeError(f"payload has {len(value)} bytes, allowed are {self._limits.payload_bytes}")
-        return b"null" if value is None else self._codecs.decode(command.content_type, value)
+        codecs, allowed = self._payloads[command.action]
+        if value is not None and len(value) > allowed:
+            raise DecodeError(f"payload has {len(value)} bytes, allowed are {allowed}")
+        return b"null" if value is None else codecs.decode(command.content_type, value)
 
 
 def _faulty(record: Record, command: Command, code: Any, error: Exception) -> Prepared:

@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 
 from segue.activities.handlers import Prepared
-from segue.errors import UsageError
+from segue.errors import DecodeError, UsageError
+from segue.topics.codec import JsonCodec
 
 #: Seconds between two heartbeats of one command that are sent and stored.
 INTERVAL = 1.0
 #: Longest details, in bytes of JSON.
 MAX_DETAILS = 64 * 1024
+_STRICT = JsonCodec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,10 @@ class Heartbeats:
             raise UsageError(f"details of a heartbeat must be JSON: {error}") from error
         if len(encoded) > MAX_DETAILS:
             raise UsageError(f"details of a heartbeat have {len(encoded)} bytes, allowed are {MAX_DETAILS}")
+        try:
+            _STRICT.decode(encoded)
+        except DecodeError as error:
+            raise UsageError(f"details of a heartbeat must be JSON that everybody can read: {error}") from error
         with self._lock:
             self._latest[prepared.command.id] = Beat(prepared, encoded)
 

@@ -19,10 +19,15 @@ from segue.errors import InputError, UsageError
 from segue.ids import reply_id
 from segue.outbox.inbox import StoredOutcome
 from segue.outbox.message import Message
+from segue.topics.codec import JsonCodec
 from segue.topics.envelope import Command, Effect, Outcome
 
 #: Longest text of an error that travels, in bytes of UTF-8.
 MAX_MESSAGE_BYTES = 1024
+#: Longest details of a rejection, in bytes of JSON.
+MAX_DETAILS_BYTES = 64 * 1024
+_STRICT = JsonCodec()
+_NO_DETAILS = msgspec.Raw(b"null")
 _CODE = re.compile(r"[A-Za-z0-9_.\-]{1,120}")
 _UNFIT = re.compile(r"[^A-Za-z0-9_.\-]")
 
@@ -97,10 +102,24 @@ def answer_of_exception(error: BaseException, *, effect: Effect) -> Answered:
 
 
 def error_body(code: str, message: str, details: Any) -> bytes:
-    """The body of a negative reply. Details that JSON can't hold are replaced by their text."""
-    cut = str(message).encode("utf-8", "replace")[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore")
-    body = {"code": code, "message": cut, "details": details}
-    return msgspec.json.encode(body, enc_hook=lambda value: f"{value!s:.200}")
+    """The body of a negative reply. Details that JSON can't hold are replaced by their text, long ones by a note."""
+    cut = str(message).replace("\x00", "").encode("utf-8", "replace")[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore")
+    return msgspec.json.encode({"code": code, "message": cut, "details": _readable(details)})
+
+
+def _readable(details: Any) -> msgspec.Raw:
+    """The details as JSON that every reader reads: what the coordinator could not, would block the saga."""
+    if details is None:
+        return _NO_DETAILS
+    try:
+        written = msgspec.json.encode(details, enc_hook=lambda value: f"{value!s:.200}")
+        if len(written) > MAX_DETAILS_BYTES:
+            note = f"details of {len(written)} bytes were left out, allowed are {MAX_DETAILS_BYTES}"
+            return msgspec.Raw(msgspec.json.encode(note))
+        return msgspec.Raw(_STRICT.decode(written))
+    except Exception:  # noqa: BLE001 - whatever somebody's class does when it is written
+        text = _text_of(details).replace("\x00", "").encode("utf-8", "replace").decode()
+        return msgspec.Raw(msgspec.json.encode(f"{text:.200}"))
 
 
 def reply_to(
@@ -153,7 +172,7 @@ def readdressed(stored: Message, command: Command, *, source: str, now: datetime
     return reply_to(command, answered, source=source, now=now)
 
 
-def _text_of(error: BaseException) -> str:
+def _text_of(error: object) -> str:
     try:
         return str(error)
     except BaseException:  # noqa: BLE001 - a broken __str__ of somebody's exception

@@ -13,7 +13,7 @@ from segue.activities.handlers import Prepared, Registration
 from segue.activities.outcome import Answered, Rejected, ReplyLater, failure, readdressed, reply_to
 from segue.activities.runner import Desk, Sessions
 from segue.activities.shared import GUARD, transaction_ended
-from segue.errors import InputError
+from segue.errors import DecodeError, InputError
 from segue.limits import DEFAULT_LIMITS, Limits
 from segue.outbox.inbox import (
     HORIZON,
@@ -32,6 +32,7 @@ from segue.outbox.inbox import (
 )
 from segue.outbox.message import Message
 from segue.outbox.store import ServiceRows
+from segue.topics.codec import JsonCodec
 from segue.topics.converter import Converter
 from segue.topics.envelope import Command
 
@@ -114,9 +115,17 @@ class Participant:
             body = self._converter.to_bytes(output, activity.output)
         except Exception as error:
             raise Rejected("invalid_output", f"{activity.name} returned no {activity.output}: {error}") from error
-        if len(body) > self._limits.payload_bytes:
-            limit = self._limits.payload_bytes
-            raise Rejected("invalid_output", f"{activity.name} returned {len(body)} bytes, allowed are {limit}")
+        limits = self._limits
+        if len(body) > limits.payload_bytes:
+            raise Rejected(
+                "invalid_output", f"{activity.name} returned {len(body)} bytes, allowed are {limits.payload_bytes}"
+            )
+        # Nearly no output has so many keys; the coordinator could read none that has.
+        if body.count(b":") > limits.json_keys:
+            try:
+                JsonCodec(limits).decode(body)
+            except DecodeError as error:
+                raise Rejected("invalid_output", f"{activity.name} returned what nobody may read: {error}") from error
         return body
 
     # --- the fence and the reply

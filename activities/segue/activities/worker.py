@@ -114,8 +114,8 @@ class Worker(Generic[S]):
         self.name = legal("the worker's name", name)
         self.options = options
         self._sessions = sessions
-        self._codecs = codecs or Codecs()
-        self._converter = Converter()
+        self._codecs = codecs
+        self._converter: Converter | None = None
         self._clock = clock
         #: Told what happens inside; `run` puts the log here where nobody else listens.
         self.observer = observer
@@ -220,15 +220,17 @@ class Worker(Generic[S]):
             if isinstance(runner, InlineRunner):
                 loop.serve_heartbeats()  # nobody else runs while the handler does
 
+        limits = self.options.limits
+        converter = self._converter or Converter(limits)
         store = store or SqlOutboxStore(runner.transact)
         relay_options = RelayOptions(older_than=self.options.relay_after, patience=0.0)
         pace = Pace(self._clock, self.options.loop.group)
         participant = Participant(
             self.name,
-            converter=self._converter,
+            converter=converter,
             beat=beat,
             horizon=self.options.horizon,
-            limits=self.options.limits,
+            limits=limits,
         )
         loop = CommandLoop(
             name=self.name,
@@ -238,7 +240,10 @@ class Worker(Generic[S]):
             producer=producer,
             runner=runner,
             reader=Reader(
-                self._registrations, codecs=self._codecs, converter=self._converter, limits=self.options.limits
+                self._registrations,
+                codecs=self._codecs or Codecs(limits=limits),
+                converter=converter,
+                limits=limits,
             ),
             unit=UnitOfWork(participant, pace, self.observer),
             pace=pace,

@@ -87,7 +87,7 @@ def plan(
     configs = {
         "cleanup.policy": "delete",
         "retention.ms": _ms(max(USUAL_RETENTION, 2 * longest_deadline)),
-        "max.message.bytes": str(limits.payload_bytes + limits.header_bytes + RECORD_OVERHEAD),
+        "max.message.bytes": str(limits.composed.payload_bytes + limits.header_bytes + RECORD_OVERHEAD),
         "min.insync.replicas": str(min(2, replication)),
     }
     dead_letters = {**configs, "retention.ms": _ms(max(DEAD_LETTER_RETENTION, 2 * longest_deadline))}

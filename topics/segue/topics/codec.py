@@ -135,7 +135,13 @@ class Codecs:
     def __init__(self, *codecs: Codec, limits: Limits = DEFAULT_LIMITS) -> None:
         raw = ("application/octet-stream", "application/protobuf", "application/x-protobuf")
         known: list[Codec] = [JsonCodec(limits), *(RawCodec(name, limits) for name in raw), *codecs]
+        self._added = codecs
+        self._limits = limits
         self._by_type = {codec.content_type: codec for codec in known}
+
+    def composed(self) -> Codecs:
+        """The same for messages that are composed of two payloads, each of which these would take."""
+        return Codecs(*self._added, limits=self._limits.composed)
 
     def of(self, content_type: str) -> Codec:
         """The codec for this content type; without one it is JSON. Raises DecodeError naming what is supported."""
