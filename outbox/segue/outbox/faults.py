@@ -88,8 +88,15 @@ SQLITE: tuple[tuple[str, DatabaseFault], ...] = (
     ("SQLITE_CANTOPEN", DatabaseFault.PASSES),
     ("SQLITE_READONLY", DatabaseFault.UNFIT),
 )
-#: What SQLite says, under a code that says nothing, of a schema that is not there yet.
-SQLITE_LACKS = ("no such table", "has no column", "no such column")
+#: What SQLite says under a code that says nothing, or that somebody on the way has lost.
+SQLITE_SAYS: tuple[tuple[str, DatabaseFault], ...] = (
+    ("no such table", DatabaseFault.UNFIT),
+    ("has no column", DatabaseFault.UNFIT),
+    ("no such column", DatabaseFault.UNFIT),
+    ("database is locked", DatabaseFault.PASSES),
+    ("database table is locked", DatabaseFault.PASSES),
+    ("disk i/o error", DatabaseFault.PASSES),
+)
 #: Packages of PostgreSQL's drivers, and of MySQL's.
 _POSTGRES, _MYSQL = ("psycopg", "psycopg2", "asyncpg"), ("pymysql", "MySQLdb", "aiomysql", "asyncmy", "mariadb")
 
@@ -128,7 +135,8 @@ def _fault_of_sqlite(error: sqlite3.Error) -> DatabaseFault | None:
     for prefix, fault in SQLITE:
         if name.startswith(prefix):
             return fault
-    return DatabaseFault.UNFIT if any(text in str(error) for text in SQLITE_LACKS) else None
+    said = str(error).lower()
+    return next((fault for text, fault in SQLITE_SAYS if text in said), None)
 
 
 def _fault_without_state(error: BaseException) -> DatabaseFault | None:
