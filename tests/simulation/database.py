@@ -285,7 +285,7 @@ class Outbox:
                 continue
             if self._seqs[message.id] in excluded.held:
                 continue
-            if before is not None and message.saga_action in ("invoke", "compensate") and message.created_at >= before:
+            if before is not None and _is_command(message) and message.created_at >= before:
                 continue
             found.append(
                 PendingRow(
@@ -302,6 +302,10 @@ class Outbox:
     def release(self, owner: str) -> None:
         self._lanes.pop(owner, None)
         self._held[_NOBODY] = {**self._held.get(_NOBODY, {}), **self._held.pop(owner, {})}
+
+
+def _is_command(message: Message) -> bool:
+    return message.saga_action in ("invoke", "compensate") and message.saga_outcome is None
 
 
 class SimOutboxStore:

@@ -300,7 +300,7 @@ class WorkerProcess(SimProcess):
         """When the relay may take the first row: answers are left to who wrote them till they are old."""
         after = round(RELAY_AFTER.total_seconds() * SECOND) + 1_000
         return min(
-            0 if row.saga_action is None else self.system.world_time(row.created_at) + after
+            0 if row.saga_action is None or row.saga_outcome else self.system.world_time(row.created_at) + after
             for row in self.books.outbox.rows.values()
         )
 

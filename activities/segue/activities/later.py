@@ -75,7 +75,7 @@ def settle(rows: ServiceRows, token: str, answered: Answered) -> Message | None:
     if known.outcome != "pending":
         return None
     command = _command_of(unpack(known.reply), known.command_id, known.attempt, action, key)
-    message = reply_to(command, answered, source=f"/{consumer}", now=now, memory_first=False)
+    message = reply_to(command, answered, source=f"/{consumer}", now=now)
     store_answer(rows, consumer, command, answered.stored_outcome, message, tombstone=False)
     return message
 

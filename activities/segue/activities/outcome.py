@@ -122,15 +122,10 @@ def _readable(details: Any) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(f"{text:.200}"))
 
 
-def reply_to(
-    command: Command, answered: Answered, *, source: str, now: datetime, sequence: int = 0, memory_first: bool = True
-) -> Message:
+def reply_to(command: Command, answered: Answered, *, source: str, now: datetime, sequence: int = 0) -> Message:
     """The reply as a row of the outbox: key = saga id, id derived from the command's, its headers echoed.
 
     What `message_of` makes of `Reply.headers()`, without the way there and back.
-
-    Without `memory_first` the advisory echo of the action goes into the extra headers, so that the relay does not
-    wait for somebody to publish the row from memory.
     """
     extras = {"ce_source": source, **dict(command.passed_on)}
     if command.subject is not None:
@@ -139,7 +134,7 @@ def reply_to(
         extras["ce_sagaeffect"] = "unknown"
     if answered.retry_after is not None:
         extras["ce_sagaretryafter"] = f"{answered.retry_after:g}"
-    message = Message(
+    return Message(
         id=reply_id(command.id, answered.outcome, sequence),
         aggregatetype=command.reply_to,
         aggregateid=command.saga_id,
@@ -158,11 +153,6 @@ def reply_to(
         traceparent=extras.pop("traceparent", None),
         tracestate=extras.pop("tracestate", None),
         headers=extras,
-    )
-    if memory_first:
-        return message
-    return msgspec.structs.replace(
-        message, saga_action=None, headers={**message.headers, "ce_sagaaction": command.action}
     )
 
 

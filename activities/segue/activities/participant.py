@@ -27,7 +27,7 @@ from segue.outbox.inbox import (
     decide,
     forget_fence,
     lock_fence,
-    may_have_had_an_effect,
+    proves_no_effect,
     store_answer,
 )
 from segue.outbox.message import Message
@@ -178,9 +178,7 @@ class Participant:
         """A negative answer proves nothing while an earlier delivery may have had an effect."""
         if answered.outcome not in ("failure", "retry") or answered.effect == "unknown":
             return answered
-        known = fence.answer_to(command)
-        own_beginning = known.command_id == command.id and known.outcome is None
-        if own_beginning or not may_have_had_an_effect(known):
+        if proves_no_effect(fence, command):
             return answered
         return msgspec.structs.replace(answered, effect="unknown")
 

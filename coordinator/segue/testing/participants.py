@@ -26,7 +26,7 @@ from segue.outbox.inbox import (
     StoredOutcome,
     Tombstone,
     decide,
-    may_have_had_an_effect,
+    proves_no_effect,
 )
 from segue.outbox.message import Message, pack
 from segue.saga.effects import SendCommand
@@ -199,7 +199,7 @@ class Participants:
 
 def _sticky(fence: Fence, command: Command, answer: answers.Answer) -> answers.Answer:
     """A negative answer proves nothing while an earlier delivery may have had an effect; as the worker does it."""
-    if answer.outcome not in ("failure", "retry") or not may_have_had_an_effect(fence.answer_to(command)):
+    if answer.outcome not in ("failure", "retry") or proves_no_effect(fence, command):
         return answer
     return replace(answer, effect_unknown=True)
 

@@ -152,7 +152,7 @@ def load(
         values.append(_numbers(list(excluded.held)))
     if memory_first_for is not None:
         young = "created_at >= clock_timestamp() - %s::interval"
-        parts.append(f"AND (saga_action IN ('invoke', 'compensate') AND {young}) IS NOT TRUE")
+        parts.append(f"AND (saga_action IN ('invoke', 'compensate') AND saga_outcome IS NULL AND {young}) IS NOT TRUE")
         values.append(f"{memory_first_for.total_seconds():f} seconds")
     connection.exec_driver_sql(_UNSORTED)
     text = " ".join((*parts, _OLDEST))

@@ -233,7 +233,11 @@ def _load(
     if excluded.lines:
         conditions.append(tuple_(outbox.aggregatetype, outbox.aggregateid).not_in(list(excluded.lines)))
     if memory_first_for is not None:
-        at_once = or_(outbox.saga_action.is_(None), outbox.saga_action.not_in(("invoke", "compensate")))
+        at_once = or_(
+            outbox.saga_action.is_(None),
+            outbox.saga_action.not_in(("invoke", "compensate")),
+            outbox.saga_outcome.is_not(None),  # a reply, which nobody publishes from memory
+        )
         conditions.append(or_(at_once, outbox.created_at < database_now(connection) - memory_first_for))
     query = select(*_PENDING).join(outbox_lane_table, lane.lane == outbox.lane).where(*conditions)
     return connection.execute(query.order_by(outbox.seq).limit(limit + len(excluded.held))).all()

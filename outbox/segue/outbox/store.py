@@ -53,8 +53,9 @@ class OutboxStore(Protocol):
 
         At least `limit` of them that are not excluded, if there are as many.
 
-        With `memory_first_for`, commands and replies (`saga_action` invoke or compensate) younger than that by the
-        database's clock are left out: whoever wrote them is publishing them from memory.
+        With `memory_first_for`, commands (`saga_action` invoke or compensate, no `saga_outcome`) younger than that by
+        the database's clock are left out: whoever wrote them is publishing them from memory. Of replies nobody is: one
+        that has a row was left to the relay.
         """
         ...
 

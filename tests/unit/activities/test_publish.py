@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
+from segue.activities.outcome import Answered, reply_to
 from segue.errors import BrokerUnavailable, RejectedRecord
-from segue.outbox.schema import outbox_table
 from segue.topics.broker import Acked, Outgoing
-from tests.unit.activities.kit import REPLIES, Service, command, memory_engine, past, refund
+from tests.unit.activities.kit import REPLIES, Service, command, memory_engine, refund
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_reply_that_can_be_sent_in_no_form_is_left_to_the_outbox(service: Serv
     refused = intercept(service, lambda record: RejectedRecord("no") if record.topic == REPLIES else None)
     service.send(command())
     service.settle(2)
-    assert len(refused) == 2
+    assert len({record.headers for record in refused}) == 2, "the relay tries on with the second"
     assert (service.outbox_rows(), service.committed()) == (1, 1)
 
 
@@ -152,8 +152,6 @@ def test_a_reply_topic_that_is_missing_holds_nobody_up_and_gets_its_replies_when
     service.settle()
     assert (service.outbox_rows(), service.committed()) == (1, 1)
     service.broker.create_topic(REPLIES)
-    with service.engine.begin() as connection:
-        connection.execute(update(outbox_table).values(created_at=past(seconds=60)))  # older than `relay_after`
     service.settle(8, pace=2.0)
     assert (service.outbox_rows(), service.outcomes()) == (0, ["success"])
 
@@ -177,3 +175,13 @@ def test_an_outbox_that_cannot_take_a_reply_is_tried_again(service: Service) -> 
     service.settle(12)
     dialect.do_execute = real
     assert (failures, service.outbox_rows(), service.committed()) == (0, 1, 1)
+
+
+def test_a_reply_that_is_left_to_the_outbox_is_published_by_the_next_look_of_its_relay(service: Service) -> None:
+    reply = reply_to(command(), Answered(outcome="success"), source="/payments", now=datetime.now(UTC))
+    stored: list[BaseException | None] = []
+    service.loop._shelve(reply, stored.append)
+    service.settle(3)
+    assert stored == [None]
+    assert [record.headers for record in service.wire()] == [reply.outgoing().headers]
+    assert service.outbox_rows() == 0

@@ -534,3 +534,18 @@ def test_a_second_worker_takes_over_partitions_and_nothing_is_done_twice(service
     assert service.bookings() == 60
     assert set(service.outcomes()) == {"success"}
     assert service.committed() == 60
+
+
+def test_an_edited_input_is_a_new_attempt_and_old_copies_of_the_command_change_nothing(service: Service) -> None:
+    service.behaviour = lambda ctx, order: book(ctx, order) if order.total < 100 else _refuse()
+    service.send(command(), body={"id": "o-1", "total": 100})
+    service.settle()
+    service.send(command(attempt=2), body={"id": "o-1", "total": 1})
+    service.send(command(), command(attempt=2), body={"id": "o-1", "total": 100})
+    service.settle()
+    assert service.outcomes() == ["failure:too_much", "success", "failure:superseded", "success"]
+    assert service.balance() == 1
+
+
+def _refuse() -> Charged:
+    raise Rejected("too_much")

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from segue.activities.outcome import Answered, failure, reply_to
+from segue.activities.participant import Participant
 from segue.outbox.inbox import (
     Answer,
     AnswerAgain,
@@ -15,10 +16,13 @@ from segue.outbox.inbox import (
     Fence,
     Handle,
     Refuse,
+    StoredOutcome,
     Tombstone,
     decide,
 )
 from segue.outbox.message import pack
+from segue.testing import answers, participants
+from segue.topics.converter import Converter
 from segue.topics.envelope import Command
 from tests.unit.activities.kit import command, refund
 
@@ -135,3 +139,22 @@ def test_a_command_from_beyond_the_horizon_is_a_dead_letter_unless_its_row_is_st
     assert isinstance(decide(Fence(), old, NOW), DeadLetter)
     assert isinstance(decide(Fence(), replace(UNDO, time=old.time), NOW), DeadLetter)
     assert decide(seen(invoke=answer(INVOKE)), replace(UNDO, time=old.time), NOW) == Handle()
+
+
+OUTCOMES: list[StoredOutcome | None] = [None, "success", "failure", "retry", "pending", "unknown"]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("known", ["c1", "c0"])
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_explore_judges_a_negative_answer_as_the_worker_does(
+    outcome: StoredOutcome | None, known: str, attempt: int
+) -> None:
+    sent = replace(command(), id="c1")
+    fence = Fence(invoke=Answer(attempt=attempt, command_id=known, outcome=outcome), new=False)
+    worker = Participant("payments", converter=Converter(), beat=lambda prepared, details: None)
+    judged = worker._sticky(fence, sent, failure("no", "")).effect == "unknown"
+    explored = participants._sticky(fence, sent, answers.negative("failure", "no", ""))
+    assert explored.effect_unknown == judged
+    own = known == "c1" and outcome is None
+    assert judged == (attempt > 0 and outcome in (None, "pending", "unknown") and not own)

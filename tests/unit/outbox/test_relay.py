@@ -171,20 +171,22 @@ def test_a_row_whose_transaction_commits_late_is_sent_although_its_seq_was_passe
     assert producer.values == ["1", "2", "late"]
 
 
-def test_young_commands_and_replies_are_left_to_whoever_publishes_them_from_memory(engine: Engine) -> None:
+def test_young_commands_are_left_to_whoever_publishes_them_from_memory(engine: Engine) -> None:
     clock, producer = FakeClock(), Fussy()
     options = RelayOptions(older_than=timedelta(seconds=10))
     relay = Relay(outbox.SqlOutboxStore(engine), producer, clock=clock, options=options)
-    add(engine, "event", "reply", "request")
+    add(engine, "event", "command", "request", "reply")
+    rows = {"command": ("invoke", None), "request": ("start", None), "reply": ("compensate", "success")}
     with engine.begin() as connection:
-        for payload, action in ((b"reply", "invoke"), (b"request", "start")):
-            connection.execute(update(outbox_table).where(outbox_table.c.payload == payload).values(saga_action=action))
+        for payload, (action, outcome) in rows.items():
+            changed = update(outbox_table).where(outbox_table.c.payload == payload.encode())
+            connection.execute(changed.values(saga_action=action, saga_outcome=outcome))
     drive(relay, clock)
-    assert producer.values == ["event", "request"]
+    assert producer.values == ["event", "request", "reply"], "a reply waits for nobody"
     with engine.begin() as connection:
         connection.execute(update(outbox_table).values(created_at=datetime.now(UTC) - timedelta(seconds=11)))
     drive(relay, clock)
-    assert producer.values == ["event", "request", "reply"]
+    assert producer.values == ["event", "request", "reply", "command"]
 
 
 class SlowClock(FakeClock):
