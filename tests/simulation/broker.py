@@ -52,7 +52,7 @@ class SimBroker(MemoryBroker):
             log = self.logs[partition] = super().log(partition)
         return log
 
-    def append(self, record: Outgoing) -> None:
+    def append(self, record: Outgoing) -> Record:
         system = self._oracles.system
         if system.plan.odd_headers and record.topic.endswith(".replies") and not system.forging:
             record = oddly(record)
@@ -76,6 +76,7 @@ class SimBroker(MemoryBroker):
         for member in self.members:
             if member.owns(source):
                 self._world.wake(member.process, self._world.now + 1_000 + member.process.latency())
+        return stored
 
     def told(self, topic: str) -> None:
         """Wake those who read `topic`."""
@@ -130,6 +131,7 @@ class SimConsumer(MemoryConsumer):
         polled = super().poll(max_records, timeout)
         for record in polled.records:
             self.process.given[record.source, record.offset] = record
+        self._sim.oracles.given(polled.records)
         self.unsure = False
         return polled
 
@@ -146,6 +148,11 @@ class SimConsumer(MemoryConsumer):
         if self.process.io(ASK):
             raise BrokerUnavailable("the broker did not answer")
         return super().end_offsets(topics)
+
+    def stable_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+        if self.process.io(ASK):
+            raise BrokerUnavailable("the broker did not answer")
+        return super().stable_offsets(topics)
 
     def begin_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         if self.process.io(ASK):
@@ -206,7 +213,7 @@ class SimConsumer(MemoryConsumer):
         logs = self._sim.logs
         for partition, position in self._positions.items():
             log = logs.get(partition) or self._sim.log(partition)
-            if position < log.begin + len(log.records):
+            if position < log.stable:
                 return True
         return False
 

@@ -263,6 +263,40 @@ def odd_headers(plan: Plan) -> Plan:
     return replace(plan, odd_headers=True, service_rate=max(0.1, plan.service_rate), kinds=("redrive", "kill"))
 
 
+def strangers(plan: Plan) -> Plan:
+    """Other producers' transactions stay open on the coordinators' topics; services answer, and little time is left."""
+    return replace(
+        plan,
+        sagas=max(4, plan.sagas),
+        partitions=1,
+        features=plan.features | {"within", "sleep"},
+        pieces=("within", "sleep", "call"),
+        enabled=frozenset(("pause", "broker.error")),
+        rate=min(0.03, plan.rate),
+        wire_rate=0.0,
+        spread_us=5 * SECOND,
+        events=16,
+        kinds=("stranger", "stranger", "stranger", "kill"),
+        horizon_us=20 * SECOND,
+    )
+
+
+def leaps(plan: Plan) -> Plan:
+    """The database's clock jumps far ahead while sagas sleep and wait."""
+    return replace(
+        plan,
+        sagas=max(4, plan.sagas),
+        features=plan.features | {"within", "sleep"},
+        pieces=("within", "sleep", "call"),
+        enabled=frozenset(("pause",)),
+        rate=min(0.03, plan.rate),
+        spread_us=5 * SECOND,
+        events=3,
+        kinds=("leap", "leap", "rebalance"),
+        horizon_us=8 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -285,6 +319,8 @@ FOCUSES: Mapping[str, Focus] = {
         hangs,
         told,
         odd_headers,
+        strangers,
+        leaps,
     )
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segue.ids import command_id
 from segue.saga import events as e
 from segue.topics.broker import Record
+from tests.simulation.broker_invariants import LEAPS, STRANGERS
 from tests.simulation.claim_invariants import CLAIMS
 from tests.simulation.folding import difference
 from tests.simulation.header_invariants import ADVICE
@@ -313,7 +314,7 @@ class GATE(Oracle):
         asked_before = commit is not None and commit.began <= back_at
         for (_, partition), stored in system.database.tables.offsets.items():
             log = system.broker.log(partition)
-            for record in log.read(max(stored.next, log.begin), log.end):
+            for record in log.unread(stored.next):
                 by_database, by_world = self.all.appended_at[id(record)]
                 if (
                     id(record) not in self.all.applied
@@ -662,4 +663,6 @@ ORACLES: Sequence[type[Oracle]] = (
     CLAIMS,
     TOLD,
     ADVICE,
+    STRANGERS,
+    LEAPS,
 )  # fmt: skip

@@ -60,6 +60,9 @@ class Oracle:
     def append(self, record: Record, message_id: str | None) -> None:
         """A record was appended to a topic."""
 
+    def given(self, records: Sequence[Record]) -> None:
+        """A reader is given these."""
+
     def booked(self, books: Books, session: BookSession) -> None:
         """A service's transaction is committed."""
 
@@ -126,6 +129,7 @@ class Oracles:
         self._transition = [o for o in self.every if type(o).transition is not Oracle.transition]
         self._commit = [o for o in self.every if type(o).commit is not Oracle.commit]
         self._append = [o for o in self.every if type(o).append is not Oracle.append]
+        self._given = [o for o in self.every if type(o).given is not Oracle.given]
         self._booked = [o for o in self.every if type(o).booked is not Oracle.booked]
 
     # --- what the databases and the broker tell
@@ -265,6 +269,10 @@ class Oracles:
             oracle.append(record, message_id)
         if message_id is not None and message_id not in self.published:
             self.published[message_id] = record
+
+    def given(self, records: Sequence[Record]) -> None:
+        for oracle in self._given:
+            oracle.given(records)
 
     def booked(self, books: Books, session: BookSession) -> None:
         self.promise(session.messages)

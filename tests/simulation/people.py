@@ -13,7 +13,7 @@ from segue.ids import derive
 from segue.saga.fold import fold
 from segue.saga.state import SagaState
 from segue.topics.broker import Record
-from tests.simulation.broker import DELAYS, again
+from tests.simulation.broker import DELAYS, again, damaged
 from tests.simulation.odd_headers import STRANGE
 from tests.simulation.oracles import header
 from tests.simulation.processes import NAMES
@@ -163,14 +163,40 @@ def _database_clock(system: System, how: int) -> None:
             system.arm(row.wake_at)
 
 
+def _stranger(system: System, how: int) -> None:
+    """Somebody else's transaction on a topic of the coordinators: it is open for a while, and most come to nothing."""
+    topic = (NAMES.replies, NAMES.replies, NAMES.requests)[how % 3]
+    commits = how // 4 % 4 == 0
+    records = [damaged(record, 2) for record in system.broker.records(topic)[:3]]
+    if not records:
+        return
+    system.world.faults["stranger.commits" if commits else "stranger.aborts"] += 1
+    transaction = system.broker.transaction()
+    system.forging = True
+    written = [transaction.append(record) for record in records]
+    system.forging = False
+    system.strange(written)
+    delay = (100_000, 2 * SECOND, 12 * SECOND, 60 * SECOND)[how // 16 % 4]
+    system.world.at(system.world.now + delay, lambda: system.settle_strange(transaction, written, commits=commits))
+
+
+def _leap(system: System, how: int) -> None:
+    """The database's clock jumps far ahead: all that somebody waits for is due at once."""
+    system.world.faults["clock.leap"] += 1
+    system.world.db_skew += (20 * SECOND, 100 * SECOND)[how % 2]
+    for row in system.database.tables.sagas.values():
+        if row.wake_at is not None:
+            system.arm(row.wake_at)
+
+
 _EVENTS: Sequence[tuple[str, Callable[[System, int], None]]] = (
     ("nothing", _nothing), ("kill", _kill), ("kill", _kill), ("zombie", _zombie), ("zombie", _zombie),
     ("rebalance", _rebalance), ("truncate", _truncate), ("recreate", _recreate), ("redrive", _redrive),
     ("redrive", _redrive), ("poison", _poison), ("poison_soon", _poison_soon), ("jump", _jump),
     ("database_clock", _database_clock),
 )  # fmt: skip
-#: The same by their names.
-EVENTS = dict(_EVENTS)
+#: The same by their names, and what only a focus asks for.
+EVENTS = {**dict(_EVENTS), "stranger": _stranger, "leap": _leap}
 
 
 # --- operators and deploys

@@ -6,7 +6,7 @@ import gc
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +22,7 @@ from segue.ids import derive
 from segue.outbox.message import Message, message_of
 from segue.topics.broker import Outgoing, Partition, Record
 from segue.topics.envelope import Request, RequestAction, encode_headers
+from segue.topics.memory import MemoryTransaction
 from tests.simulation import people
 from tests.simulation.answers import ANSWERS, AnswerProcess
 from tests.simulation.broker import CountingObserver, SimBroker, damaged
@@ -117,6 +118,8 @@ class System:
         self.poison: list[Record] = []
         self.forging = False
         self._forged: set[int] = set()
+        #: Records that nobody must be given: of transactions that are open, or were aborted.
+        self.unread: set[int] = set()
         self._conflicts: set[bytes | None] = set()
         self._refusals: dict[str, bool] = {}
         self._mutable: set[str] = set()
@@ -274,6 +277,20 @@ class System:
         self._forged.add(id(forged))
         self.poison.append(forged)
         self.world.faults["poison"] += 1
+
+    def strange(self, records: Sequence[Record]) -> None:
+        """These are in somebody else's transaction, which is open."""
+        self._forged.update(id(record) for record in records)
+        self.unread.update(id(record) for record in records)
+
+    def settle_strange(self, transaction: MemoryTransaction, records: Sequence[Record], *, commits: bool) -> None:
+        """Somebody else's transaction ends: these records count from now on, or never."""
+        if commits:
+            self.unread.difference_update(id(record) for record in records)
+            self.poison += records
+            transaction.commit()
+        else:
+            transaction.abort()
 
     def forged(self, record: Record) -> bool:
         return self.forging or id(record) in self._forged

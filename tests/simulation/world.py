@@ -45,7 +45,7 @@ class World:
         self.tape = tape
         self.now = 0
         self.turns = 0
-        self._heap: list[tuple[int, int, Process | Callable[[], None]]] = []
+        self._heap: list[tuple[int, int, Process | Callable[[], object]]] = []
         self._serial = 0
         self.processes: list[Process] = []
         self.points: Counter[str] = Counter()
@@ -76,7 +76,7 @@ class World:
             self._moment_of, self._moment = micros, from_micros(EPOCH_US + micros)
         return self._moment
 
-    def at(self, when: int, what: Callable[[], None]) -> None:
+    def at(self, when: int, what: Callable[[], object]) -> None:
         """Call `what` at the virtual time `when`."""
         self._serial += 1
         heappush(self._heap, (when, self._serial, what))

@@ -10,6 +10,13 @@ with where they are now would find the gate shut for as long as the load lasts.
 Offsets prove something, times alone don't: after the database's clock has stepped back, what is written now is older
 than what was noted before. So no time is remembered longer than its offsets, and a note that is older than the
 database's clock says, by this process's monotonic clock, is void.
+
+A clock that jumps ahead lets no deadline fire: what was promised an hour would have had a second. Here time goes at
+most a little faster than this process's monotonic clock, until it has caught up (as NTP slews a clock, where a step
+would break things). A process that starts takes the database's clock as it is.
+
+The ends are the high watermarks. While another producer's transaction is open, nobody can read on behind its first
+record, so an answer may be in Kafka that cannot be read yet.
 """
 
 from __future__ import annotations
@@ -26,6 +33,14 @@ from segue.topics.broker import Consumer, Partition
 
 #: How long the gate may stay shut in front of a due saga before people are told.
 ALERT_AFTER = timedelta(seconds=30)
+#: How many seconds go by here, at most, while the monotonic clock shows one. After the database's clock has jumped an
+#: hour ahead a deadline still gets four fifths of what it was promised, and four hours later all is as before. Faster,
+#: and deadlines have less; slower, and what is planned meanwhile is late for longer.
+CATCH_UP = 1.25
+#: How far the database's clock may be ahead before people are told.
+AHEAD = timedelta(seconds=30)
+#: How long it takes until they are told again of a gate that stays shut, with what keeps it shut by then.
+ALERT_EVERY = timedelta(minutes=5)
 #: Seconds by which one answer of the database may take longer than another before its clock counts as set back.
 _TOLERANCE = 0.25
 
@@ -56,11 +71,34 @@ class DrainGate:
         self._topics = topics
         self._observer = observer
         self._clock = clock
-        self._alerted = False
+        #: Monotonic time before which nobody is told again that the gate is shut.
+        self._quiet_until = 0.0
+        #: How far time has come here, and what the monotonic clock showed then.
+        self._believed: tuple[datetime, float] | None = None
+        self._told_ahead = False
         #: Has not been reached yet.
         self._note: _Note | None = None
         #: Has been reached: what the gate is open to.
         self._opened: _Note | None = None
+
+    def time(self, now: datetime) -> datetime:
+        """How far time has come, where the database's clock shows `now`: no further than it can have.
+
+        Called often, it notices a jump for what it is; who has not asked for an hour grants an hour.
+        """
+        monotonic = self._clock.monotonic()
+        if self._believed is None:
+            self._believed = now, monotonic
+        before, then = self._believed
+        reached = min(now, before + timedelta(seconds=CATCH_UP * max(0.0, monotonic - then)))
+        self._believed = reached, monotonic
+        if now - reached > AHEAD and not self._told_ahead:
+            self._told_ahead = True
+            hint = "no deadline fires before its time; restart the coordinators if the new time is right"
+            self._observer.event("clock.alert", ahead=now - reached, hint=hint)
+        elif now == reached:
+            self._told_ahead = False
+        return min(now, reached + timedelta(seconds=_TOLERANCE))
 
     def open_to(self, wanted: datetime) -> bool:
         """Whether deadlines up to `wanted` may fire, when somebody is due then."""
@@ -69,15 +107,26 @@ class DrainGate:
         self._opened = self._reached(here, stored)
         is_open = self._opened is not None and self._opened.at >= wanted
         if is_open:
-            self._alerted = False
+            self._quiet_until = 0.0
             return True
         self._observer.count("gate.shut")
-        if here.at - wanted > ALERT_AFTER and not self._alerted:
-            self._alerted = True
-            unread = [p for p, end in sorted(here.ends.items()) if not _read_to(stored, p, end)]
-            behind = ", ".join(f"{topic}[{number}]" for topic, number in unread)
+        if here.at - wanted > ALERT_AFTER and here.monotonic >= self._quiet_until:
+            self._quiet_until = here.monotonic + ALERT_EVERY.total_seconds()
+            behind = self._behind(here, stored)
             self._observer.event("gate.alert", due=wanted, behind=behind, partitions=len(here.ends))
         return False
+
+    def _behind(self, here: _Note, stored: Mapping[Partition, StoredOffset]) -> str:
+        """The partitions that are not read to their end, and which of them nobody can read any further."""
+        stable = self._consumer.stable_offsets(self._topics)
+        texts = []
+        for partition, end in sorted(here.ends.items()):
+            if not _read_to(stored, partition, end):
+                readable = stable.get(partition, end)
+                stands = readable < end and _read_to(stored, partition, readable)
+                why = f" (open transaction of another producer at offset {readable})" if stands else ""
+                texts.append(f"{partition.topic}[{partition.number}]{why}")
+        return ", ".join(texts)
 
     def until(self, now: datetime) -> datetime | None:
         """The time up to which deadlines may fire in a transaction that began at `now`, by the database's clock.
@@ -86,7 +135,7 @@ class DrainGate:
         """
         if self._opened is None or self._stepped_back(self._opened, now):
             return None
-        return min(self._opened.at, now)
+        return min(self._opened.at, self.time(now))
 
     def _look_around(self) -> _Note:
         at = self._store.now()

@@ -384,7 +384,8 @@ class Coordinator:
 
     def _wake_due(self, look: Look, *, reading: bool) -> bool:
         versions, wanted = self._registry.versions, look.alarm_at
-        if wanted is None or wanted > look.now:
+        now = self._gate.time(look.now)
+        if wanted is None or wanted > now:
             return False
         if not self._gate.open_to(wanted):
             if not reading:

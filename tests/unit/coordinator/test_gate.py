@@ -43,6 +43,9 @@ class Estate:
     def end_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
         return dict(self.ends)
 
+    def stable_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+        return dict(self.ends)
+
     def offsets(self, coordinator: str) -> Mapping[Partition, StoredOffset]:
         return {partition: StoredOffset(next=at, topic_id="t-1") for partition, at in self.stored.items()}
 
@@ -142,3 +145,39 @@ def test_a_transaction_after_the_clock_has_stepped_back_fires_nothing() -> None:
     assert estate.gate.until(estate.time) is None
     assert estate.gate.open_to(estate.time)
     assert estate.gate.until(estate.time) == estate.time
+
+
+def test_a_clock_that_jumps_an_hour_ahead_lets_no_deadline_of_an_hour_fire_at_once() -> None:
+    estate = Estate()
+    estate.gate.time(estate.time)
+    deadline = estate.time + timedelta(hours=1)
+    estate.time += timedelta(hours=1)
+    assert estate.gate.time(estate.time) < T0 + timedelta(seconds=1)
+    assert estate.gate.open_to(T0)
+    until = estate.gate.until(estate.time)
+    assert until is not None
+    assert until < T0 + timedelta(seconds=1)
+    estate.pass_time(47 * 60)
+    assert estate.gate.time(estate.time) < deadline, "three quarters of its time are over"
+    estate.pass_time(60 * 60)
+    assert estate.gate.time(estate.time) > deadline
+
+
+def test_time_catches_up_with_a_clock_that_has_jumped_and_people_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    estate = Estate()
+    estate.gate.time(estate.time)
+    believed = estate.time
+    estate.time += timedelta(minutes=10)
+    for _ in range(41 * 60):
+        estate.pass_time(1)
+        believed = estate.gate.time(estate.time)
+    assert believed == estate.time
+    [alert] = [record.getMessage() for record in caplog.records if record.levelno == WARNING]
+    assert alert.startswith("clock.alert ahead=0:09:59"), "once, and with how far"
+
+
+def test_a_clock_that_runs_evenly_is_believed_however_rarely_it_is_asked() -> None:
+    estate = Estate()
+    for seconds in (0.1, 0.02, 3600, 0.1, 86_400):
+        estate.pass_time(seconds)
+        assert estate.gate.time(estate.time) == estate.time

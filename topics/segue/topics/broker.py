@@ -104,7 +104,15 @@ class Consumer(Protocol):
         ...
 
     def end_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
-        """The offset after the last record of every partition of `topics`, asked of the broker now."""
+        """The offset after the last record of every partition of `topics`, asked of the broker now.
+
+        That is the high watermark: records of other people's open transactions, and all that came after them, count,
+        although they can't be read before the transaction has ended.
+        """
+        ...
+
+    def stable_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+        """How far every partition of `topics` can be read now: to its end, or to the first open transaction."""
         ...
 
     def begin_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:

@@ -27,15 +27,37 @@ class _Log:
     """One partition; `begin` is the offset of the first record still there."""
 
     begin: int = 0
-    records: deque[Record] = field(default_factory=deque)
+    #: None is what takes an offset and is never given to a reader: the mark that ends a transaction, and each record of
+    #: one that was aborted.
+    records: deque[Record | None] = field(default_factory=deque)
+    #: The first offset of each transaction that is open.
+    open: dict[MemoryTransaction, int] = field(default_factory=dict)
 
     @property
     def end(self) -> int:
         return self.begin + len(self.records)
 
+    @property
+    def stable(self) -> int:
+        """How far it can be read."""
+        return min(self.end, *self.open.values()) if self.open else self.end
+
     def read(self, offset: int, most: int) -> list[Record]:
+        """The records of the `most` offsets from `offset` on, as far as they can be read."""
         first = offset - self.begin
-        return [self.records[i] for i in range(first, min(first + most, len(self.records)))]
+        found = range(first, min(first + most, self.stable - self.begin))
+        return [record for i in found if (record := self.records[i]) is not None]
+
+    def unread(self, offset: int) -> list[Record]:
+        """All records from `offset` on, those of open transactions, too."""
+        first = max(0, offset - self.begin)
+        return [record for i in range(first, len(self.records)) if (record := self.records[i]) is not None]
+
+    def forget(self, record: Record) -> None:
+        """The record was aborted; by now another one may be at its offset."""
+        place = record.offset - self.begin
+        if 0 <= place < len(self.records) and self.records[place] is record:
+            self.records[place] = None
 
 
 @dataclass(slots=True)
@@ -86,6 +108,10 @@ class MemoryBroker:
         """A new producer."""
         return MemoryProducer(self)
 
+    def transaction(self) -> MemoryTransaction:
+        """A transaction of another producer: Kafka has its records, and nobody gets them before it is committed."""
+        return MemoryTransaction(self)
+
     def create_topic(self, name: str, partitions: int | None = None, configs: Mapping[str, str] | None = None) -> None:
         """Make an empty topic, unless it is there."""
         if name not in self._topics:
@@ -116,7 +142,7 @@ class MemoryBroker:
 
     def records(self, topic: str) -> list[Record]:
         """All records of a topic, by partition and offset."""
-        return [record for log in self.topic(topic).logs for record in log.records]
+        return [record for log in self.topic(topic).logs for record in log.records if record is not None]
 
     def committed(self, group: str) -> Mapping[Partition, int]:
         """The offsets that the group has committed."""
@@ -148,7 +174,7 @@ class MemoryBroker:
             self.create_topic(spec.name, spec.partitions, spec.configs)
         return [spec.name for spec in missing]
 
-    def append(self, record: Outgoing) -> None:
+    def append(self, record: Outgoing) -> Record:
         """Write one record now, as a foreign producer would."""
         topic = self.topic(record.topic)
         count = len(topic.logs)
@@ -158,17 +184,20 @@ class MemoryBroker:
         else:
             number = partition_of(record.key, count)
         log = topic.logs[number]
-        log.records.append(
-            Record(
-                topic=record.topic,
-                partition=number,
-                offset=log.end,
-                key=record.key,
-                value=record.value,
-                headers=record.headers,
-                timestamp_ms=self._now(),
-            )
+        stored = Record(
+            topic=record.topic,
+            partition=number,
+            offset=log.end,
+            key=record.key,
+            value=record.value,
+            headers=record.headers,
+            timestamp_ms=self._now(),
         )
+        log.records.append(stored)
+        return stored
+
+    def told(self, topic: str) -> None:
+        """There is something new to read in `topic`, though no record was written."""
 
     def topic(self, name: str) -> _Topic:
         """The topic, made now if that is allowed. Raises ConfigError."""
@@ -202,6 +231,40 @@ class MemoryBroker:
         """Raise BrokerUnavailable while the broker is `down`."""
         if self.down:
             raise BrokerUnavailable("the broker in memory is down")
+
+
+class MemoryTransaction:
+    """What another producer writes, all of it or nothing; until `commit` or `abort` nobody reads on behind it."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._written: list[tuple[_Log, Record]] = []
+
+    def append(self, record: Outgoing) -> Record:
+        """Write one record; as stored."""
+        stored = self._broker.append(record)
+        log = self._broker.log(stored.source)
+        log.open.setdefault(self, stored.offset)
+        self._written.append((log, stored))
+        return stored
+
+    def commit(self) -> None:
+        """Let everybody read it."""
+        self._end()
+
+    def abort(self) -> None:
+        """Let nobody ever read it."""
+        for log, record in self._written:
+            log.forget(record)
+        self._end()
+
+    def _end(self) -> None:
+        written, self._written = self._written, []
+        for log, record in written:
+            if self in log.open:
+                del log.open[self]
+                log.records.append(None)
+                self._broker.told(record.topic)
 
 
 class MemoryConsumer:
@@ -276,6 +339,10 @@ class MemoryConsumer:
     def end_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
         self._broker.check_up()
         return {partition: self._broker.log(partition).end for partition in self._broker.partitions(topics)}
+
+    def stable_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+        self._broker.check_up()
+        return {partition: self._broker.log(partition).stable for partition in self._broker.partitions(topics)}
 
     def begin_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         self._broker.check_up()
@@ -354,10 +421,10 @@ class MemoryConsumer:
             return
         if not log.begin <= position <= log.end:
             position = self._positions[partition] = self._restarted(partition, log)
-        found = log.read(position, most - len(records))
-        records += found
-        position = self._positions[partition] = position + len(found)
-        if position == log.end and self._told_end.get(partition) != position:
+        stable, room = log.stable, most - len(records)
+        records += log.read(position, room)
+        position = self._positions[partition] = max(position, min(position + room, stable))
+        if position == stable and self._told_end.get(partition) != position:
             self._told_end[partition] = position
             ended[partition] = position
 

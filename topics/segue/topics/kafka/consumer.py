@@ -136,6 +136,14 @@ class KafkaConsumer:
         self._process.check()
         return self._offsets(self._partitions(topics), OFFSET_END)
 
+    def stable_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+        self._process.check()
+        client = _Consumer({**self._settings.consumer(None), "isolation.level": "read_committed"}, logger=LOGGER)
+        try:
+            return self._offsets(self._partitions(topics), OFFSET_END, client)
+        finally:
+            client.close()
+
     def begin_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         self._process.check()
         return self._offsets(partitions, OFFSET_BEGINNING)
@@ -368,17 +376,21 @@ class KafkaConsumer:
     def _asker(self) -> _Consumer:
         """A client that reads nothing: Kafka answers a connection in order, so that a question waits behind a fetch."""
         if self._asking is None:
-            self._asking = _Consumer(dict(self._settings.consumer(None)), logger=LOGGER)
+            # To one who reads what is committed Kafka tells as the end where the first open transaction begins.
+            properties = {**self._settings.consumer(None), "isolation.level": "read_uncommitted"}
+            self._asking = _Consumer(properties, logger=LOGGER)
         self._asking.poll(0)  # nothing but its log lines, which would pile up
         return self._asking
 
-    def _offsets(self, partitions: Sequence[Partition], which: int) -> dict[Partition, int]:
+    def _offsets(
+        self, partitions: Sequence[Partition], which: int, client: _Consumer | None = None
+    ) -> dict[Partition, int]:
         # ListOffsets takes -1 and -2 as times, too: one request per broker instead of one per partition.
         asked = [TopicPartition(*partition, which) for partition in partitions]
         if not asked:
             return {}
         try:
-            answered = self._asker().offsets_for_times(asked, timeout=QUESTION_TIMEOUT)
+            answered = (client or self._asker()).offsets_for_times(asked, timeout=QUESTION_TIMEOUT)
         except KafkaException as error:
             raise translated(error_of(error), "asking for offsets", self._bootstrap) from error
         for p in answered:
