@@ -18,7 +18,7 @@ from segue.outbox.relay import Relay, RelayOptions
 from segue.outbox.schema import outbox_lane_table, outbox_quarantine_table, outbox_table
 from segue.outbox.sql import SqlOutboxStore
 from segue.outbox.store import PendingRow
-from segue.topics.broker import Acked, Outgoing
+from segue.topics.broker import Acked, Outgoing, Record
 from segue.topics.memory import MemoryBroker
 from tests.unit.activities.kit import FakeClock, memory_engine, sqlite_engine
 
@@ -334,9 +334,10 @@ def test_a_commit_wakes_the_relay_of_the_same_process_and_leaving_the_lifespan_s
     broker = MemoryBroker()
     append = broker.append
 
-    def seen(record: Outgoing) -> None:
-        append(record)
+    def seen(record: Outgoing) -> Record:
+        stored = append(record)
         arrived.set()
+        return stored
 
     broker.append = seen  # type: ignore[method-assign]
 
