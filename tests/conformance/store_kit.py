@@ -102,6 +102,7 @@ def saga(saga_id: str = "o-1", **values: Any) -> SagaRow:
         "started_at": T0,
         "updated_at": T0,
         "revision": 1,
+        "coordinator": COORDINATOR,
     }
     return SagaRow(**(standard | values))
 
@@ -176,6 +177,7 @@ def letter(
         "saga_id": saga_id,
         "created_at": T0,
         "updated_at": T0,
+        "coordinator": COORDINATOR,
     }
     return DeadLetterRow(**(standard | values))
 
@@ -228,4 +230,4 @@ def letters(store: Store, ids: Sequence[int] = tuple(range(1, 30))) -> list[Dead
 
 
 def due(batch: Batch, until: datetime = T0, limit: int = 10) -> list[str]:
-    return [row.id for row in batch.due(until, limit, ORDER)]
+    return [row.id for row in batch.due(COORDINATOR, until, limit, ORDER)]

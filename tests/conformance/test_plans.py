@@ -99,7 +99,7 @@ def test_a_page_of_due_sagas_is_found_in_its_order_and_not_compiled_first(postgr
     engine = open_engine(postgres_url, pool_size=1, lock_timeout=patience, call_timeout=patience)
     try:
         with engine.connect() as connection:
-            plan = kept_plan(connection, statements.pg_due((("transfer", 1), ("nap", 2))))
+            plan = kept_plan(connection, statements.pg_due("bench", (("transfer", 1), ("nap", 2))))
     finally:
         engine.dispose()
     assert "Index Scan using saga_alarm_at on saga" in plan

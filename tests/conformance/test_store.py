@@ -323,8 +323,11 @@ def test_what_is_due_comes_oldest_first_up_to_the_limit_for_known_versions_only(
         assert due(batch) == ["older", "same", "late"]
         assert due(batch, limit=2) == ["older", "same"]
         assert due(batch, limit=0) == []
-        assert batch.due(T0, 10, []) == []
-        assert [row.id for row in batch.due(T0, 10, [("order", 2), ("refund", 1)])] == ["other-type", "other-version"]
+        assert batch.due(COORDINATOR, T0, 10, []) == []
+        assert [row.id for row in batch.due(COORDINATOR, T0, 10, [("order", 2), ("refund", 1)])] == [
+            "other-type",
+            "other-version",
+        ]
 
 
 def test_no_saga_is_due_while_its_message_is_unpublished(bench: Bench) -> None:
@@ -350,63 +353,63 @@ def test_an_alarm_stays_while_it_is_early_enough_and_is_put_right_when_it_has_ru
     soon, later = store.now() + timedelta(hours=1), store.now() + timedelta(hours=2)
     write(store, started=[saga(wake_at=soon)])
     write(store, updated=[saga(wake_at=later, revision=2)])
-    assert store.look(ORDER).alarm_at == soon
+    assert store.look(COORDINATOR, ORDER).alarm_at == soon
     with store.batch() as batch:
-        assert [row.wake_at for row in batch.due(soon, 10, ORDER)] == [later]
+        assert [row.wake_at for row in batch.due(COORDINATOR, soon, 10, ORDER)] == [later]
 
     write(store, updated=[saga(wake_at=soon - SECOND, revision=3)])
-    assert store.look(ORDER).alarm_at == soon - SECOND
+    assert store.look(COORDINATOR, ORDER).alarm_at == soon - SECOND
     write(store, updated=[saga(wake_at=T0 - SECOND, revision=4)])
     write(store, updated=[saga(wake_at=later, revision=5)])
-    assert store.look(ORDER).alarm_at == later
+    assert store.look(COORDINATOR, ORDER).alarm_at == later
     write(store, updated=[saga(revision=6)])
-    assert store.look(ORDER).alarm_at is None
+    assert store.look(COORDINATOR, ORDER).alarm_at is None
     write(store, updated=[saga(wake_at=later, revision=7)])
-    assert store.look(ORDER).alarm_at == later
+    assert store.look(COORDINATOR, ORDER).alarm_at == later
 
 
 def test_the_next_wake_is_the_earliest_of_the_known_versions(bench: Bench) -> None:
     store = bench.store()
-    assert store.look(ORDER).alarm_at is None
+    assert store.look(COORDINATOR, ORDER).alarm_at is None
     write(
         store,
         started=[saga("a", wake_at=T0), saga("b", wake_at=T0 - SECOND), saga("c", wake_at=T0 - 2 * SECOND, version=2)],
     )
 
-    assert store.look(ORDER).alarm_at == T0 - SECOND
-    assert store.look([]).alarm_at is None
+    assert store.look(COORDINATOR, ORDER).alarm_at == T0 - SECOND
+    assert store.look(COORDINATOR, []).alarm_at is None
 
 
 def test_a_look_tells_what_there_is_to_do(bench: Bench) -> None:
     store = bench.store()
     before = store.now()
-    look = store.look(ORDER)
+    look = store.look(COORDINATOR, ORDER)
     assert before <= look.now <= store.now()
     assert look == Look(now=look.now, alarm_at=None, requests=False, parked=False)
 
     later = store.now() + timedelta(hours=1)
     store.ask([request(not_before=later)])
     write(store, dead_letters=[letter(state="parked", saga_id="o-1")])
-    look = store.look([*ORDER, ("100 % 'safe'", 1)])
+    look = store.look(COORDINATOR, [*ORDER, ("100 % 'safe'", 1)])
     assert (look.requests, look.parked) == (False, False)
 
     store.ask([request(not_before=T0)])
     write(store, started=[saga()])
-    look = store.look(ORDER)
+    look = store.look(COORDINATOR, ORDER)
     assert (look.requests, look.parked) == (True, True)
-    assert not store.look(ORDER, parked=False).parked
+    assert not store.look(COORDINATOR, ORDER, parked=False).parked
 
 
 def test_versions_are_live_while_one_of_their_sagas_has_not_ended(bench: Bench) -> None:
     store = bench.store()
-    assert store.live_versions() == []
+    assert store.live_versions(COORDINATOR) == []
     ended = [
         saga(name, status=name, version=9, ended_at=T0) for name in ("completed", "compensated", "failed", "cancelled")
     ]
     live = [saga("a", version=2), saga("b", version=2), saga("c", status="compensating"), saga("d", definition="a")]
     write(store, started=[*ended, *live])
 
-    assert store.live_versions() == [("a", 1), ("order", 1), ("order", 2)]
+    assert store.live_versions(COORDINATOR) == [("a", 1), ("order", 1), ("order", 2)]
 
 
 # Operator requests and audit
@@ -420,15 +423,15 @@ def test_requests_are_queued_with_ids_and_come_when_their_time_has_come_oldest_f
     assert store.ask([]) == []
 
     with store.batch() as batch:
-        found = [replace(one, database_role=None) for one in batch.requests(10)]
+        found = [replace(one, database_role=None) for one in batch.requests(COORDINATOR, 10)]
         assert found == [
             request(id=ids[1], saga_id=None, dead_letter_id=7, kind="replay", not_before=T0 - SECOND),
             request(id=ids[0]),
         ]
-        assert [row.id for row in batch.requests(1)] == [ids[1]]
+        assert [row.id for row in batch.requests(COORDINATOR, 1)] == [ids[1]]
         batch.write(Changes(requests_done=[ids[1]], audits=[audit()]))
     with store.batch() as batch:
-        assert [row.id for row in batch.requests(10)] == [ids[0]]
+        assert [row.id for row in batch.requests(COORDINATOR, 10)] == [ids[0]]
 
 
 def test_a_request_that_another_has_dealt_with_is_fenced(bench: Bench) -> None:
@@ -511,11 +514,11 @@ def test_only_parked_dead_letters_whose_saga_exists_are_foldable_oldest_first(be
         ],
     )
     with store.batch() as batch:
-        assert batch.foldable(10) == []
+        assert batch.foldable(COORDINATOR, 10) == []
     write(store, started=[saga("o-1")])
     with store.batch() as batch:
-        assert [row.record.offset for row in batch.foldable(10)] == [2, 1]
-        assert [row.record.offset for row in batch.foldable(1)] == [2]
+        assert [row.record.offset for row in batch.foldable(COORDINATOR, 10)] == [2, 1]
+        assert [row.record.offset for row in batch.foldable(COORDINATOR, 1)] == [2]
 
 
 def test_a_sweep_turns_old_parked_letters_into_dead_ones_up_to_the_limit(bench: Bench) -> None:
@@ -523,9 +526,9 @@ def test_a_sweep_turns_old_parked_letters_into_dead_ones_up_to_the_limit(bench: 
     rows = [letter(n, state="parked", saga_id="o-1", created_at=T0 + n * SECOND) for n in (1, 2, 3)]
     write(store, dead_letters=[*rows, letter(4, state="received", saga_id="o-1")])
 
-    assert store.sweep(T0 + 3 * SECOND, 1) == 1
-    assert store.sweep(T0 + 3 * SECOND, 10) == 1
-    assert store.sweep(T0 + 3 * SECOND, 10) == 0
+    assert store.sweep(COORDINATOR, T0 + 3 * SECOND, 1) == 1
+    assert store.sweep(COORDINATOR, T0 + 3 * SECOND, 10) == 1
+    assert store.sweep(COORDINATOR, T0 + 3 * SECOND, 10) == 0
     assert [row.state for row in letters(store)] == ["dead", "dead", "parked", "received"]
 
 

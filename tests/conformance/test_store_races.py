@@ -181,11 +181,11 @@ def test_requests_and_letters_that_another_has_locked_are_skipped(postgres_bench
     write(first, started=[saga()], dead_letters=[letter(n, state="parked", saga_id="o-1") for n in (1, 2)])
 
     with first.batch() as mine, second.batch() as theirs:
-        assert [row.id for row in mine.requests(1)] == ids[:1]
-        assert [row.id for row in theirs.requests(10)] == ids[1:]
-        assert [row.record.offset for row in mine.foldable(1)] == [1]
-        assert [row.record.offset for row in theirs.foldable(10)] == [2]
-        assert second.sweep(T0 + timedelta(days=1), 10) == 0, "both are in hands"
+        assert [row.id for row in mine.requests(COORDINATOR, 1)] == ids[:1]
+        assert [row.id for row in theirs.requests(COORDINATOR, 10)] == ids[1:]
+        assert [row.record.offset for row in mine.foldable(COORDINATOR, 1)] == [1]
+        assert [row.record.offset for row in theirs.foldable(COORDINATOR, 10)] == [2]
+        assert second.sweep(COORDINATOR, T0 + timedelta(days=1), 10) == 0, "both are in hands"
 
 
 def test_the_lock_of_a_frozen_coordinator_is_waited_for_no_longer_than_the_lock_timeout(sql_bench: Bench) -> None:

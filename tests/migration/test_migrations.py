@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, String, create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 
 import segue.migrations
@@ -39,10 +39,16 @@ def connected(url: str) -> Iterator[Connection]:
     engine.dispose()
 
 
+def _compared(context: Any, inspected: Any, declared: Any, inspected_type: Any, declared_type: Any) -> bool | None:
+    """SQLite knows no lengths: to change one it would copy the table."""
+    texts = isinstance(inspected_type, String) and isinstance(declared_type, String)
+    return False if context.dialect.name == "sqlite" and texts else None
+
+
 def differences(connection: Connection) -> list[Any]:
     # SQLite reports no identity columns: its INTEGER keys count by themselves.
     defaults = connection.dialect.name == "postgresql"
-    options = {"version_table": runner.VERSION_TABLE, "compare_type": True, "compare_server_default": defaults}
+    options = {"version_table": runner.VERSION_TABLE, "compare_type": _compared, "compare_server_default": defaults}
     return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
 
@@ -263,3 +269,52 @@ def test_everything_that_runs_a_migration_is_package_data() -> None:
     pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
     assert '"migrations/segue"' in pyproject
     assert runner._config().get_main_option("script_location") == str(PACKAGE)
+
+
+def _at(url: str, revision: str) -> None:
+    from alembic import command
+
+    with runner._transaction(url) as connection:
+        config = runner._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def _with_sagas_of(url: str, *coordinators: str) -> None:
+    """A database of the version before, which these coordinators have read from."""
+    _at(url, "0002_pre_runs")
+    with connected(url) as connection:
+        for name in coordinators:
+            connection.execute(text(f"INSERT INTO consumer_offset VALUES ('{name}', 'replies', 0, 5, 't')"))
+            connection.execute(text(f"INSERT INTO consumer_offset VALUES ('{name}', 'replies', 1, 5, 't')"))
+        _start(connection, "before")
+    upgrade(url)
+    with connected(url) as connection:
+        _start(connection, "after")  # a coordinator of the version before goes on
+
+
+def _start(connection: Connection, saga_id: str) -> None:
+    columns = "id, definition, version, tenant, attributes, input, started_at, status, attention, attempt, updated_at"
+    moment = "'2026-01-01 00:00:00'"
+    values = f"'{saga_id}', 'order', 1, '', '{{}}', 'x', {moment}, 'running', 'none', 0, {moment}, 1, "
+    undriven = "false" if connection.dialect.name == "postgresql" else "0"
+    connection.execute(text(f"INSERT INTO saga ({columns}, revision, undriven) VALUES ({values}{undriven})"))
+
+
+def _owners(url: str) -> dict[str, str]:
+    with connected(url) as connection:
+        return {row.id: row.coordinator for row in connection.execute(text("SELECT id, coordinator FROM saga"))}
+
+
+def test_the_sagas_of_a_database_with_one_coordinator_become_its_own(url: str) -> None:
+    _with_sagas_of(url, "orders")
+
+    assert _owners(url) == {"before": "orders", "after": ""}
+    with connected(url) as connection:
+        assert differences(connection) == []
+
+
+def test_where_there_were_several_coordinators_none_is_guessed(url: str) -> None:
+    _with_sagas_of(url, "orders", "returns")
+
+    assert _owners(url) == {"before": "", "after": ""}

@@ -290,12 +290,12 @@ def never_unpacked(patch: Patch) -> None:
 def due_ignores_batches(patch: Patch) -> None:
     old = database.SimBatch.due
 
-    def due(self: Any, until: Any, limit: int, versions: Any) -> Any:
+    def due(self: Any, coordinator: str, until: Any, limit: int, versions: Any) -> Any:
         counts, self._tables.unpublished = self._tables.unpublished, {}
         for message in self._tables.outbox.values():
             self._tables.unpublished[message.saga_id] = 1
         try:
-            return old(self, until, limit, versions)
+            return old(self, coordinator, until, limit, versions)
         finally:
             self._tables.unpublished = counts
 
@@ -350,8 +350,8 @@ def relay_order(patch: Patch) -> None:
 def timer_level(patch: Patch) -> None:
     old = database.SimStore.look
 
-    def look(self: Any, versions: Any, **how: Any) -> Any:
-        seen = old(self, versions, **how)
+    def look(self: Any, coordinator: str, versions: Any, **how: Any) -> Any:
+        seen = old(self, coordinator, versions, **how)
         wanted, level = seen.alarm_at, getattr(self, "_level", None)
         if wanted is not None and level is not None and wanted < level:
             return replace(seen, alarm_at=None)
@@ -396,11 +396,11 @@ def early_alarm(patch: Patch) -> None:
 
     patch(Turn, "wake", wake)
     due = database.SimBatch.due
-    patch(database.SimBatch, "due", lambda self, until, limit, versions: due(self, until + _TWO, limit, versions))
+    patch(database.SimBatch, "due", lambda self, name, until, *rest: due(self, name, until + _TWO, *rest))
     following = database.SimStore.look
 
-    def look(self: Any, versions: Any, **how: Any) -> Any:
-        seen = following(self, versions, **how)
+    def look(self: Any, coordinator: str, versions: Any, **how: Any) -> Any:
+        seen = following(self, coordinator, versions, **how)
         return seen if seen.alarm_at is None else replace(seen, alarm_at=seen.alarm_at - _TWO)
 
     patch(database.SimStore, "look", look)

@@ -23,7 +23,7 @@ def sql_offset_fence(patch: Patch) -> None:
 
 @mutant("[10] SQL: a deadline fires while its command is unpublished", tier="sql")
 def sql_unpublished(patch: Patch) -> None:
-    def due(until: Any, limit: int, versions: Any) -> Any:
+    def due(coordinator: str, until: Any, limit: int, versions: Any) -> Any:
         found = select(saga).where(saga.c.alarm_at <= until, statements._of_versions(versions))
         return found.order_by(saga.c.alarm_at, saga.c.id).limit(limit)
 

@@ -86,9 +86,9 @@ class SimStore(MemoryStore):
         read(self._process)
         return super().now()
 
-    def look(self, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
+    def look(self, coordinator: str, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
         read(self._process)
-        return super().look(versions, parked=parked)
+        return super().look(coordinator, versions, parked=parked)
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
         read(self._process)
@@ -170,9 +170,11 @@ class SimBatch(MemoryBatch):
         check_read(self._tables.sagas, found)
         return found
 
-    def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
+    def due(
+        self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
+    ) -> list[SagaRow]:
         read(self._process)
-        return super().due(until, limit, versions)
+        return super().due(coordinator, until, limit, versions)
 
     def write(self, changes: Changes) -> int | None:
         return None if empty(changes) else super().write(changes)

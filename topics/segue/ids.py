@@ -37,8 +37,13 @@ def reply_id(command: str, outcome: str, sequence: int = 0) -> str:
     return derive(command, outcome, str(sequence))
 
 
-def saga_key(saga: str, occurrence: str) -> str:
-    """The participant's fence key, `{saga}/{occurrence}`: the same for all attempts, invoke and compensate."""
+def saga_key(coordinator: str, saga: str, occurrence: str) -> str:
+    """The participant's fence key: the same for all attempts, for invoke and compensate, and no other coordinator's."""
+    return f"{coordinator}/{saga}/{occurrence}"
+
+
+def first_saga_key(saga: str, occurrence: str) -> str:
+    """The fence key of steps that began before it named the coordinator; they keep it for all that is still to come."""
     return f"{saga}/{occurrence}"
 
 

@@ -9,6 +9,12 @@ from segue.errors import ContractError, InvalidId
 
 #: Longest saga id, name or occurrence, in characters: a btree key of PostgreSQL ends at 2,704 bytes.
 MAX_ID_LENGTH = 255
+#: Longest name of a coordinator, in characters: the column's.
+MAX_COORDINATOR_LENGTH = 120
+#: Longest fence key, and so the longest key of a command, in bytes: coordinator, saga and occurrence with what joins
+#: them. With its consumer it stays below what may be indexed: 2,704 bytes in PostgreSQL, 3,072 in MySQL, which counts
+#: four for a character.
+MAX_KEY_LENGTH = 640
 
 _ID = re.compile(r"[A-Za-z0-9._:\-]{1,255}")
 _NAME = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*")

@@ -11,8 +11,7 @@ import msgspec
 
 from segue.contract import Activity
 from segue.errors import DecodeError, EnvelopeError, InputError
-from segue.limits import DEFAULT_LIMITS, Limits
-from segue.outbox.inbox import MAX_KEY_LENGTH
+from segue.limits import DEFAULT_LIMITS, MAX_KEY_LENGTH, Limits
 from segue.topics.broker import Record
 from segue.topics.codec import Codecs
 from segue.topics.converter import Converter
@@ -84,8 +83,8 @@ class Reader:
     def prepare(self, record: Record) -> Prepared:
         """Raises EnvelopeError where not even an answer is possible."""
         command = parse_command(record)
-        if len(command.key) > MAX_KEY_LENGTH:
-            raise EnvelopeError(f"header ce_sagakey is longer than {MAX_KEY_LENGTH} characters")
+        if len(command.key.encode()) > MAX_KEY_LENGTH:
+            raise EnvelopeError(f"header ce_sagakey is longer than {MAX_KEY_LENGTH} bytes")
         if len(command.saga_id) > 255 or len(command.reply_to) > 249 or len(command.id) > 255:
             raise EnvelopeError("header ce_id, ce_sagaid or ce_sagareplyto is too long to be answered")
         registration = self._registrations.get(command.activity)

@@ -5,6 +5,7 @@ A replay is injected into the coordinator under the record's own identity; nothi
 
 from __future__ import annotations
 
+import dataclasses
 from base64 import b64encode
 from collections.abc import Iterator
 from datetime import datetime
@@ -106,6 +107,7 @@ def list_letters(
         reason=cause,
         topic=topic,
         since=since_option(since, found),
+        coordinator=run.loaded.settings.coordinator.name,
     )
     if group_by is not None:
         _show_groups(run, found, wanted, group_by, limit)
@@ -246,7 +248,7 @@ def _chosen(
         return iter([found.dead_letter(number) for number in dict.fromkeys(numbers)])
     if wanted is None:
         raise UsageError("name dead letters by number, or choose them with --saga, --fingerprint, --cause or --since")
-    letters = found.all_dead_letters(wanted)
+    letters = found.all_dead_letters(dataclasses.replace(wanted, coordinator=run.loaded.settings.coordinator.name))
     return chain(islice(letters, limit), _more(run, letters, limit))
 
 

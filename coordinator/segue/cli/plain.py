@@ -40,6 +40,7 @@ def plain_dead_letter(letter: DeadLetterRow, *, whole: bool) -> dict[str, Any]:
     record = letter.record
     names = (
         "id state reason error_class error_message fingerprint saga_id attempts replays topic_id created_at updated_at"
+        " coordinator"
     )
     values = {name: getattr(letter, name) for name in names.split()}
     values |= {

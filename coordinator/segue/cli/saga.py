@@ -61,6 +61,9 @@ def list_sagas(
         str | None, typer.Option(metavar="WHEN", help="Changed since: 2h, 3d, or an RFC 3339 time.")
     ] = None,
     group_by: Annotated[By | None, typer.Option(help="Count by what they have in common.")] = None,
+    all_coordinators: Annotated[
+        bool, typer.Option("--all-coordinators", help="Also those of other coordinators that share the database.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 50,
     after: Annotated[
         str | None, typer.Option(metavar="CURSOR", help="Go on after the page before (its `next`).")
@@ -75,6 +78,7 @@ def list_sagas(
         error=error,
         stuck=stuck,
         since=since_option(since, found),
+        coordinator=None if all_coordinators else run.loaded.settings.coordinator.name,
     )
     if group_by is not None:
         _show_groups(run, group_by.value, found.groups(wanted, group_by.value, limit))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -190,6 +191,7 @@ def _needing_a_person(error: str | None, definition: str | None, since: Any) -> 
 
 
 def _matching(run: Invocation, found: Reads, wanted: SagaFilter, limit: int) -> Iterator[str]:
+    wanted = replace(wanted, coordinator=run.loaded.settings.coordinator.name)
     total = found.count(wanted)
     if total > limit:
         run.out.warn(f"{total:,} sagas match; the newest {limit:,} are taken (--limit)")

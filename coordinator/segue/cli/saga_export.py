@@ -41,6 +41,7 @@ def export_sagas(
             statuses=("running", "compensating") if live else (),
             definition=definition,
             since=since_option(since, found),
+            coordinator=run.loaded.settings.coordinator.name,
         )
         ids = [row.id for row in islice(found.all_sagas(wanted), limit)]
     if output is None:

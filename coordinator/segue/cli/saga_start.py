@@ -64,6 +64,7 @@ class Begun:
 
     saga_id: str
     request_id: str
+    coordinator: str
     definition: str
     body: bytes
     #: The body is in the canonical form of its type, as the coordinator stores it; else it may be the same and look
@@ -89,6 +90,7 @@ def start_saga(
     begun = Begun(
         saga_id=fresh_id() if saga_id is None else check_id("--id", saga_id),
         request_id=fresh_id(),
+        coordinator=run.loaded.settings.coordinator.name,
         definition=definition,
         body=body,
         canonical=bool(run.loaded.settings.coordinator.sagas),
@@ -212,6 +214,10 @@ def _check_same(row: SagaRow, begun: Begun) -> bool:
 
     The saga of an earlier start is there before the refusal of this one is.
     """
+    if row.coordinator not in (begun.coordinator, ""):
+        raise StartConflict(
+            f"saga {row.id} is one of coordinator {row.coordinator!r}, which shares this database: ids are unique in it"
+        )
     if row.definition != begun.definition:
         raise StartConflict(f"saga {row.id} is a {row.definition!r}, not a {begun.definition!r}")
     same = bool(as_json(row.input) == as_json(begun.body))

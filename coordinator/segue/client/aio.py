@@ -114,7 +114,7 @@ class AsyncClient:
     ) -> AsyncHandle[O]:
         """Start a saga, or attach to the one that has this id; as `Client.start`."""
         asked = self._link.requests.start(definition, input, id)
-        started = Started(request_id=asked.request.id, input=asked.body)
+        started = Started(request_id=asked.request.id, input=asked.body, coordinator=asked.coordinator)
         subject: Subject[O] = subject_of(definition, asked.request.saga_id, self._converter, started)
         if id is None or not await self._is_there(subject):
             await self._link.send(asked, session, timeout)

@@ -30,6 +30,7 @@ class Started:
 
     request_id: str
     input: bytes
+    coordinator: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,11 @@ class Subject(Generic[O]):
         if self.definition is not None and row.definition != self.definition:
             message = f"saga {self.id!r} is a {row.definition!r}, not a {self.definition!r}"
             raise NotFound(message) if self.started is None else StartConflict(message)
+        if self.started is not None and row.coordinator not in (self.started.coordinator, ""):
+            raise StartConflict(
+                f"saga {self.id!r} is one of coordinator {row.coordinator!r}, not of {self.started.coordinator!r}; "
+                "they share a database, in which ids are unique"
+            )
         if self.started is not None and not self._same_input(row, self.started.input):
             raise StartConflict(f"saga {self.id!r} was started with another input")
 

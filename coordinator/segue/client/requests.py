@@ -32,6 +32,8 @@ class Asked:
     topic: str
     request: Request
     body: bytes
+    #: Whom it is for.
+    coordinator: str
 
     def outgoing(self) -> Outgoing:
         """As a record."""
@@ -93,7 +95,7 @@ class Requests:
             time=self._clock.now(),
             reason=reason,
         )
-        return Asked(topic=self._names.requests, request=request, body=body)
+        return Asked(topic=self._names.requests, request=request, body=body, coordinator=self._names.coordinator)
 
 
 def _text(what: str, value: str, longest: int = MAX_ID_LENGTH) -> str:

@@ -47,6 +47,8 @@ class SagaDescription:
     ended_at: datetime | None
     deadline_at: datetime | None
     attributes: Mapping[str, Any]
+    #: Who drives it; empty: a coordinator of the version before, whose name is not known yet.
+    coordinator: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,7 @@ class Client:
         another saga under this id (else `result` raises it), and BrokerUnavailable after `timeout`.
         """
         asked = self._link.requests.start(definition, input, id)
-        started = Started(request_id=asked.request.id, input=asked.body)
+        started = Started(request_id=asked.request.id, input=asked.body, coordinator=asked.coordinator)
         subject: Subject[O] = subject_of(definition, asked.request.saga_id, self._converter, started)
         if id is None or not self._is_there(subject):
             self._link.send(asked, session, timeout)

@@ -33,6 +33,7 @@ saga = Table(
     Column("ended_at", Moment),
     Column("deadline_at", Moment),
     Column("attributes", JSON, nullable=False),
+    Column("coordinator", String(120), nullable=False),
 )
 
 dead_letter = Table(

@@ -39,6 +39,7 @@ from segue.coordinator.store import (
 )
 from segue.errors import Fenced, SegueError
 from segue.outbox.message import Message
+from segue.saga.runs import coordinator_of
 from segue.topics.broker import Partition
 
 _Origin = tuple[str, int, int, str, int]
@@ -81,6 +82,23 @@ class Tables:
         gone = (message.id for seq in batches for message in self.batches.get(seq, _NOTHING)[1])
         return [message_id for message_id in gone if message_id not in self.outbox]
 
+    def requested(self, coordinator: str, now: datetime) -> Iterator[OperatorRequest]:
+        """Operator requests whose time has come, but for what is another coordinator's."""
+        for request in self.requests.values():
+            row, letter = self.sagas.get(request.saga_id or ""), self.letters.get(request.dead_letter_id or 0)
+            another = row is not None and row.coordinator != coordinator
+            anothers = letter is not None and letter.coordinator not in (coordinator, "")
+            if request.not_before <= now and not another and not anothers:
+                yield request
+
+    def foldable(self, coordinator: str) -> Iterator[DeadLetterRow]:
+        """Parked records whose saga exists by now."""
+        for row in self.letters.values():
+            if row.state == "parked" and row.coordinator in (coordinator, ""):
+                saga = self.sagas.get(row.saga_id or "")
+                if saga is not None and saga.coordinator == coordinator:
+                    yield row
+
     def next_id(self) -> int:
         self.serial += 1
         return self.serial
@@ -102,22 +120,22 @@ class MemoryStore:
     def now(self) -> datetime:
         return self._clock()
 
-    def look(self, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
+    def look(self, coordinator: str, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
         now, tables = self._clock(), self.tables
-        waiting = [row for row in tables.letters.values() if row.state == "parked"] if parked else ()
         return Look(
             now=now,
-            alarm_at=self._next_alarm(versions) if tables.alarms else None,
-            requests=bool(tables.requests) and any(r.not_before <= now for r in tables.requests.values()),
-            parked=any(row.saga_id in tables.sagas for row in waiting),
+            alarm_at=self._next_alarm(coordinator, versions) if tables.alarms else None,
+            requests=bool(tables.requests) and any(tables.requested(coordinator, now)),
+            parked=parked and any(tables.foldable(coordinator)),
         )
 
-    def _next_alarm(self, versions: Collection[tuple[str, int]]) -> datetime | None:
+    def _next_alarm(self, coordinator: str, versions: Collection[tuple[str, int]]) -> datetime | None:
         sagas = self.tables.sagas
         alarms = [
             alarm
             for saga_id, alarm in self.tables.alarms.items()
-            if (sagas[saga_id].definition, sagas[saga_id].version) in versions
+            if sagas[saga_id].coordinator == coordinator
+            and (sagas[saga_id].definition, sagas[saga_id].version) in versions
         ]
         return min(alarms, default=None)
 
@@ -161,8 +179,9 @@ class MemoryStore:
     def register(self, name: str, version: int, fingerprint: str) -> str:
         return self.tables.definitions.setdefault((name, version), fingerprint)
 
-    def live_versions(self) -> list[tuple[str, int]]:
-        return sorted({(row.definition, row.version) for row in self.tables.sagas.values() if row.ended_at is None})
+    def live_versions(self, coordinator: str) -> list[tuple[str, int]]:
+        rows = (row for row in self.tables.sagas.values() if row.coordinator == coordinator)
+        return sorted({(row.definition, row.version) for row in rows if row.ended_at is None})
 
     def ask(self, requests: Sequence[OperatorRequest]) -> list[int]:
         for request in requests:
@@ -171,12 +190,21 @@ class MemoryStore:
         self.tables.requests.update({n: replace(r, id=n) for n, r in zip(ids, requests, strict=True)})
         return ids
 
-    def sweep(self, parked_before: datetime, limit: int) -> int:
+    def sweep(self, coordinator: str, parked_before: datetime, limit: int) -> int:
         letters = self.tables.letters
-        old = [n for n, row in letters.items() if row.state == "parked" and row.created_at < parked_before][:limit]
+        own = [n for n, row in letters.items() if row.state == "parked" and row.coordinator in (coordinator, "")]
+        old = [n for n in own if letters[n].created_at < parked_before][:limit]
         for n in old:
             letters[n] = replace(letters[n], state="dead", updated_at=self._clock())
         return len(old)
+
+    def assign(self, limit: int, *, live: bool) -> int:
+        sagas = self.tables.sagas
+        nobodys = [row for row in sagas.values() if not row.coordinator and not (live and row.ended_at)][:limit]
+        for row in nobodys:
+            [first] = [event for event in self.tables.events[row.id] if event.seq == row.first_seq]
+            sagas[row.id] = msgspec.structs.replace(row, coordinator=coordinator_of(first.payload))
+        return len(nobodys)
 
     def close(self) -> None:
         pass
@@ -229,17 +257,19 @@ class MemoryBatch:
     def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
         return {pair for pair in pairs if pair in self._tables.seen}
 
-    def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
+    def due(
+        self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
+    ) -> list[SagaRow]:
         found: list[tuple[datetime, str]] = []
         for saga_id, alarm in self._tables.alarms.items():
             if alarm <= until and not self._tables.unpublished.get(saga_id):
                 row = self._tables.sagas[saga_id]
-                if (row.definition, row.version) in versions:
+                if row.coordinator == coordinator and (row.definition, row.version) in versions:
                     insort(found, (alarm, saga_id))
         return [self._tables.sagas[saga_id] for _, saga_id in found[:limit]]
 
-    def requests(self, limit: int) -> list[OperatorRequest]:
-        due = [request for request in self._tables.requests.values() if request.not_before <= self._now]
+    def requests(self, coordinator: str, limit: int) -> list[OperatorRequest]:
+        due = self._tables.requested(coordinator, self._now)
         return sorted(due, key=lambda request: (request.not_before, request.id))[:limit]
 
     def dead_letters(self, ids: Collection[int]) -> dict[int, DeadLetterRow]:
@@ -249,11 +279,8 @@ class MemoryBatch:
         letters = self._tables.letters.items()
         return sorted(n for n, row in letters if row.saga_id == saga_id and row.state == "received")
 
-    def foldable(self, limit: int) -> list[DeadLetterRow]:
-        found = [
-            row for row in self._tables.letters.values() if row.state == "parked" and row.saga_id in self._tables.sagas
-        ]
-        return sorted(found, key=lambda row: (row.created_at, row.id))[:limit]
+    def foldable(self, coordinator: str, limit: int) -> list[DeadLetterRow]:
+        return sorted(self._tables.foldable(coordinator), key=lambda row: (row.created_at, row.id))[:limit]
 
     def write(self, changes: Changes) -> int | None:
         try:

@@ -156,10 +156,12 @@ class PostgresBatch(SqlBatch):
         found = self._rows(statements.PG_LOCK, [self._texts(sorted(set(saga_ids)))])
         return {row[0]: _saga_of(row) for row in found}
 
-    def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
+    def due(
+        self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
+    ) -> list[SagaRow]:
         if not versions or limit <= 0:
             return []
-        found = self._rows(statements.pg_due(tuple(sorted(set(versions)))), [until, limit])
+        found = self._rows(statements.pg_due(coordinator, tuple(sorted(set(versions)))), [until, limit])
         return [_saga_of(row) for row in found]
 
     def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:

@@ -54,6 +54,7 @@ def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
         else _NO_ATTRIBUTES,
         run=state.run,
         first_seq=state.first_seq,
+        coordinator=state.coordinator,
     )
 
 

@@ -49,7 +49,10 @@ _DEAD_LETTER_GROUPS: dict[str, ColumnElement[Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaFilter:
-    """Which sagas; empty fields do not restrict. `since` is about the last change."""
+    """Which sagas; empty fields do not restrict. `since` is about the last change.
+
+    `coordinator`: its own, and those of which it is not known yet whose they are.
+    """
 
     ids: tuple[str, ...] = ()
     statuses: tuple[str, ...] = ()
@@ -59,11 +62,15 @@ class SagaFilter:
     error: str | None = None
     since: datetime | None = None
     stuck: bool = False
+    coordinator: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterFilter:
-    """Which dead letters; empty fields do not restrict. `since` is about when they were stored."""
+    """Which dead letters; empty fields do not restrict. `since` is about when they were stored.
+
+    `coordinator`: its own, and those of which nobody knows who has read them.
+    """
 
     ids: tuple[int, ...] = ()
     states: tuple[str, ...] = ()
@@ -73,6 +80,7 @@ class DeadLetterFilter:
     reason: str | None = None
     topic: str | None = None
     since: datetime | None = None
+    coordinator: str | None = None
 
 
 def overdue(now: datetime) -> ColumnElement[bool]:
@@ -110,6 +118,8 @@ def _chosen(wanted: SagaFilter, now: datetime) -> list[ColumnElement[bool]]:
             conditions.append(column == value)
     if wanted.since is not None:
         conditions.append(saga.c.updated_at >= wanted.since)
+    if wanted.coordinator is not None:
+        conditions.append(saga.c.coordinator.in_((wanted.coordinator, "")))
     if wanted.stuck:
         conditions.append(stuck(now))
     return conditions
@@ -198,6 +208,8 @@ def _chosen_letters(wanted: DeadLetterFilter) -> list[ColumnElement[bool]]:
         conditions.append(dead_letter.c.fingerprint.startswith(wanted.fingerprint, autoescape=True))
     if wanted.since is not None:
         conditions.append(dead_letter.c.created_at >= wanted.since)
+    if wanted.coordinator is not None:
+        conditions.append(dead_letter.c.coordinator.in_((wanted.coordinator, "")))
     return conditions
 
 

@@ -75,6 +75,7 @@ def dead_letter_values(row: DeadLetterRow) -> dict[str, Any]:
         "replays": row.replays,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
+        "coordinator": row.coordinator,
     }
 
 
@@ -91,6 +92,7 @@ def dead_letter_of(columns: Mapping[str, Any]) -> DeadLetterRow:
     )
     names = (
         "id state topic_id reason error_class error_message fingerprint saga_id attempts replays created_at updated_at"
+        " coordinator"
     )
     return DeadLetterRow(record=record, **{name: columns[name] for name in names.split()})
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import text
 
+from segue.limits import MAX_COORDINATOR_LENGTH
 from segue.outbox.schema import (
     Bytes,
     Moment,
@@ -83,6 +84,8 @@ saga = Table(
     #: What is older than `first_seq` belongs to earlier runs, and is not read to bring the saga back.
     Column("run", Integer, nullable=False, server_default="1"),
     Column("first_seq", BigInteger, nullable=False, server_default="1"),
+    #: Who drives it. Empty: a version of Segue wrote it that knew of one coordinator only; whoever starts finds out.
+    Column("coordinator", String(MAX_COORDINATOR_LENGTH), nullable=False, server_default=""),
     Index(
         "saga_alarm_at",
         "alarm_at",
@@ -102,6 +105,12 @@ saga = Table(
         sqlite_where=text("deadline_at IS NOT NULL AND status = 'running'"),
     ),
     Index("saga_undriven", "id", postgresql_where=text("undriven"), sqlite_where=text("undriven")),
+    Index(
+        "saga_of_nobody",
+        "id",
+        postgresql_where=text("coordinator = ''"),
+        sqlite_where=text("coordinator = ''"),
+    ),
     #: The order of lists: newest first.
     Index("saga_started_at", "started_at", "id"),
     Index("saga_definition_status", "definition", "status"),
@@ -172,6 +181,8 @@ dead_letter = Table(
     Column("replays", Integer, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
+    #: Who has read it; empty: a version of Segue that knew of one coordinator only.
+    Column("coordinator", String(MAX_COORDINATOR_LENGTH), nullable=False, server_default=""),
     # With its time, for after a truncation another record has the same offset.
     UniqueConstraint("topic", "partition", "offset", "topic_id", "timestamp_ms", name="dead_letter_origin"),
     Index("dead_letter_saga", "saga_id"),

@@ -163,6 +163,8 @@ class Coordinator:
 
     def start(self) -> None:
         """Register the definitions and join the group."""
+        while self._store.assign(self.options.batch_size, live=True) == self.options.batch_size:
+            pass
         for definition in self._registry:
             known = self._store.register(definition.name, definition.version, definition.fingerprint)
             if known != definition.fingerprint:
@@ -177,7 +179,7 @@ class Coordinator:
         self._started = True
 
     def _check_versions(self) -> None:
-        missing = sorted(set(self._store.live_versions()) - self._registry.versions)
+        missing = sorted(set(self._store.live_versions(self.name)) - self._registry.versions)
         if not missing:
             return
         listed = ", ".join(f"{name} version {version}" for name, version in missing)
@@ -368,7 +370,7 @@ class Coordinator:
         now = self._clock.monotonic()
         worked = False
         if self._tick.due(now):
-            look = self._store.look(self._registry.versions, parked=now >= self._fold.at)
+            look = self._store.look(self.name, self._registry.versions, parked=now >= self._fold.at)
             worked = self._wake_due(look, reading=reading) or worked
             if look.requests and self._requests.due(now):
                 worked = self._serve_requests() or worked
@@ -379,7 +381,8 @@ class Coordinator:
         if self._topics_again.due(now) and self._positions:
             self._find_new_topics()
         if self._sweep.due(now):
-            self._store.sweep(self._store.now() - self.options.parked_for, self.options.batch_size)
+            self._store.sweep(self.name, self._store.now() - self.options.parked_for, self.options.batch_size)
+            self._store.assign(self.options.batch_size, live=False)
         return worked
 
     def _wake_due(self, look: Look, *, reading: bool) -> bool:
@@ -399,7 +402,7 @@ class Coordinator:
             until = self._gate.until(batch.now)
             if until is None:
                 return
-            rows.extend(batch.due(until, self.options.batch_size, versions))
+            rows.extend(batch.due(self.name, until, self.options.batch_size, versions))
             due = work.put_early_alarms_right(rows, until)
             work.prepare([], rows=due)
             for row in due:
@@ -469,7 +472,7 @@ class Coordinator:
 
     def _serve_requests(self) -> bool:
         def take(work: Work, batch: Batch, most: int) -> Sequence[OperatorRequest]:
-            requests = batch.requests(most)
+            requests = batch.requests(self.name, most)
             work.prepare([request.saga_id for request in requests if request.saga_id])
             return requests
 
@@ -484,7 +487,7 @@ class Coordinator:
 
     def _fold_parked(self) -> bool:
         def take(work: Work, batch: Batch, most: int) -> Sequence[DeadLetterRow]:
-            return batch.foldable(most)
+            return batch.foldable(self.name, most)
 
         def fold(work: Work, batch: Batch, letter: DeadLetterRow) -> None:
             if replay(letter, letter.record, work, self._intake, actor=self.name) != "done":

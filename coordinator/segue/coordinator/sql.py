@@ -21,6 +21,7 @@ from segue.coordinator.store import AuditEntry, Batch, Look, OperatorRequest, St
 from segue.errors import Fenced, StoreUnavailable
 from segue.observe import SILENT, Observer
 from segue.outbox.watchdog import Watchdog
+from segue.saga.runs import coordinator_of
 from segue.topics.broker import Partition
 
 
@@ -94,13 +95,13 @@ class SqlStore:
         with self._session() as session:
             return session.now
 
-    def look(self, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
+    def look(self, coordinator: str, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
         wanted = tuple(sorted(set(versions)))
         with self._session() as session:
             if session.dialect == "postgresql":
-                [row] = session.glance(statements.pg_look(wanted, parked))
+                [row] = session.glance(statements.pg_look(coordinator, wanted, parked))
             else:
-                [row] = session.rows(statements.look_for(wanted, parked, session.now))
+                [row] = session.rows(statements.look_for(coordinator, wanted, parked, session.now))
         return Look(**dict(zip(statements.LOOK_COLUMNS, row, strict=True)))
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
@@ -145,9 +146,9 @@ class SqlStore:
             [row] = session.rows(statements.fingerprint_of(name, version))
             return str(row.fingerprint)
 
-    def live_versions(self) -> list[tuple[str, int]]:
+    def live_versions(self, coordinator: str) -> list[tuple[str, int]]:
         with self._session() as session:
-            return [(row.definition, row.version) for row in session.rows(statements.live_versions())]
+            return [(row.definition, row.version) for row in session.rows(statements.live_versions(coordinator))]
 
     def ask(self, requests: Sequence[OperatorRequest]) -> list[int]:
         if not requests:
@@ -161,9 +162,15 @@ class SqlStore:
             statement = statements.PG_INSERT_REQUESTS if told else statements.INSERT_REQUESTS
             return [row.id for row in session.returned(statement, values)]
 
-    def sweep(self, parked_before: datetime, limit: int) -> int:
+    def sweep(self, coordinator: str, parked_before: datetime, limit: int) -> int:
         with self._session() as session:
-            return session.change(statements.sweep_dead_letters(parked_before, limit, session.now))
+            return session.change(statements.sweep_dead_letters(coordinator, parked_before, limit, session.now))
+
+    def assign(self, limit: int, *, live: bool) -> int:
+        with self._session() as session:
+            found = session.rows(statements.nobodys(limit, live=live))
+            names = [{"saga_id": row.id, "name": coordinator_of(row.payload)} for row in found]
+            return session.change(statements.ASSIGN, names) if names else 0
 
     def close(self) -> None:
         """Close all connections; idempotent."""

@@ -71,13 +71,16 @@ class SqlBatch:
         rows = self._session.rows(statements.seen_of(sorted(set(pairs)))) if pairs else ()
         return {(row.saga_id, row.message_id) for row in rows}
 
-    def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
+    def due(
+        self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
+    ) -> list[SagaRow]:
         if not versions or limit <= 0:
             return []
-        return [saga_of(row) for row in self._session.rows(statements.due_sagas(until, limit, sorted(set(versions))))]
+        statement = statements.due_sagas(coordinator, until, limit, sorted(set(versions)))
+        return [saga_of(row) for row in self._session.rows(statement)]
 
-    def requests(self, limit: int) -> list[OperatorRequest]:
-        rows = self._session.rows(statements.due_requests(self.now, limit))
+    def requests(self, coordinator: str, limit: int) -> list[OperatorRequest]:
+        rows = self._session.rows(statements.due_requests(coordinator, self.now, limit))
         return [OperatorRequest(**row._mapping) for row in rows]
 
     def dead_letters(self, ids: Collection[int]) -> dict[int, DeadLetterRow]:
@@ -87,8 +90,9 @@ class SqlBatch:
     def kept_for(self, saga_id: str) -> list[int]:
         return [row.id for row in self._session.rows(statements.kept_dead_letters(saga_id))]
 
-    def foldable(self, limit: int) -> list[DeadLetterRow]:
-        return [dead_letter_of(row._asdict()) for row in self._session.rows(statements.foldable_dead_letters(limit))]
+    def foldable(self, coordinator: str, limit: int) -> list[DeadLetterRow]:
+        rows = self._session.rows(statements.foldable_dead_letters(coordinator, limit))
+        return [dead_letter_of(row._asdict()) for row in rows]
 
     def write(self, changes: Changes) -> int | None:
         try:

@@ -56,6 +56,7 @@ from segue.topics.broker import Partition
 SAGA_COLUMNS = tuple(column.name for column in saga.columns if column.name != "alarm_at")
 EVENT_COLUMNS = tuple(column.name for column in saga_event.columns)
 _SAGA = tuple(saga.c[name] for name in SAGA_COLUMNS)
+_LIVE = ("running", "compensating")
 UPDATED_COLUMNS = tuple(name for name in SAGA_COLUMNS if name not in BEGINNING)
 
 #: Milliseconds are all that SQLite's clock has.
@@ -151,51 +152,67 @@ def _of_versions(versions: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
     return tuple_(saga.c.definition.concat(""), saga.c.version).in_(versions)
 
 
-def due_sagas(until: Any, limit: Any, versions: Sequence[tuple[str, int]]) -> Select[Any]:
+def due_sagas(coordinator: str, until: Any, limit: Any, versions: Sequence[tuple[str, int]]) -> Select[Any]:
     """Lock sagas whose time has come, oldest first."""
+    ours = and_(saga.c.coordinator == coordinator, _of_versions(versions))
     return (
         select(*_SAGA)
-        .where(saga.c.alarm_at.is_not(None), saga.c.alarm_at <= until, _of_versions(versions), ~unpublished())
+        .where(saga.c.alarm_at.is_not(None), saga.c.alarm_at <= until, ours, ~unpublished())
         .order_by(saga.c.alarm_at)  # and by nothing else, or each page sorts all that are due
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
 
 
-def live_versions() -> Select[Any, Any]:
+def live_versions(coordinator: str) -> Select[Any, Any]:
     """The definitions and versions of sagas that have not ended."""
-    open_status = saga.c.status.in_(("running", "compensating"))
-    return select(saga.c.definition, saga.c.version).where(open_status).distinct().order_by("definition", "version")
+    ours = and_(saga.c.status.in_(_LIVE), saga.c.coordinator == coordinator)
+    return select(saga.c.definition, saga.c.version).where(ours).distinct().order_by("definition", "version")
+
+
+def nobodys(limit: int, *, live: bool) -> Select[Any, Any]:
+    """(id, first transition of its run) of sagas of which the row does not say who drives them, locked."""
+    first = and_(saga_event.c.saga_id == saga.c.id, saga_event.c.seq == saga.c.first_seq)
+    found = select(saga.c.id, saga_event.c.payload).join(saga_event, first).where(saga.c.coordinator == "")
+    if live:
+        found = found.where(saga.c.status.in_(_LIVE))
+    return found.order_by(saga.c.id).limit(limit).with_for_update(of=saga, skip_locked=True)
+
+
+ASSIGN = update(saga).where(saga.c.id == bindparam("saga_id")).values(coordinator=bindparam("name"))
 
 
 LOOK_COLUMNS = ("now", "alarm_at", "requests", "parked")
 
 
-def look_for(versions: Sequence[tuple[str, int]], parked: bool, now: Any) -> Select[Any, Any, Any, Any]:
+def look_for(
+    coordinator: str, versions: Sequence[tuple[str, int]], parked: bool, now: Any
+) -> Select[Any, Any, Any, Any]:
     """What there is to do at `now`, in the order of `LOOK_COLUMNS`."""
-    alarms = select(saga.c.alarm_at).where(saga.c.alarm_at.is_not(None), _of_versions(versions))
+    ours = and_(saga.c.coordinator == coordinator, _of_versions(versions))
+    alarms = select(saga.c.alarm_at).where(saga.c.alarm_at.is_not(None), ours)
     first = alarms.order_by(saga.c.alarm_at).limit(1).scalar_subquery() if versions else null()
-    requests = select(operator_request.c.id).where(operator_request.c.not_before <= now).exists()
+    requests = select(operator_request.c.id).where(_requested(coordinator, now)).exists()
     return select(
         type_coerce(now, Moment()),
         type_coerce(first, Moment()),
         requests,
-        _waits_for_its_saga().exists() if parked else false(),
+        _waits_for_its_saga(coordinator).exists() if parked else false(),
     )
 
 
 @lru_cache(maxsize=8)
-def pg_due(versions: Sequence[tuple[str, int]]) -> str:
+def pg_due(coordinator: str, versions: Sequence[tuple[str, int]]) -> str:
     """`due_sagas` as PostgreSQL prepares it; the rows are those of `PG_LOCK`."""
-    statement = due_sagas(literal_column("$1::timestamptz"), literal_column("$2::bigint"), versions)
+    statement = due_sagas(coordinator, literal_column("$1::timestamptz"), literal_column("$2::bigint"), versions)
     text = str(statement.compile(dialect=_NUMBERED, compile_kwargs={"literal_binds": True}))
     return f"SELECT {_READ_SAGA} {text[text.index('FROM saga') :]}"
 
 
 @lru_cache(maxsize=8)
-def pg_look(versions: Sequence[tuple[str, int]], parked: bool) -> str:
+def pg_look(coordinator: str, versions: Sequence[tuple[str, int]], parked: bool) -> str:
     """`look_for` as PostgreSQL prepares it."""
-    statement = look_for(versions, parked, func.now())
+    statement = look_for(coordinator, versions, parked, func.now())
     return str(statement.compile(dialect=_NUMBERED, compile_kwargs={"literal_binds": True}))
 
 
@@ -277,15 +294,20 @@ def kept_dead_letters(saga_id: str) -> Select[Any]:
     return kept.order_by(dead_letter.c.id)
 
 
-def _waits_for_its_saga() -> Select[Any]:
+def _own_letter(coordinator: str) -> ColumnElement[bool]:
+    """Nobody's are everybody's: coordinators of the version before did not tell theirs apart."""
+    return dead_letter.c.coordinator.in_((coordinator, ""))
+
+
+def _waits_for_its_saga(coordinator: str) -> Select[Any]:
     """Parked records whose saga exists by now."""
-    there = select(saga.c.id).where(saga.c.id == dead_letter.c.saga_id).exists()
-    return select(dead_letter).where(dead_letter.c.state == "parked", there)
+    there = select(saga.c.id).where(saga.c.id == dead_letter.c.saga_id, saga.c.coordinator == coordinator).exists()
+    return select(dead_letter).where(dead_letter.c.state == "parked", _own_letter(coordinator), there)
 
 
-def foldable_dead_letters(limit: int) -> Select[Any]:
+def foldable_dead_letters(coordinator: str, limit: int) -> Select[Any]:
     """Lock parked records whose saga exists by now, oldest first."""
-    oldest_first = _waits_for_its_saga().order_by(dead_letter.c.created_at, dead_letter.c.id)
+    oldest_first = _waits_for_its_saga(coordinator).order_by(dead_letter.c.created_at, dead_letter.c.id)
     return oldest_first.limit(limit).with_for_update(skip_locked=True)
 
 
@@ -301,11 +323,11 @@ REPLAY_DEAD_LETTER = (
 )
 
 
-def sweep_dead_letters(parked_before: Any, limit: int, now: Any) -> Update:
+def sweep_dead_letters(coordinator: str, parked_before: Any, limit: int, now: Any) -> Update:
     """Declare records dead that were parked for too long."""
     old = (
         select(dead_letter.c.id)
-        .where(dead_letter.c.state == "parked", dead_letter.c.created_at < parked_before)
+        .where(dead_letter.c.state == "parked", dead_letter.c.created_at < parked_before, _own_letter(coordinator))
         .order_by(dead_letter.c.created_at, dead_letter.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -313,11 +335,19 @@ def sweep_dead_letters(parked_before: Any, limit: int, now: Any) -> Update:
     return update(dead_letter).where(dead_letter.c.id.in_(old)).values(state="dead", updated_at=now)
 
 
-def due_requests(now: Any, limit: int) -> Select[Any]:
+def _requested(coordinator: str, now: Any) -> ColumnElement[bool]:
+    """Operator requests whose time has come, but for what is another coordinator's."""
+    asked = operator_request.c
+    another = select(saga.c.id).where(saga.c.id == asked.saga_id, saga.c.coordinator != coordinator)
+    anothers = select(dead_letter.c.id).where(dead_letter.c.id == asked.dead_letter_id, ~_own_letter(coordinator))
+    return and_(asked.not_before <= now, ~another.exists(), ~anothers.exists())
+
+
+def due_requests(coordinator: str, now: Any, limit: int) -> Select[Any]:
     """Lock operator requests whose time has come, oldest first."""
     return (
         select(operator_request)
-        .where(operator_request.c.not_before <= now)
+        .where(_requested(coordinator, now))
         .order_by(operator_request.c.not_before, operator_request.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

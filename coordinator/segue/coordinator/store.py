@@ -27,7 +27,7 @@ class Unfit(ConfigError):
 
 
 #: Columns of a saga that are written once, with its start; no update changes them.
-BEGINNING = ("id", "definition", "parent_id", "tenant", "input", "started_at")
+BEGINNING = ("id", "definition", "coordinator", "parent_id", "tenant", "input", "started_at")
 
 
 class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -60,6 +60,8 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     #: The number of its run (one more after each `continue_as_new`), and of the first transition of that.
     run: int = 1
     first_seq: int = 1
+    #: Who drives it; ids are unique among all that share the database.
+    coordinator: str = ""
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -93,6 +95,8 @@ class DeadLetterRow:
     replays: int = 0
     created_at: datetime
     updated_at: datetime
+    #: Who has read it.
+    coordinator: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,8 +228,12 @@ class Batch(Protocol):
         """Which of these (saga id, message id) are already in the history."""
         ...
 
-    def due(self, until: datetime, limit: int, versions: Collection[tuple[str, int]]) -> list[SagaRow]:
-        """Lock up to `limit` sagas of these (definition, version) whose alarm rings by `until`, oldest first.
+    def due(
+        self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
+    ) -> list[SagaRow]:
+        """Lock up to `limit` sagas of this coordinator and these (definition, version) whose alarm rings by `until`.
+
+        The oldest first.
 
         An alarm is never later than the saga's `wake_at`, but may be earlier: the saga is written as it is, then, and
         its alarm is put right. Locked ones are skipped. A saga with a message in the outbox or in a batch is left out:
@@ -233,8 +241,11 @@ class Batch(Protocol):
         """
         ...
 
-    def requests(self, limit: int) -> list[OperatorRequest]:
-        """Lock up to `limit` operator requests whose time has come, oldest first, skipping locked ones."""
+    def requests(self, coordinator: str, limit: int) -> list[OperatorRequest]:
+        """Lock up to `limit` operator requests whose time has come, oldest first, skipping locked ones.
+
+        Those that are about a saga or a dead letter of another coordinator are left to that one.
+        """
         ...
 
     def dead_letters(self, ids: Collection[int]) -> dict[int, DeadLetterRow]:
@@ -245,8 +256,11 @@ class Batch(Protocol):
         """The `received` dead letters of a saga, by id: what it waits for, and nobody can read."""
         ...
 
-    def foldable(self, limit: int) -> list[DeadLetterRow]:
-        """Lock up to `limit` `parked` dead letters whose saga exists by now, oldest first, skipping locked ones."""
+    def foldable(self, coordinator: str, limit: int) -> list[DeadLetterRow]:
+        """Lock up to `limit` `parked` dead letters whose saga exists by now, oldest first, skipping locked ones.
+
+        Letter and saga are this coordinator's.
+        """
         ...
 
     def write(self, changes: Changes) -> int | None:
@@ -270,8 +284,8 @@ class Store(Protocol):
 
     def now(self) -> datetime: ...
 
-    def look(self, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
-        """What there is to do besides records: a hint, read without locks, that a batch decides about.
+    def look(self, coordinator: str, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
+        """What this coordinator has to do besides records: a hint, read without locks, that a batch decides about.
 
         Alarms are those of sagas of these (definition, version). Parked records are not looked for unless `parked`:
         that costs the more, the more of them wait.
@@ -301,16 +315,23 @@ class Store(Protocol):
         """Record a definition if it is new; returns the fingerprint on record."""
         ...
 
-    def live_versions(self) -> list[tuple[str, int]]:
-        """The (definition, version) of all sagas that have not ended."""
+    def live_versions(self, coordinator: str) -> list[tuple[str, int]]:
+        """The (definition, version) of all sagas of this coordinator that have not ended."""
         ...
 
     def ask(self, requests: Sequence[OperatorRequest]) -> list[int]:
         """Queue operator requests; returns their ids."""
         ...
 
-    def sweep(self, parked_before: datetime, limit: int) -> int:
-        """Turn up to `limit` `parked` dead letters older than `parked_before` into `dead` ones; how many."""
+    def sweep(self, coordinator: str, parked_before: datetime, limit: int) -> int:
+        """Turn up to `limit` of its `parked` dead letters older than `parked_before` into `dead` ones; how many."""
+        ...
+
+    def assign(self, limit: int, *, live: bool) -> int:
+        """Give up to `limit` sagas that are nobody's to the coordinator of which their history tells; how many.
+
+        Only those that have not ended, where `live`. A coordinator of the version before writes such.
+        """
         ...
 
     def close(self) -> None: ...

@@ -21,7 +21,7 @@ from segue.coordinator.letters import fingerprint_of
 from segue.coordinator.projection import row_of
 from segue.coordinator.store import Batch, Changes, DeadLetterRow, DeadLetterState, EventRow, SagaRow
 from segue.errors import Fenced, InputError, NotFound, SegueError, StartConflict
-from segue.ids import CommandId, derive, saga_key
+from segue.ids import CommandId, derive
 from segue.limits import MAX_ID_LENGTH, Limits
 from segue.outbox.message import Message, raw_message
 from segue.saga import events as e
@@ -31,6 +31,7 @@ from segue.saga.effects import Finish, Ignored, Moved, SendCommand
 from segue.saga.failures import Nondeterminism
 from segue.saga.fold import fold
 from segue.saga.replay import rebuild
+from segue.saga.runs import coordinator_of
 from segue.saga.state import SagaState
 from segue.saga.steps import Step
 from segue.saga.transition import advance, block, go_on, start
@@ -74,6 +75,8 @@ class Work:
         self._before: dict[str, int] = {}
         self._wakes: dict[str, int | None] = {}
         self._seen: set[tuple[str, str]] = set()
+        #: Sagas of others that share the database → whose they are.
+        self._others: dict[str, str] = {}
         #: What no column has a place for, of every command.
         self._source = {"ce_source": tools.coordinator}
 
@@ -101,13 +104,27 @@ class Work:
             # Locked only now: another may have moved them since.
             self._revisions.update((saga_id, row.revision) for saga_id, row in rows_read.items())
             self._histories.update(self.batch.history(cold))
+            for saga_id in cold:
+                self._leave_to_others(saga_id)
         # A saga that does not exist has seen nothing: a batch of starts need not ask.
         asked = {pair for pair in messages if pair[0] in self._revisions}
         if asked:
             self._seen |= self.batch.seen(asked)
 
+    def _leave_to_others(self, saga_id: str) -> None:
+        """Not to touch a saga that another coordinator drives; those in memory are this one's."""
+        row = self._rows.get(saga_id)
+        if row is None:
+            return
+        owner = row.coordinator
+        if not owner and self._histories.get(saga_id):  # of the version before
+            owner = coordinator_of(self._histories[saga_id][0].payload)
+        if owner and owner != self.tools.coordinator:
+            self._others[saga_id] = owner
+            del self._revisions[saga_id]
+
     def knows(self, saga_id: str) -> bool:
-        """Whether the saga exists, maybe since a moment ago."""
+        """Whether the saga exists, maybe since a moment ago, and is this coordinator's."""
         return saga_id in self._revisions or saga_id in self.instances
 
     def instance(self, saga_id: str, *, fresh: bool = False) -> Instance:
@@ -204,7 +221,9 @@ class Work:
 
     def item(self, item: Item) -> None:
         """Apply one record of the replies or requests topic."""
-        if item.error is not None:
+        if item.saga_id in self._others:
+            self._anothers(item, self._others[item.saga_id])
+        elif item.error is not None:
             self._unreadable(item, item.error)
         elif item.reply is not None:
             self._reply(item)
@@ -216,6 +235,14 @@ class Work:
                     self._signal(item)
                 case "cancel":
                     self._cancel(item)
+
+    def _anothers(self, item: Item, owner: str) -> None:
+        """Ids are unique per database: whoever has one first keeps it."""
+        message = f"{item.saga_id} is a saga of coordinator {owner!r}, which shares this database: ids are unique in it"
+        if item.request is not None and item.request.action == "start":
+            self._dead(item, "start_conflict", StartConflict(message))
+        else:
+            self._dead(item, "another_coordinator", NotFound(message))
 
     def _seen_before(self, item: Item) -> bool:
         assert item.request is not None
@@ -417,6 +444,7 @@ class Work:
                 else None,
                 created_at=moment,
                 updated_at=moment,
+                coordinator=self.tools.coordinator,
             )
         )
         self.claims.count(f"dead_letter.{state}")
@@ -464,7 +492,7 @@ class Work:
         return Message(
             id=command.id,
             aggregatetype=self.tools.names.commands_of(command.activity.partition(".")[0]),
-            aggregateid=state.id,
+            aggregateid=command.record_key,
             type=command.activity,
             payload=command.body,
             created_at=from_micros(command.sent_at),
@@ -476,7 +504,7 @@ class Work:
             saga_step=command.step,
             saga_action=command.action,
             saga_attempt=command.attempt,
-            saga_key=saga_key(state.id, command.step),
+            saga_key=command.key,
             deadline=None if command.deadline is None else from_micros(command.deadline),
             reply_to=self.tools.names.replies,
             traceparent=trace.get("traceparent"),

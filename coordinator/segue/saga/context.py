@@ -83,6 +83,7 @@ class Saga:
         optional: Literal[False] = False,
         on_failure: Literal["raise", "park"] = "raise",
         step: str | None = None,
+        key: str | None = None,
     ) -> O: ...
     @overload
     async def call(
@@ -96,6 +97,7 @@ class Saga:
         optional: bool,
         on_failure: Literal["raise", "park"] = "raise",
         step: str | None = None,
+        key: str | None = None,
     ) -> O | None: ...
     def call(
         self,
@@ -108,15 +110,20 @@ class Saga:
         optional: bool = False,
         on_failure: Literal["raise", "park"] = "raise",
         step: str | None = None,
+        key: str | None = None,
     ) -> Coroutine[Any, Any, O | None]:
         """Have `activity` done and wait for its output.
 
         `compensate` undoes it if the saga fails later; `retry` says how often a transient failure is tried again;
         `timeout` bounds the step over all attempts. A spent step raises ActivityError (ActivityRejected,
         ActivityTimeout), waits for a person with `on_failure="park"`, or counts as done with `optional=True`.
+
+        Commands of different steps are handled in parallel, those of one step one after the other. `key` names an
+        entity (an account): the service handles all commands with the same key one after the other, whichever saga and
+        step they are of.
         """
         # Not itself a coroutine: a waiting step would hold two frames.
-        return self._call(activity, input, compensate, retry, timeout, optional, on_failure, step, "")
+        return self._call(activity, input, compensate, retry, timeout, optional, on_failure, step, "", key)
 
     async def map(
         self,
@@ -217,8 +224,11 @@ class Saga:
         on_failure: Literal["raise", "park"],
         step: str | None,
         index: str,
+        key: str | None = None,
     ) -> Any:
         self._check()
+        if key is not None and not (0 < len(key) <= MAX_ID_LENGTH and "\x00" not in key):
+            raise ContractError(f"{activity.name}: key={key!r:.80}, it must have 1 to {MAX_ID_LENGTH} characters")
         if compensate is not None and compensate.undoes != activity.name:
             raise ContractError(f"{compensate.name} undoes {compensate.undoes or 'nothing'}, not {activity.name}")
         if timeout <= _NO_TIME:
@@ -241,6 +251,7 @@ class Saga:
                 park=on_failure == "park",
                 timeout=micros(timeout),
                 retry=retry,
+                key=key or "",
             )
         )
         try:

@@ -11,7 +11,8 @@ from segue.saga.events import Action, AnyEvent, EndStatus
 class SendCommand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Send a command (again: then it has the id, the time and the deadline it had before).
 
-    Times are microseconds since 1970. A compensation has no deadline: it never expires.
+    `key` is the participant's fence key, `record_key` that of the record: what has the same is handled one after the
+    other. Times are microseconds since 1970. A compensation has no deadline: it never expires.
     """
 
     id: CommandId
@@ -22,6 +23,8 @@ class SendCommand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body: bytes
     sent_at: int
     deadline: int | None
+    key: str
+    record_key: str
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -168,7 +168,8 @@ class Ended(Event, frozen=True, kw_only=True):
 class StepScheduled(Event, frozen=True, kw_only=True):
     """The code called an activity; `step` is the occurrence, `timeout` microseconds over all attempts.
 
-    `activity` is left out where the step has its name, as it has mostly; histories from before may have it.
+    `activity` is left out where the step has its name, as it has mostly; histories from before may have it. `key`: of
+    the entity whose commands are to be handled one after the other; empty: of this step alone.
     """
 
     step: str
@@ -180,6 +181,7 @@ class StepScheduled(Event, frozen=True, kw_only=True):
     park: bool = False
     timeout: int = STEP_TIMEOUT
     retry: Retry | None = None
+    key: str = ""
 
 
 class CommandSent(Event, frozen=True, kw_only=True):
@@ -188,7 +190,8 @@ class CommandSent(Event, frozen=True, kw_only=True):
     0 stands for what is usual: the step's whole time from now (a compensation's: the saga's), the policy's silence
     from now. Histories from before have the moments. `edited` is the body that a person put in place of the step's
     input (of the whole body, for a compensation). `shift`: so many microseconds too late, because nobody was there to
-    send it; `due` is later by as much.
+    send it; `due` is later by as much. `keyed`, of a step's first command: its keys name the coordinator, as do those
+    of all that follow; steps of histories from before go on without.
     """
 
     step: str
@@ -199,6 +202,7 @@ class CommandSent(Event, frozen=True, kw_only=True):
     edited: msgspec.Raw = NOTHING
     by: str = ""
     shift: int = 0
+    keyed: bool = False
 
 
 class CommandResent(Event, frozen=True, kw_only=True):

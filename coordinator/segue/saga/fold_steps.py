@@ -44,6 +44,7 @@ def scheduled(state: SagaState, event: e.StepScheduled, at: int) -> None:
         after_pivot=state.pivot,
         issued=state.count,
         started_at=at,
+        key=event.key,
     )
     state.steps[event.step] = step
     state.open_steps[event.step] = step
@@ -58,6 +59,7 @@ def sent(state: SagaState, event: e.CommandSent, at: int) -> None:
         undo_sent(state, step, event, identity, at)
         return
     step.status, step.attempt, step.resends = "issued", event.attempt, 0
+    step.keyed = step.keyed or event.keyed
     step.first_sent = step.first_sent + event.shift if step.first_sent else at
     due, resend = event.due or at + step.timeout, event.resend or at + resend_delay(step.retry, 0)
     step.sent_at, step.sent_due, step.command = at, due, identity

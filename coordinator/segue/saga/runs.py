@@ -44,6 +44,13 @@ def continued(state: SagaState, definition: SagaDefinition[Any, Any] | None) -> 
     )
 
 
+def coordinator_of(payload: bytes) -> str:
+    """Whose a saga is, told from the first transition of one of its runs."""
+    first = e.decode_events(payload)[0]
+    assert isinstance(first, e.Started | e.Continued)
+    return first.coordinator
+
+
 def begins_run(payload: bytes) -> bool:
     """Whether this transition is the first one of a later run; told without decoding it."""
     return _BEGINS.match(payload) is not None

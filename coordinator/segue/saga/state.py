@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from segue.ids import CommandId, command_id
+from segue.ids import CommandId, command_id, first_saga_key, saga_key
 from segue.saga import events as e
 from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, Retry
 from segue.saga.signs import Signs
@@ -121,6 +121,18 @@ class SagaState(msgspec.Struct):
         known = step.command if action == "invoke" else step.undo.command
         attempt = step.attempt if action == "invoke" else step.undo.attempt
         return known or command_id(self.coordinator, self.id, step.name, action, attempt)
+
+    def key_of(self, step: Step) -> str:
+        """The participant's fence key of this step: the one that its first command had."""
+        if step.keyed:
+            return saga_key(self.coordinator, self.id, step.name)
+        return first_saga_key(self.id, step.name)
+
+    def record_key_of(self, step: Step) -> str:
+        """The key of the records that carry this step's commands."""
+        if not step.keyed:
+            return self.id
+        return step.key or self.key_of(step)
 
     def alarm(self) -> tuple[int, Alarm, str] | None:
         """The next alarm: when (microseconds), what, and for which step or timer. Outdated entries are dropped."""

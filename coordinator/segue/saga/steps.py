@@ -82,6 +82,10 @@ class Step(msgspec.Struct, kw_only=True, gc=False):
     ended_at: int | None = None
     progress: msgspec.Raw = e.NULL
     undo: Undo = NO_UNDO
+    #: Of the entity that its commands are about; empty: there is none.
+    key: str = ""
+    #: Its keys name the coordinator.
+    keyed: bool = False
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):

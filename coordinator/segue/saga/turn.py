@@ -156,7 +156,17 @@ class Turn:
         shift = 0 if anew else self.now - step.retry_at
         due = 0 if anew else step.due + shift
         edited, actor = (person.edited, person.actor) if person else (e.NOTHING, "")
-        self.record(e.CommandSent(step=step.name, attempt=attempt, due=due, edited=edited, by=actor, shift=shift))
+        self.record(
+            e.CommandSent(
+                step=step.name,
+                attempt=attempt,
+                due=due,
+                edited=edited,
+                by=actor,
+                shift=shift,
+                keyed=not step.first_sent,
+            )
+        )
         self.effects.append(self.command(step, "invoke"))
 
     def send_undo(self, step: Step, attempt: int, *, person: RetryStep | None = None) -> None:
@@ -205,6 +215,8 @@ class Turn:
             body=body,
             sent_at=sent_at,
             deadline=deadline,
+            key=self.state.key_of(step),
+            record_key=self.state.record_key_of(step),
         )
 
     # --- a step's outcome

@@ -79,8 +79,9 @@ class _ObservedSaga(Saga):
         on_failure: Literal["raise", "park"],
         step: str | None,
         index: str,
+        key: str | None = None,
     ) -> Any:
         self._contracts.add(activity)
         if compensate is not None:
             self._contracts.add(compensate)
-        return await super()._call(activity, input, compensate, retry, timeout, optional, on_failure, step, index)
+        return await super()._call(activity, input, compensate, retry, timeout, optional, on_failure, step, index, key)

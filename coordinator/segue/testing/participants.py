@@ -14,7 +14,6 @@ from typing import Any, Literal, assert_never
 import msgspec
 
 from segue.clock import from_micros
-from segue.ids import saga_key
 from segue.outbox.inbox import (
     Answer,
     AnswerAgain,
@@ -178,7 +177,7 @@ class Participants:
             step=command.step,
             action=command.action,
             attempt=command.attempt,
-            key=saga_key(self._saga_id, command.step),
+            key=command.key,
             reply_to="replies",
             source="/test",
             deadline=None if command.deadline is None else from_micros(command.deadline),

@@ -36,8 +36,6 @@ StoredOutcome = Literal["success", "failure", "retry", "pending", "unknown"]
 #: A participant keeps fence rows this long, and takes no older command; it must exceed the topic's retention and
 #: the longest deadline together.
 HORIZON = timedelta(days=14)
-#: Longest fence key, in characters: the column's.
-MAX_KEY_LENGTH = 511
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -29,6 +29,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
+from segue.limits import MAX_KEY_LENGTH
+
 metadata = MetaData()
 
 
@@ -67,7 +69,7 @@ outbox_table = Table(
     Column("id", Uuid(as_uuid=False), nullable=False, unique=True),
     Column("lane", SmallInteger, nullable=False),
     Column("aggregatetype", String(255), nullable=False),
-    Column("aggregateid", String(255), nullable=False),
+    Column("aggregateid", String(MAX_KEY_LENGTH), nullable=False),
     Column("type", String(255), nullable=False),
     Column("payload", Bytes),
     Column("content_type", String(100), nullable=False),
@@ -78,7 +80,7 @@ outbox_table = Table(
     Column("saga_step", String(255)),
     Column("saga_action", String(20)),
     Column("saga_attempt", Integer),
-    Column("saga_key", String(600)),
+    Column("saga_key", String(MAX_KEY_LENGTH)),
     Column("saga_outcome", String(20)),
     Column("saga_error", String(255)),
     Column("deadline", Moment),
@@ -98,7 +100,7 @@ outbox_quarantine_table = Table(
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("id", Uuid(as_uuid=False), nullable=False),
     Column("aggregatetype", String(255), nullable=False),
-    Column("aggregateid", String(255), nullable=False),
+    Column("aggregateid", String(MAX_KEY_LENGTH), nullable=False),
     Column("message", Bytes, nullable=False),
     Column("error", String(1024), nullable=False),
     Column("attempts", Integer, nullable=False),
@@ -128,7 +130,7 @@ inbox_table = Table(
     "inbox",
     metadata,
     Column("consumer", String(120), primary_key=True),
-    Column("saga_key", String(511), primary_key=True),
+    Column("saga_key", String(MAX_KEY_LENGTH), primary_key=True),
     Column("attempt", Integer, nullable=False),
     Column("invoke_id", String(255)),
     # success, failure, retry, pending; `unknown` for a negative reply that could not prove that nothing happened

@@ -95,7 +95,7 @@ def command(
         step=step,
         action="compensate" if activity.undoes else "invoke",
         attempt=attempt,
-        key=saga_key(order, step),
+        key=saga_key(COORDINATOR, order, step),
         reply_to=REPLIES,
         source="/test",
         deadline=deadline,
@@ -109,7 +109,7 @@ def record_of(sent: Command, body: Any = None) -> Outgoing:
         order = {"id": sent.saga_id, "total": 1}
         body = order if sent.action == "invoke" else {"input": order, "output": {"charge_id": "c-1"}}
     value = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return Outgoing(topic=COMMANDS, key=sent.saga_id.encode(), value=value, headers=sent.headers())
+    return Outgoing(topic=COMMANDS, key=sent.key.encode(), value=value, headers=sent.headers())
 
 
 @dataclass

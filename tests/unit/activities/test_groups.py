@@ -13,6 +13,7 @@ from segue.activities import Rejected, Undo, pace
 from segue.activities.handlers import Prepared, Reader
 from segue.topics.broker import Record
 from tests.unit.activities.kit import (
+    COORDINATOR,
     DEAD,
     Booking,
     Charged,
@@ -123,7 +124,7 @@ def test_undo_before_do_in_one_group_refuses_the_do(service: Service) -> None:
     service.settle()
     assert service.calls == ["charge o-2"]
     assert sorted(service.outcomes()) == ["failure:compensated", "success", "success"]
-    [row] = [row for row in service.inbox() if row.saga_key.startswith("o-1/")]
+    [row] = [row for row in service.inbox() if row.saga_key.startswith(f"{COORDINATOR}/o-1/")]
     assert row.tombstone
 
 
@@ -399,7 +400,7 @@ def test_a_command_from_beyond_the_horizon_leaves_no_row_and_harms_no_group(serv
     service.settle()
     assert service.outcomes() == ["success", "success"]
     assert len(service.broker.records(DEAD)) == 1
-    assert sorted(row.saga_key.partition("/")[0] for row in service.inbox()) == ["o-1", "o-3"]
+    assert sorted(row.saga_key.split("/")[1] for row in service.inbox()) == ["o-1", "o-3"]
 
 
 def test_an_undecodable_command_in_a_group_is_answered_and_dead_lettered(service: Service) -> None:

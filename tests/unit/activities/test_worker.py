@@ -18,6 +18,7 @@ from segue.topics.broker import Outgoing, Polled
 from segue.topics.memory import MemoryBroker, MemoryConsumer, MemoryProducer
 from tests.unit.activities.kit import (
     COMMANDS,
+    COORDINATOR,
     DEAD,
     Bomb,
     Charged,
@@ -47,7 +48,7 @@ def test_effect_fence_and_reply_are_one_commit_and_the_reply_reaches_kafka(servi
     [reply] = service.replies()
     assert reply.outcome == "success"
     assert reply.command_id == command().id
-    assert service.body() == {"charge_id": "o-1/payments.charge/invoke"}
+    assert service.body() == {"charge_id": f"{COORDINATOR}/o-1/payments.charge/invoke"}
     assert service.balance() == 1
     assert service.outbox_rows() == 0
     assert service.committed() == 1
@@ -479,7 +480,7 @@ def test_rows_beyond_the_horizon_are_swept(service: Service) -> None:
     service.settle()
     with service.engine.begin() as connection:
         connection.execute(
-            update(inbox_table).where(inbox_table.c.saga_key.like("o-1/%")).values(updated_at=past(days=15))
+            update(inbox_table).where(inbox_table.c.saga_key.like("%/o-1/%")).values(updated_at=past(days=15))
         )
     assert service.worker.sweep(service.runner) == 1
     assert len(service.inbox()) == 1

@@ -19,7 +19,7 @@ from segue.coordinator.store import Unfit
 from segue.errors import RejectedWrite
 from segue.saga import Saga, saga
 from segue.saga.inputs import Cancel, Reply, SignalArrived, Wake
-from tests.unit.coordinator.kit import Estate
+from tests.unit.coordinator.kit import NAMES, Estate
 from tests.unit.coordinator.test_service import letters, reasons
 from tests.unit.saga.kit import Order, charge, refund, release, reserve
 from tests.unit.saga.sagas import order_saga
@@ -170,7 +170,7 @@ def test_what_a_person_asks_of_a_saga_that_can_not_be_read_is_refused_and_the_re
         told = outcomes(e)
         assert told.pop("o-1").startswith("refused: history written by another version")  # type: ignore[union-attr]
         assert told == {"o-0": "done", "o-2": "done"}
-        assert not e.store.look([]).requests
+        assert not e.store.look(NAMES.coordinator, []).requests
 
 
 def test_what_a_person_asks_and_a_bug_of_ours_can_not_do_is_told_and_the_rest_is_done(
@@ -185,7 +185,7 @@ def test_what_a_person_asks_and_a_bug_of_ours_can_not_do_is_told_and_the_rest_is
     told = outcomes(e)
     assert told.pop("o-1") == "failed: ZeroDivisionError('a bug of our own')"
     assert told == {"o-0": "done", "o-2": "done"}
-    assert not e.store.look([]).requests
+    assert not e.store.look(NAMES.coordinator, []).requests
 
 
 def test_a_parked_record_that_a_bug_of_ours_can_not_apply_dies_and_the_others_are_folded(

@@ -27,7 +27,7 @@ def test_derived_ids_never_change() -> None:
     assert command_id("orders", "o-1", "payments.charge", "invoke", 1) == "b65bd539-2009-5612-94a4-8b237574a47d"
     assert reply_id("c-1", "success") == "0bf332c6-8394-5365-a64a-5441c37a8d9c"
     assert saga_id_of_start("m-1") == "cef73a1d-f728-5763-bf1a-8a3cb011ae4a"
-    assert saga_key("o-1", "payments.charge#2") == "o-1/payments.charge#2"
+    assert saga_key("orders", "o-1", "payments.charge#2") == "orders/o-1/payments.charge#2"
 
 
 @given(st.lists(st.text(max_size=4), min_size=1, max_size=4), st.lists(st.text(max_size=4), min_size=1, max_size=4))

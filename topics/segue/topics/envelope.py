@@ -18,7 +18,7 @@ import msgspec
 
 from segue.errors import EnvelopeError, InvalidId
 from segue.ids import saga_id_of_start
-from segue.limits import check_id
+from segue.limits import MAX_KEY_LENGTH, check_id
 from segue.topics.broker import Headers, Record
 
 Action = Literal["invoke", "compensate"]
@@ -46,7 +46,7 @@ _OF_COMMANDS = (
 )
 _ALL_OF_COMMANDS = itemgetter(*_OF_COMMANDS)
 #: Longest value of a header that is looked at, in characters.
-_LONGEST = 600
+_LONGEST = MAX_KEY_LENGTH
 #: Longest value of a header that is handed on, in bytes: the W3C's bound, and the columns of the outbox.
 _LONGEST_PASSED_ON = {"traceparent": 255, "tracestate": 600, "baggage": 8192}
 #: Headers that have a meaning here; all others are somebody else's.

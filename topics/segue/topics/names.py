@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from segue.errors import ConfigError
+from segue.limits import MAX_COORDINATOR_LENGTH
 
 _LEGAL = re.compile(r"[A-Za-z0-9._\-]{1,249}")
 _ALLOWED = {"commands": {"coordinator", "service"}}
@@ -34,6 +35,11 @@ class TopicNames:
     def __post_init__(self) -> None:
         if _LEGAL.fullmatch(self.coordinator) is None:
             raise ConfigError(f"coordinator.name is {self.coordinator!r}; allowed are A-Z a-z 0-9 . _ -")
+        if len(self.coordinator) > MAX_COORDINATOR_LENGTH:
+            raise ConfigError(
+                f"coordinator.name has {len(self.coordinator)} characters, allowed are {MAX_COORDINATOR_LENGTH}: it is "
+                "part of the key of every command"
+            )
         for role in _ROLES:
             _check_template(role, getattr(self, role))
         if "{service}" not in self.commands:
