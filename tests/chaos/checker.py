@@ -212,7 +212,7 @@ def _answers(rows: Mapping[str, Row], databases: Databases) -> Iterator[Violatio
     """A worker's reply stands in its fence row alone until Kafka has it: who asked must have gone on since."""
     for bank in BANKS:
         for fence in _rows(databases[bank], select(inbox_table.c.saga_key)):
-            row = rows.get(fence.saga_key.partition("/")[0])
+            row = rows.get(fence.saga_key.split("/")[1])
             if row is None or row.status not in ENDED:
                 found = "no such saga" if row is None else row.status
                 yield Violation(rule="an answer is heard", subject=f"{bank}: {fence.saga_key}", found=found)

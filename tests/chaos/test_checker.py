@@ -133,7 +133,7 @@ def test_an_answer_that_nobody_heard_is_seen(run: Run, status: str | None) -> No
     run.sql(
         "bank_a",
         "INSERT INTO inbox (consumer, saga_key, attempt, compensate_attempt, tombstone, created_at, updated_at)"
-        f" VALUES ('bank_a', '{asked}/bank_a.hold', 1, 0, 0, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+        f" VALUES ('bank_a', 'chaos/{asked}/bank_a.hold', 1, 0, 0, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
     )
     assert "an answer is heard" in rules(run)
 
@@ -142,7 +142,7 @@ def test_an_answer_to_a_saga_that_has_ended_was_heard(run: Run) -> None:
     run.sql(
         "bank_a",
         "INSERT INTO inbox (consumer, saga_key, attempt, compensate_attempt, tombstone, created_at, updated_at)"
-        f" VALUES ('bank_a', '{run.saga('failed')}/bank_a.hold', 1, 0, 0, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+        f" VALUES ('bank_a', 'chaos/{run.saga('failed')}/bank_a.hold', 1, 0, 0, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
     )
     assert rules(run) == set()
 

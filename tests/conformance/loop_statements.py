@@ -103,15 +103,16 @@ def ask_everything(store: SqlStore, engine: Engine) -> set[str]:
 
 
 def _others(store: SqlStore) -> set[str]:
-    store.look(ORDER)
+    store.look(COORDINATOR, ORDER)
     store.offsets(COORDINATOR)
     store.seed_offsets(COORDINATOR, {P0: StoredOffset(next=0, topic_id="t")})
     store.reset_offset(COORDINATOR, P0, StoredOffset(next=1, topic_id="t"), StoredOffset(next=0, topic_id="t"), audit())
     store.forget_published([1])
     store.register("order", 1, "f")
     store.ask([request()])
-    store.sweep(T0, 10)
-    return {"look", "offsets", "seed_offsets", "reset_offset", "forget_published", "register", "ask", "sweep"}
+    store.sweep(COORDINATOR, T0, 10)
+    store.assign(10, live=True)
+    return {"look", "offsets", "seed_offsets", "reset_offset", "forget_published", "register", "ask", "sweep", "assign"}
 
 
 def _batches(store: SqlStore) -> set[str]:
@@ -134,9 +135,9 @@ def _batches(store: SqlStore) -> set[str]:
         batch.history(["o-1"])
         batch.earlier("o-1", 1, 2)
         batch.seen([("o-1", "x")])
-        batch.due(T0, 10, ORDER)
-        batch.requests(10)
-        batch.foldable(10)
+        batch.due(COORDINATOR, T0, 10, ORDER)
+        batch.requests(COORDINATOR, 10)
+        batch.foldable(COORDINATOR, 10)
         [dead] = batch.dead_letters([1])
         batch.write(
             Changes(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from segue.errors import BrokerUnavailable
+from segue.ids import saga_key
 from segue.topics.broker import Acked, Outgoing, Partition, Polled, Record
 from segue.topics.memory import MemoryBroker, MemoryConsumer
 from segue.topics.partitioner import partition_of
@@ -320,7 +321,9 @@ class SimProducer:
         muted = self._broker.muted
         if not muted or not record.topic.endswith("replies"):
             return False
-        key = f"{(record.key or b'').decode()}/{header(record.headers, 'ce_sagastep')}"
+        # The coordinator of its topic, the saga of its key, the step that it echoes.
+        coordinator = record.topic.removesuffix(".replies")
+        key = saga_key(coordinator, (record.key or b"").decode(), header(record.headers, "ce_sagastep") or "")
         if key in muted:
             self._broker.lost(record)
         return key in muted

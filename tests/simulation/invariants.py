@@ -15,6 +15,7 @@ from tests.simulation.broker_invariants import LEAPS, STRANGERS
 from tests.simulation.claim_invariants import CLAIMS
 from tests.simulation.folding import difference
 from tests.simulation.header_invariants import ADVICE
+from tests.simulation.key_invariants import FENCEKEY
 from tests.simulation.oracles import Commit, Oracle, Oracles, header
 from tests.simulation.plan import NEVER
 from tests.simulation.run_invariants import S23Runs
@@ -665,4 +666,5 @@ ORACLES: Sequence[type[Oracle]] = (
     ADVICE,
     STRANGERS,
     LEAPS,
+    FENCEKEY,
 )  # fmt: skip

@@ -166,6 +166,8 @@ class Code:
             optional=bool(node.flags & OPTIONAL),
             on_failure="park" if node.flags & PARK else "raise",
             step=step,
+            # Some calls of one service are about the same thing, and are handled one after the other.
+            key=s.id if node.ms != _TIMES[0] else None,
         )
 
 

@@ -370,7 +370,9 @@ class System:
     # --- what oracles ask
 
     def done(self, saga_id: str, step: str, action: str) -> bool:
-        key = (f"{saga_id}/{step}", action)
+        started = self.oracles.shadow.of(saga_id).started
+        assert started is not None
+        key = (ids.saga_key(started.coordinator, saga_id, step), action)
         return any(key in books.effects for books in self.books.values())
 
     def amount(self, saga_id: str, step: str) -> int:

@@ -109,7 +109,8 @@ def record_of(sent: Command, body: Any = None) -> Outgoing:
         order = {"id": sent.saga_id, "total": 1}
         body = order if sent.action == "invoke" else {"input": order, "output": {"charge_id": "c-1"}}
     value = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return Outgoing(topic=COMMANDS, key=sent.key.encode(), value=value, headers=sent.headers())
+    # As of a step that names an entity: all commands of one order share a line.
+    return Outgoing(topic=COMMANDS, key=sent.saga_id.encode(), value=value, headers=sent.headers())
 
 
 @dataclass
