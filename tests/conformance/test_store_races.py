@@ -268,7 +268,7 @@ def test_the_role_of_a_request_is_what_the_database_says_and_not_what_the_client
     store = sql_bench.store()
     store.ask([request(database_role="mallory", system_user="ann@host"), request()])
     with store.batch() as batch:
-        found = [(one.database_role, one.system_user) for one in batch.requests(10)]
+        found = [(one.database_role, one.system_user) for one in batch.requests(COORDINATOR, 10)]
     if sql_bench.url is not None and sql_bench.url.startswith("postgresql"):
         [row] = sql_bench.sql("SELECT session_user AS role")
         assert found == [(row.role, "ann@host"), (row.role, None)]
