@@ -33,7 +33,7 @@ def reply(session: Session | AsyncSession, token: str, output: Any = None) -> Aw
     token, and for one whose handler's `ReplyLater` is not committed yet: who is told the token earlier tries again.
     Await it with an AsyncSession.
     """
-    answered = Answered(outcome="success", body=_CONVERTER.to_bytes(output, None))
+    answered = Answered(outcome="success", body=_CONVERTER.to_bytes(output, None if output is None else type(output)))
     return _in_session(session, token, answered)
 
 

@@ -52,6 +52,12 @@ class TooOld(InputError):
     code = "beyond_horizon"
 
 
+class InvalidOutput(InputError):
+    """The handler returned what its contract does not know: a bug of the service, and no refusal of the business."""
+
+    code = "invalid_output"
+
+
 class Participant:
     """Answers commands of one consumer. Stateless; used by many threads at once."""
 
@@ -100,7 +106,7 @@ class Participant:
         return answered
 
     def called(self, desk: Desk, sessions: Sessions, prepared: Prepared, fence: Fence) -> Answered:
-        """Run the handler. Raises what it raises, Rejected for an output that its contract does not know."""
+        """Run the handler. Raises what it raises, InvalidOutput for an output that its contract does not know."""
         registration = prepared.registration
         assert registration is not None
         try:
@@ -114,18 +120,16 @@ class Participant:
         try:
             body = self._converter.to_bytes(output, activity.output)
         except Exception as error:
-            raise Rejected("invalid_output", f"{activity.name} returned no {activity.output}: {error}") from error
+            raise InvalidOutput(f"{activity.name} returned no {activity.output}: {error}") from error
         limits = self._limits
         if len(body) > limits.payload_bytes:
-            raise Rejected(
-                "invalid_output", f"{activity.name} returned {len(body)} bytes, allowed are {limits.payload_bytes}"
-            )
+            raise InvalidOutput(f"{activity.name} returned {len(body)} bytes, allowed are {limits.payload_bytes}")
         # Nearly no output has so many keys; the coordinator could read none that has.
         if body.count(b":") > limits.json_keys:
             try:
                 JsonCodec(limits).decode(body)
             except DecodeError as error:
-                raise Rejected("invalid_output", f"{activity.name} returned what nobody may read: {error}") from error
+                raise InvalidOutput(f"{activity.name} returned what nobody may read: {error}") from error
         return body
 
     # --- the fence and the reply

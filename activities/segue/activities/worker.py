@@ -158,7 +158,7 @@ class Worker(Generic[S]):
         something beside the database that should rarely be done twice.
         `transaction="manual"`: for long work; it runs in no transaction, may run again after a crash, and continues
         from `ctx.details`. Raises ContractError for a second handler, another service's activity, or a function of the
-        other colour (sync or async) than the sessions.
+        other colour (sync or async) than the sessions, or types of which no value survives being written and read.
         """
         if activity.service != self.name:
             raise ContractError(
@@ -175,6 +175,8 @@ class Worker(Generic[S]):
             if inspect.iscoroutinefunction(function) != self.is_async:
                 wanted = "an async def function" if self.is_async else "a plain function"
                 raise ContractError(f"the handler of {activity.name} must be {wanted}, as the worker's sessions are")
+            for kind in (activity.input, *([] if activity.output is None else [activity.output])):
+                Converter().check(kind)
             self._registrations[activity.name] = Registration(
                 activity=activity, function=function, transaction=transaction
             )

@@ -15,8 +15,9 @@ import msgspec
 
 from segue.cli.settings.durations import EXPECTED, parse_duration
 from segue.coordinator.reads import Reads
-from segue.errors import ConfigError, InputError, UsageError
+from segue.errors import ConfigError, DecodeError, InputError, UsageError
 from segue.limits import DEFAULT_LIMITS
+from segue.topics.codec import JsonCodec
 
 _RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(?:/(s|m|h))?")
 _PER = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -91,7 +92,10 @@ def reason_option(reason: str | None, *, mandatory: bool) -> str:
 
 
 def payload_argument(text: str) -> bytes:
-    """A JSON document: itself, `@file`, or `@-` for stdin. Raises InputError saying where it is wrong."""
+    """A JSON document: itself, `@file`, or `@-` for stdin. Raises InputError saying where it is wrong.
+
+    Only white space is taken out. It is never decoded on the way: a number with many digits would come out as a double.
+    """
     data, where = read_argument(text)
     if len(data) > DEFAULT_LIMITS.payload_bytes:
         raise InputError(f"{where} has {len(data):,} bytes, allowed are {DEFAULT_LIMITS.payload_bytes:,}")
@@ -99,7 +103,10 @@ def payload_argument(text: str) -> bytes:
         msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{where} is not JSON: {error}") from None
-    return data
+    try:
+        return msgspec.json.format(JsonCodec().decode(data), indent=-1)
+    except DecodeError as error:
+        raise InputError(f"{where} can't be used: {error}") from None
 
 
 def read_argument(text: str) -> tuple[bytes, str]:

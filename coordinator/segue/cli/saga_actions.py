@@ -80,7 +80,7 @@ def retry(
     if edited is not None:
         if step is None or len(ids or ()) != 1:
             raise UsageError("--input needs one saga and --step: an input belongs to one step")
-        arguments["input"] = msgspec.json.decode(payload_argument(edited))
+        arguments["input"] = msgspec.Raw(payload_argument(edited))
     found = reads(run)
     if ids:
         _no_filters(error, definition, since)
@@ -128,7 +128,7 @@ def resolve(
         raise UsageError("--output belongs to --outcome success: a failed step has none")
     if code is not None and outcome is Outcome.success:
         raise UsageError("--code belongs to --outcome failure")
-    decoded = None if output is None else msgspec.json.decode(payload_argument(output))
+    decoded = None if output is None else msgspec.Raw(payload_argument(output))
     arguments = {"step": step, "outcome": outcome.value, "output": decoded} | ({} if code is None else {"code": code})
     _act(run, reads(run), "resolve", iter([saga_id]), arguments, how, dry_run=dry_run)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,9 +67,9 @@ class Begun:
     coordinator: str
     definition: str
     body: bytes
-    #: The body is in the canonical form of its type, as the coordinator stores it; else it may be the same and look
-    #: another: only the coordinator knows its type, and what that takes for granted.
-    canonical: bool
+    #: The type of the input; None where it is not known here: then it may be the same and look another, for only the
+    #: coordinator knows what the type takes for granted.
+    input_type: Any
 
 
 def start_saga(
@@ -85,7 +85,7 @@ def start_saga(
     ] = _WAIT,
 ) -> None:
     """Start a saga."""
-    body = checked_input(run, definition, payload_argument(payload))
+    body, input_type = checked_input(run, definition, payload_argument(payload))
     patience = wait_option(wait_for)
     begun = Begun(
         saga_id=fresh_id() if saga_id is None else check_id("--id", saga_id),
@@ -93,7 +93,7 @@ def start_saga(
         coordinator=run.loaded.settings.coordinator.name,
         definition=definition,
         body=body,
-        canonical=bool(run.loaded.settings.coordinator.sagas),
+        input_type=input_type,
     )
     found = reads(run) if wait else None
     taken = None if saga_id is None else _taken(run, begun)
@@ -113,18 +113,22 @@ def start_saga(
         raise Problem(f"saga {row.id} is {row.status}: {why}; `segue saga show {row.id}` tells the whole story")
 
 
-def checked_input(run: Invocation, name: str, body: bytes) -> bytes:
-    """The input in the canonical form of its type, where the type is known here. Raises InvalidPayload, NotFound."""
+def checked_input(run: Invocation, name: str, body: bytes) -> tuple[bytes, Any]:
+    """The input in the canonical form of its type, and that; as it is where the type is not known here.
+
+    Raises InvalidPayload, NotFound.
+    """
     specs = run.loaded.settings.coordinator.sagas
     if not specs:
-        return body
+        return body, None
     registry = load_sagas(specs)
     definition = registry.newest(name)
     if definition is None:
         names = sorted({known.name for known in registry})
         raise NotFound(f"no saga is called {name!r}{did_you_mean(name, names)}; known here: {', '.join(names)}")
     converter = Converter()
-    return converter.to_bytes(converter.from_bytes(body, definition.input_type), definition.input_type)
+    kind = definition.input_type
+    return converter.to_bytes(converter.from_bytes(body, kind), kind), kind
 
 
 def send_start(client: KafkaSettings, names: TopicNames, begun: Begun) -> None:
@@ -220,8 +224,10 @@ def _check_same(row: SagaRow, begun: Begun) -> bool:
         )
     if row.definition != begun.definition:
         raise StartConflict(f"saga {row.id} is a {row.definition!r}, not a {begun.definition!r}")
-    same = bool(as_json(row.input) == as_json(begun.body))
-    if begun.canonical and not same:
+    if begun.input_type is None:
+        return bool(as_json(row.input) == as_json(begun.body))
+    same = Converter().same(row.input, begun.body, begun.input_type)
+    if not same:
         raise StartConflict(f"saga {row.id} was started with another input")
     return same
 

@@ -106,13 +106,7 @@ class Subject(Generic[O]):
             raise StartConflict(f"saga {self.id!r} was started with another input")
 
     def _same_input(self, row: SagaDescription, mine: bytes) -> bool:
-        if row.input == mine:
-            return True
-        try:
-            value = self.converter.from_bytes(row.input, self.input_type)
-            return self.converter.to_bytes(value, self.input_type) == mine
-        except InputError:
-            return False
+        return self.converter.same(row.input, mine, self.input_type)
 
     def _check_refusals(self, sight: Sight) -> None:
         for refusal in sight.refusals:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from segue.coordinator.intake import Item
 from segue.coordinator.letters import fingerprint_of
 from segue.coordinator.projection import row_of
 from segue.coordinator.store import Batch, Changes, DeadLetterRow, DeadLetterState, EventRow, SagaRow
-from segue.errors import Fenced, InputError, NotFound, SegueError, StartConflict
+from segue.errors import ContractError, Fenced, InputError, NotFound, SegueError, StartConflict
 from segue.ids import CommandId, derive
 from segue.limits import MAX_ID_LENGTH, Limits
 from segue.outbox.message import Message, raw_message
@@ -329,7 +330,7 @@ class Work:
         try:
             value = self.tools.converter.from_bytes(item.body, definition.input_type)
             data = self.tools.converter.to_bytes(value, definition.input_type)
-        except InputError as error:
+        except (InputError, ContractError) as error:
             self._dead(item, "invalid_input", error)
             return
         instance, moved = start(
@@ -338,6 +339,7 @@ class Work:
             self.tools.converter,
             coordinator=self.tools.coordinator,
             input=data,
+            asked="" if data == item.body else _digest(item.body),
             now=self.now,
             trace=request.passed_on,
             limits=self.tools.limits,
@@ -362,13 +364,10 @@ class Work:
         self._dead(item, "start_conflict", StartConflict(message))
 
     def _same_input(self, item: Item, state: SagaState, definition: SagaDefinition[Any, Any] | None) -> bool:
-        if definition is None:
-            return bool(msgspec.json.decode(item.body) == msgspec.json.decode(state.started_with))
-        try:
-            value = self.tools.converter.from_bytes(item.body, definition.input_type)
-        except InputError:
-            return False
-        return self.tools.converter.to_bytes(value, definition.input_type) == bytes(state.started_with)
+        if state.asked and state.asked == _digest(item.body):
+            return True
+        kind = Any if definition is None else definition.input_type
+        return self.tools.converter.same(item.body, bytes(state.started_with), kind)
 
     def _signal(self, item: Item) -> None:
         request = item.request
@@ -556,6 +555,10 @@ class Work:
 def _is_settled(step: Step, action: e.Action) -> bool:
     """Whether an answer to a command of this step can say nothing new."""
     return step.status == "succeeded" if action == "invoke" else step.undo.status in ("done", "given_up")
+
+
+def _digest(body: bytes) -> str:
+    return sha256(body).hexdigest()[:32]
 
 
 def _said_at(reply: Reply) -> int:

@@ -32,6 +32,10 @@ class Converter(Protocol):
         """Raises InvalidPayload naming the path, the expected type and what was found."""
         ...
 
+    def same(self, one: bytes, other: bytes, type: Any) -> bool:
+        """Whether both are one value of `type`, however they were written."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaDefinition(Generic[I, O]):

@@ -48,12 +48,16 @@ class Started(Event, frozen=True, kw_only=True):
     """The saga exists. `coordinator` is part of every command's id; `deadline` bounds the whole saga.
 
     `rules`: the newest of `RULES` that its code runs by; histories from before there were any have 0.
+
+    `asked` is a digest of the bytes that the start came with, where `input`, its canonical form, differs from them: the
+    same bytes once more are the same start, whatever defaults the type has by then.
     """
 
     coordinator: str
     definition: str
     version: int
     input: msgspec.Raw
+    asked: str = ""
     deadline: int | None = None
     compensation: Retry | None = None
     compensation_timeout: int = COMPENSATION_TIMEOUT
@@ -106,6 +110,7 @@ class Continued(Event, frozen=True, kw_only=True):
     input: msgspec.Raw
     started_at: int
     started_with: msgspec.Raw = NOTHING
+    asked: str = ""
     deadline: int | None = None
     deadline_missed: bool = False
     compensation: Retry | None = None

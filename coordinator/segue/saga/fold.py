@@ -138,6 +138,7 @@ def _started(state: SagaState, event: e.Started, at: int) -> None:
     state.definition = event.definition
     state.version = event.version
     state.input = state.started_with = event.input
+    state.asked = event.asked
     state.compensation = event.compensation or DEFAULT_COMPENSATION_RETRY
     state.compensation_timeout = event.compensation_timeout
     state.trace = event.trace
@@ -175,6 +176,7 @@ def _continued(state: SagaState, event: e.Continued, at: int) -> None:
     state.coordinator, state.definition, state.version = event.coordinator, event.definition, event.version
     state.input = event.input
     state.started_with = event.started_with if bytes(event.started_with) else event.input
+    state.asked = event.asked
     state.started_at, state.updated_at = event.started_at, at
     state.compensation = event.compensation or DEFAULT_COMPENSATION_RETRY
     state.compensation_timeout = event.compensation_timeout

@@ -214,12 +214,13 @@ def spent(
         case e.StepUnknown():
             settle(state, step, "unknown", at)
             error = None if step.optional else event.error
-            deliver(state, step, Delivery("step", step=step.name, error=error, settled=state.count))
+            told = Delivery("step", step=step.name, error=error, settled=state.count, skipped=step.optional)
+            deliver(state, step, told)
             if not state.undoing:
                 abandon(state, step)
         case e.StepSkipped():
             settle(state, step, "skipped", at)
-            deliver(state, step, Delivery("step", step=step.name, settled=state.count))
+            deliver(state, step, Delivery("step", step=step.name, settled=state.count, skipped=True))
         case e.StepParked() | e.StepInDoubt():
             step.status = "parked" if isinstance(event, e.StepParked) else "in_doubt"
             step.due = step.resend = step.retry_at = NEVER

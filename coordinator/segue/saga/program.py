@@ -84,6 +84,8 @@ class Program(msgspec.Struct):
     undoable: list[str] = []
     pivot: bool = False
     stopped: bool = False
+    #: The code is told again what it was told before: also a null that is refused today, where it went on with it.
+    replaying: bool = False
     main: asyncio.Task[Any] | None = None
     finished: bool = False
 
@@ -153,7 +155,10 @@ class Program(msgspec.Struct):
         if delivery.error is None:
             if pending.undoable and not self.pivot:
                 self.undoable.append(delivery.step)
-            self._resolve(pending, delivery.payload, f"the output of {delivery.step}")
+            if delivery.skipped:
+                pending.future.set_result(None)
+            else:
+                self._resolve(pending, delivery.payload, f"the output of {delivery.step}")
             return
         kind = {"rejected": ActivityRejected, "timeout": ActivityTimeout}.get(delivery.error.kind, ActivityError)
         error = kind(
@@ -167,7 +172,7 @@ class Program(msgspec.Struct):
 
     def _resolve(self, pending: Pending, payload: msgspec.Raw, what: str) -> None:
         data = bytes(payload)
-        if pending.type is None or data == b"null":
+        if pending.type is None or (data == b"null" and self.replaying):
             value = None
         else:
             try:

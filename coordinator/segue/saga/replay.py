@@ -112,10 +112,12 @@ class _Replay:
         self.compare(strict=not state.undriven)
 
     def tell(self, state: SagaState, at: int) -> None:
+        self.program.replaying = True
         try:
             self.asked.extend(self.program.deliver(state.deliveries.pop(0), at))
         except CodeFailed as failed:
             raise Nondeterminism(f"the code fails where it went on before: {failed.failure.message}") from failed
+        self.program.replaying = False
 
     def compare(self, *, strict: bool) -> None:
         while self.asked and self.recorded:

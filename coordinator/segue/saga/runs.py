@@ -33,6 +33,7 @@ def continued(state: SagaState, definition: SagaDefinition[Any, Any] | None) -> 
         input=state.next.input,
         started_at=state.started_at,
         started_with=e.NOTHING if same else state.started_with,
+        asked=state.asked,
         deadline=state.deadline if state.deadline < NEVER else None,
         deadline_missed=state.deadline_missed,
         compensation=None if compensation == DEFAULT_COMPENSATION_RETRY else compensation,

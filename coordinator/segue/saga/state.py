@@ -40,6 +40,8 @@ class SagaState(msgspec.Struct):
     #: Of this run, and of the first one.
     input: msgspec.Raw = e.NULL
     started_with: msgspec.Raw = e.NULL
+    #: A digest of the bytes that the start came with, if these are not the canonical ones.
+    asked: str = ""
     #: The number of this run, of its first transition, and of that of the run before it (0: there is none).
     run: int = 1
     first_seq: int = 1

@@ -91,7 +91,7 @@ class Step(msgspec.Struct, kw_only=True, gc=False):
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """Something that the saga's code is to be told: the outcome of a step, a fired timer, a received signal.
 
-    `step` is the name of the step, or of the signal.
+    `step` is the name of the step, or of the signal. `skipped`: the code goes on without the step's output.
     """
 
     kind: Literal["start", "step", "timer", "signal"]
@@ -100,6 +100,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     payload: msgspec.Raw = e.NULL
     error: e.Failure | None = None
     settled: int = 0
+    skipped: bool = False
 
 
 def undo_body(step: Step) -> bytes:

@@ -33,11 +33,12 @@ def start(
     *,
     coordinator: str,
     input: bytes,
+    asked: str = "",
     now: int,
     trace: tuple[tuple[str, str], ...] = (),
     limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[Instance, Moved]:
-    """A new saga and its first transition."""
+    """A new saga and its first transition. `asked`: a digest of the start's own bytes, where `input` is not those."""
     instance = Instance(SagaState(saga_id), Program(definition, saga_id, converter, input))
     turn = _Turn(instance, now, limits)
     compensation = definition.compensation
@@ -47,6 +48,7 @@ def start(
             definition=definition.name,
             version=definition.version,
             input=msgspec.Raw(input),
+            asked=asked,
             deadline=deadline_micros(definition, now),
             compensation=None if compensation == DEFAULT_COMPENSATION_RETRY else compensation,
             compensation_timeout=micros(definition.compensation_timeout),

@@ -174,7 +174,7 @@ def test_an_output_that_does_not_fit_takes_back_what_was_written_below_sqlalchem
         service.loop._pace.rejected(charge.name)
     service.send(*map(command, FOUR))
     service.settle()
-    assert Counter(service.outcomes()) == {"failure:invalid_output": 1, "success": 3}
+    assert Counter(service.outcomes()) == {"retry:invalid_output": 1, "success": 3}
     assert [service.balance(order) for order in FOUR] == [1, 0, 1, 1]
 
 

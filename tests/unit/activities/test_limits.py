@@ -94,7 +94,7 @@ def test_an_output_that_nobody_may_read_is_refused_and_rolled_back(
     service.connect()
     service.send(command(activity=activity))
     service.settle()
-    assert service.outcomes() == ["failure:invalid_output"]
+    assert service.outcomes() == ["retry:invalid_output"]
     assert service.balance() == 0
 
 

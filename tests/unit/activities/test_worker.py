@@ -280,7 +280,7 @@ def test_an_unreadable_envelope_is_dead_lettered_and_the_partition_moves_on(serv
     assert service.committed() == 2
 
 
-def test_an_output_that_does_not_fit_the_contract_is_a_failure_without_effect(service: Service) -> None:
+def test_an_output_that_does_not_fit_the_contract_is_a_bug_and_no_refusal_and_leaves_nothing(service: Service) -> None:
     def wrong(ctx: Any, order: Any) -> Any:
         book(ctx, order)
         return object()
@@ -288,7 +288,7 @@ def test_an_output_that_does_not_fit_the_contract_is_a_failure_without_effect(se
     service.behaviour = wrong
     service.send(command())
     service.settle()
-    assert service.outcomes() == ["failure:invalid_output"]
+    assert service.outcomes() == ["retry:invalid_output"]
     assert service.bookings() == 0
 
 

@@ -302,3 +302,18 @@ def test_a_bulk_replay_is_limited_and_says_so(database: Database, on_database: S
     ran = on_database("dlq", "replay", "--since", "1d", "--limit", "2", "--no-wait")
     assert len(asked(database)) == 2
     assert "more than 2 dead letters match; the oldest 2 are taken (--limit)" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("input", ("retry", "order-2", "--step", "payments.charge", "--input")),
+        ("output", ("resolve", "order-2", "payments.charge", "--reason", "seen", "--outcome", "success", "--output")),
+    ],
+)
+def test_the_digits_of_a_persons_number_arrive_as_they_were_typed(
+    database: Database, on_database: Segue, field: str, arguments: tuple[str, ...]
+) -> None:
+    database.put(deferred("order-2"))
+    on_database("saga", *arguments, '{ "total": 0.12345678901234567890123 }', "--no-wait")
+    assert f'"{field}":{{"total":0.12345678901234567890123}}'.encode() in asked(database)[-1].arguments

@@ -19,7 +19,7 @@ from segue.saga.fold import fold
 from segue.saga.inputs import RetryStep
 from segue.saga.replay import rebuild
 from segue.saga.transition import go_on
-from tests.unit.saga.kit import Order, Run, charge, essence, payout, refund, reserve, score
+from tests.unit.saga.kit import Order, Run, charge, essence, payout, raw, refund, reserve, score
 
 tick = Signal("tick", int)
 total = Attribute("total", int)
@@ -523,7 +523,7 @@ def test_a_transition_that_ends_a_run_is_followed_at_once_by_whoever_sees_it() -
     from segue.saga.inputs import Reply
     from segue.saga.transition import advance
 
-    moved = advance(run.instance, Reply(command_id=run.sent[-1].id, outcome="success", body=e.NULL), run.now)
+    moved = advance(run.instance, Reply(command_id=run.sent[-1].id, outcome="success", body=raw(1)), run.now)
     assert not isinstance(moved, Ignored)
     assert run.state.run_is_over
     assert moved.wake_at == run.state.updated_at

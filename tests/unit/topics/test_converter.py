@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 from uuid import UUID
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field
 
 from segue.contract import Activity, Undo
 from segue.errors import ContractError, DecodeError, InvalidPayload
@@ -259,3 +260,190 @@ def test_any_plain_value_is_written_canonically_or_refused(value: Any) -> None:
         return
     assert CONVERTER.from_bytes(data, Any) == value
     assert CONVERTER.to_bytes(CONVERTER.from_bytes(data, Any)) == data
+
+
+class Aliased(BaseModel):
+    order_id: str = Field(alias="orderId")
+    note: str = ""
+
+
+class ReadByName(BaseModel):
+    model_config = ConfigDict(validate_by_alias=False, validate_by_name=True)
+    order_id: str = Field(alias="orderId")
+
+
+class Computed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    x: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def doubled(self) -> int:
+        return 2 * self.x
+
+
+class WithSecret(BaseModel):
+    name: str
+    card: SecretStr
+
+
+class WithExcluded(BaseModel):
+    name: str
+    card: str = Field(default="", exclude=True)
+
+
+class OneWay(BaseModel):
+    name: str = Field(default="", validation_alias="in", serialization_alias="out")
+
+
+class Priced(BaseModel):
+    price: Decimal
+
+
+class Vip(Model):
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class Currency:
+    id: str
+    currency: str = "EUR"
+    priority: int | None = None
+
+
+@dataclass
+class Basket:
+    first: Currency
+    rest: list[Currency] = field(default_factory=list)
+    floats: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rated(Currency):
+    rate: int = 3
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    secret: WithSecret
+
+
+@dataclass
+class Loose:
+    table: dict[str, Any]
+
+
+@dataclass(eq=False)
+class Entity:
+    id: str
+    name: str = ""
+
+
+@dataclass
+class Careless:
+    id: str
+    hidden: int = field(default=0, compare=False)
+
+
+class Address(TypedDict):
+    street: str
+    number: NotRequired[int]
+
+
+class Sparse(msgspec.Struct, omit_defaults=True):
+    id: str
+    currency: str = "EUR"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "written"),
+    [
+        (Aliased(orderId="o-1"), Aliased, b'{"note":"","orderId":"o-1"}'),
+        (ReadByName.model_validate({"order_id": "o-1"}), ReadByName, b'{"order_id":"o-1"}'),
+        (Computed(x=1), Computed, b'{"x":1}'),
+        (Currency("o-1"), Currency, b'{"id":"o-1","currency":"EUR","priority":null}'),
+        (Entity("e-1"), Entity, b'{"id":"e-1","name":""}'),
+        (Careless("c-1", 5), Careless, b'{"id":"c-1","hidden":5}'),
+        (Address(street="x"), Address, b'{"street":"x"}'),
+        ([Address(street="x", number=1)], list[Address], b'[{"number":1,"street":"x"}]'),
+        (Loose({"x": (1, 2)}), Loose, b'{"table":{"x":[1,2]}}'),
+    ],
+)
+def test_what_a_type_calls_its_fields_is_what_is_written_and_read(value: Any, kind: Any, written: bytes) -> None:
+    assert CONVERTER.to_bytes(value, kind) == written
+    assert CONVERTER.to_bytes(CONVERTER.from_bytes(written, kind), kind) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "why"),
+    [
+        (WithSecret(name="a", card=SecretStr("4242")), WithSecret, "stars"),
+        (Wrapped(WithSecret(name="a", card=SecretStr("4242"))), Wrapped, "stars"),
+        (WithExcluded(name="a"), WithExcluded, "WithExcluded.card is left out"),
+        (OneWay(**{"in": "x"}), OneWay, "$.name"),
+        (Vip(id=1, price=Decimal(1), level=3), Model, "$.level: Vip has it, Model has not"),
+        (Basket(Rated("a")), Basket, "$.first.rate: Rated has it, Currency has not"),
+        (Loose({"x": Decimal("1.5")}), Loose, "Decimal comes back as str"),
+        (Loose({"x": Currency("a")}), Loose, "Currency comes back as dict"),
+        (Loose({"x": {1: "one"}}), Loose, "Only dicts with str keys"),
+        (Line("a", "two"), Line, "Expected int"),  # type: ignore[arg-type]
+        ({"street": "x", "town": "y"}, Address, "the key 'town' is lost"),
+        ("street", Address, "expected dict"),
+    ],
+)
+def test_what_would_come_back_as_something_else_is_refused_with_a_sentence(value: Any, kind: Any, why: str) -> None:
+    with pytest.raises(InvalidPayload, match=re.escape(why)) as refused:
+        Converter().to_bytes(value, kind)
+    assert "4242" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [WithSecret, list[WithSecret], Undo[WithExcluded, None], Wrapped])
+def test_a_type_of_which_no_value_survives_is_refused_without_one(kind: Any) -> None:
+    with pytest.raises(ContractError, match="does not survive being written"):
+        CONVERTER.check(kind)
+    CONVERTER.check(Undo[Order, Model])
+
+
+def test_defaults_are_written_however_the_value_was_made() -> None:
+    complete = CONVERTER.to_bytes(Basket(Currency("a"), [Currency("b")]), Basket)
+    assert b'"rest":[{"id":"b","currency":"EUR","priority":null}]' in complete
+    read = msgspec.json.decode(b'{"first":{"id":"a"},"rest":[{"id":"b"}]}', type=Basket)
+    assert CONVERTER.to_bytes(read, Basket) == complete
+    assert CONVERTER.to_bytes(CONVERTER.from_bytes(b'{"first":{"id":"a"},"rest":[{"id":"b"}]}', Basket)) == complete
+    assert CONVERTER.to_bytes(replace(CONVERTER.from_bytes(b'{"id":"a"}', Currency), id="b")) == CONVERTER.to_bytes(
+        Currency("b")
+    )
+
+
+def test_one_value_makes_the_same_bytes_whether_its_numbers_are_whole_or_not() -> None:
+    assert CONVERTER.to_bytes(Basket(Currency("a"), floats=(1, 2)), Basket) == CONVERTER.to_bytes(
+        Basket(Currency("a"), floats=(1.0, 2.0)), Basket
+    )
+
+
+def test_a_struct_that_leaves_its_defaults_out_is_refused_once_they_would_count() -> None:
+    with pytest.raises(ContractError, match="Sparse leaves its defaults out"):
+        CONVERTER.check(Sparse)
+
+
+def test_a_decimal_of_a_model_never_goes_through_a_double() -> None:
+    assert CONVERTER.from_bytes(b'{"price":"0.12345678901234567890123"}', Priced).price == Decimal(
+        "0.12345678901234567890123"
+    )
+    assert CONVERTER.from_bytes(b'{"price":0.1}', Priced).price == Decimal("0.1")
+    for kind, text in (
+        (Priced, b'{"price":0.12345678901234567890123}'),
+        (list[Priced], b'[{"price":1.00000000000000000001}]'),
+    ):
+        with pytest.raises(InvalidPayload, match="has too many digits; write it as a text"):
+            CONVERTER.from_bytes(text, kind)
+    assert CONVERTER.from_bytes(b'{"id":"a","total":0.12345678901234567890123}', Order).total == Decimal(
+        "0.12345678901234567890123"
+    )
+
+
+def test_two_ways_to_write_one_value_are_the_same() -> None:
+    assert CONVERTER.same(b'{"id":"a"}', b'{"currency":"EUR","id":"a","priority":null}', Currency)
+    assert CONVERTER.same(b'{"id":"a","total":"1.0"}', b'{"id":"a","total":1.00}', Order)
+    assert not CONVERTER.same(b'{"id":"a"}', b'{"id":"b"}', Currency)
+    assert not CONVERTER.same(b'{"id":"a"}', b'{"ID":"a"}', Currency)
