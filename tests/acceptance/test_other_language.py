@@ -26,7 +26,9 @@ class Participant:
         exec(compile(program, str(PAGE), "exec"), self._program)
         self.db: sqlite3.Connection = self._program["open_database"](":memory:")
 
-    def say(self, action: str, attempt: int = 1, deadline: datetime | None = None, **order: Any) -> Any:
+    def say(
+        self, action: str, attempt: int = 1, deadline: datetime | None = None, done: bool = False, **order: Any
+    ) -> Any:
         headers = {
             "ce_id": f"{action}-{attempt}",
             "ce_type": "shipping.ship" if action == "invoke" else "shipping.recall",
@@ -34,6 +36,8 @@ class Participant:
             "ce_sagaaction": action,
             "ce_sagaattempt": str(attempt),
         }
+        if done:
+            headers["ce_sagadone"] = "true"
         if deadline is not None:
             headers["ce_sagadeadline"] = deadline.isoformat().replace("+00:00", "Z")
         body = ORDER | order
@@ -74,6 +78,14 @@ def test_undo_before_do_succeeds_and_keeps_the_invoke_out(participant: Participa
 
     assert participant.say("invoke")[:2] == ("failure", "compensated")
     assert participant.parcels == 0
+
+
+def test_an_undo_of_what_was_done_and_is_forgotten_is_refused(participant: Participant) -> None:
+    participant.say("invoke")
+    participant.db.execute("DELETE FROM fence")  # swept, or restored from yesterday
+
+    assert participant.say("compensate", done=True)[:2] == ("failure", "forgotten")
+    assert participant.parcels == 1
 
 
 def test_what_was_undone_is_not_done_again_by_a_later_attempt(participant: Participant) -> None:

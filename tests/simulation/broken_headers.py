@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 import segue.coordinator.intake as intake
+import segue.outbox.inbox as inbox
+import segue.saga.transition as transition
 import segue.topics.envelope as envelope
 from segue.errors import EnvelopeError
 from tests.simulation.patching import Patch, mutant
+
+Turn: Any = transition._Turn
 
 
 @mutant("an answer dies of a time that nobody can read", focus="odd_headers")
@@ -43,3 +49,15 @@ def headers_outcome(patch: Patch) -> None:
         "__init__",
         lambda self, message, command, saga: old(self, message, command, None),
     )
+
+
+@mutant("a service that has lost what it did takes an undo of it for done", focus="forgetful")
+def forgotten_undo(patch: Patch) -> None:
+    old = inbox._decide_compensate
+    patch(inbox, "_decide_compensate", lambda fence, command: old(fence, msgspec.structs.replace(command, done=False)))
+
+
+@mutant("an undo does not say that its step is known to have been done", focus="forgetful")
+def forgotten_header(patch: Patch) -> None:
+    old = Turn.command
+    patch(Turn, "command", lambda self, step, action: msgspec.structs.replace(old(self, step, action), done=False))

@@ -297,6 +297,27 @@ def leaps(plan: Plan) -> Plan:
     )
 
 
+def forgetful(plan: Plan) -> Plan:
+    """Services lose the fence rows of what they have done, and then are asked to undo it."""
+    return replace(
+        plan,
+        sagas=max(2, plan.sagas),
+        rate=0.0,
+        enabled=frozenset(),
+        mute_rate=0.0,
+        wire_rate=0.0,
+        refuse_rate=0.2,
+        people=0,
+        deploy=0,
+        pieces=("call", "sleep", "call"),
+        features=plan.features | {"sleep"},
+        endings=0.75,
+        events=12,
+        kinds=("forget",),
+        horizon_us=8 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -319,6 +340,7 @@ FOCUSES: Mapping[str, Focus] = {
         hangs,
         told,
         odd_headers,
+        forgetful,
         strangers,
         leaps,
     )

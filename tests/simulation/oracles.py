@@ -241,7 +241,7 @@ class Oracles:
             key = header(record.headers, "ce_sagakey")
             if key is None or self.system.forged(record):
                 continue
-            if key not in books.inbox:
+            if key not in books.inbox and key not in self.system.forgotten:
                 raise Violation("S8Replies", f"{partition}@{record.offset} counts as handled, and {key} is unknown")
             if header(record.headers, "ce_id") not in self.answered:
                 raise Violation("S8Replies", f"{partition}@{record.offset} counts as handled, and has no reply")

@@ -189,6 +189,19 @@ def _leap(system: System, how: int) -> None:
             system.arm(row.wake_at)
 
 
+def _forget(system: System, how: int) -> None:
+    """A service loses the fence rows of what it has done: they were swept, or its database is one of yesterday."""
+    for books in system.books.values():
+        if books.running:
+            continue
+        for key, row in list(books.inbox.items()):
+            known = system.oracles.shadow.commands.get(row["invoke_id"] or "")
+            if known is not None and known[1].status == "succeeded" and not row["compensate_attempt"]:
+                del books.inbox[key]
+                system.forgotten.add(key)
+                system.world.faults["fence.forgotten"] += 1
+
+
 _EVENTS: Sequence[tuple[str, Callable[[System, int], None]]] = (
     ("nothing", _nothing), ("kill", _kill), ("kill", _kill), ("zombie", _zombie), ("zombie", _zombie),
     ("rebalance", _rebalance), ("truncate", _truncate), ("recreate", _recreate), ("redrive", _redrive),
@@ -196,7 +209,7 @@ _EVENTS: Sequence[tuple[str, Callable[[System, int], None]]] = (
     ("database_clock", _database_clock),
 )  # fmt: skip
 #: The same by their names, and what only a focus asks for.
-EVENTS = {**dict(_EVENTS), "stranger": _stranger, "leap": _leap}
+EVENTS = {**dict(_EVENTS), "stranger": _stranger, "leap": _leap, "forget": _forget}
 
 
 # --- operators and deploys

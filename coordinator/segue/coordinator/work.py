@@ -488,6 +488,7 @@ class Work:
 
     def _message(self, state: SagaState, command: SendCommand) -> Message:
         trace = dict(state.trace) if state.trace else _NO_TRACE
+        headers = self._source | {"ce_sagadone": "true"} if command.done else self._source
         return Message(
             id=command.id,
             aggregatetype=self.tools.names.commands_of(command.activity.partition(".")[0]),
@@ -508,7 +509,7 @@ class Work:
             reply_to=self.tools.names.replies,
             traceparent=trace.get("traceparent"),
             tracestate=trace.get("tracestate"),
-            headers=self._source | {"baggage": trace["baggage"]} if "baggage" in trace else self._source,
+            headers=headers | {"baggage": trace["baggage"]} if "baggage" in trace else headers,
         )
 
     def finish(self) -> Changes:

@@ -25,6 +25,8 @@ class SendCommand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     deadline: int | None
     key: str
     record_key: str
+    #: Of a compensation: the invoke is known to have succeeded, so that there is something to undo.
+    done: bool = False
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -89,6 +89,7 @@ def undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: Comm
         retry_at=NEVER,
         edited=edited,
         body=edited or undo_body(step),
+        done=step.status == "succeeded",
     )
     state.undos[step.name] = step
     state.troubled.pop(step.name, None)

@@ -36,6 +36,8 @@ class Undo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     command: CommandId | None = None
     #: What the newest command carries: a re-send has the same bytes, even if the step's output is known by then.
     body: bytes = b""
+    #: Whether the step was known to have succeeded when that was sent.
+    done: bool = False
 
 
 #: Most steps never come to it: they share this one.

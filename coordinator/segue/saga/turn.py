@@ -217,6 +217,7 @@ class Turn:
             deadline=deadline,
             key=self.state.key_of(step),
             record_key=self.state.record_key_of(step),
+            done=action == "compensate" and step.undo.done,
         )
 
     # --- a step's outcome

@@ -178,6 +178,7 @@ class Participants:
             action=command.action,
             attempt=command.attempt,
             key=command.key,
+            done=command.done,
             reply_to="replies",
             source="/test",
             deadline=None if command.deadline is None else from_micros(command.deadline),

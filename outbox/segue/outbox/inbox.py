@@ -10,7 +10,8 @@
     invoke      not answered, deadline is over                    Refuse `expired`, stored
     invoke      anything else                                     Handle
     compensate  success of an earlier attempt                     AnswerAgain
-    compensate  no invoke, or a reply that proves "no effect"     Tombstone: succeeds without a handler
+    compensate  no invoke, or a reply that proves "no effect"     Tombstone: succeeds without a handler; but
+                though the coordinator knows of its success       Refuse `forgotten`, stored: what stood here is lost
     compensate  anything else (success, unknown, pending, none)   Handle; it never expires
 
 The first line that fits counts: so the look-up precedes the expiry check, and a duplicate is answered however late.
@@ -36,6 +37,9 @@ StoredOutcome = Literal["success", "failure", "retry", "pending", "unknown"]
 #: A participant keeps fence rows this long, and takes no older command; it must exceed the topic's retention and
 #: the longest deadline together.
 HORIZON = timedelta(days=14)
+
+
+_FORGOTTEN = "this step has succeeded, and its row is gone: nobody here can say what is to be undone"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -91,7 +95,7 @@ class Tombstone:
 class Refuse:
     """Answer `failure` with this code; nothing was done. `stored`: as this command's reply."""
 
-    code: Literal["superseded", "compensated", "expired"]
+    code: Literal["superseded", "compensated", "expired", "forgotten"]
     message: str
     stored: bool
 
@@ -119,7 +123,7 @@ def decide(fence: Fence, command: Command, now: datetime, horizon: timedelta = H
         case "invoke":
             return _decide_invoke(fence, command, now)
         case "compensate":
-            return _decide_compensate(fence)
+            return _decide_compensate(fence, command)
         case _:
             assert_never(command.action)
 
@@ -137,19 +141,14 @@ def _decide_invoke(fence: Fence, command: Command, now: datetime) -> Decision:
     return Handle()
 
 
-def _decide_compensate(fence: Fence) -> Decision:
+def _decide_compensate(fence: Fence, command: Command) -> Decision:
     if fence.compensate.outcome == "success" and fence.compensate.reply is not None:
         return AnswerAgain(unpack(fence.compensate.reply))
     invoke = fence.invoke
-    if invoke.attempt == 0:
-        return Tombstone()
-    match invoke.outcome:
-        case "failure" | "retry":
-            return Tombstone()
-        case "success" | "pending" | "unknown" | None:
-            return Handle()
-        case _:
-            assert_never(invoke.outcome)
+    if invoke.attempt == 0 or invoke.outcome in ("failure", "retry"):
+        # Swept, or restored from yesterday: a tombstone would be an undo of what still stands.
+        return Refuse("forgotten", _FORGOTTEN, stored=True) if command.done else Tombstone()
+    return Handle()
 
 
 # --- the row

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from segue.contract import hours
+from segue.contract import hours, minutes
 from tests.unit.coordinator.kit import Estate
 from tests.unit.saga.kit import Order
 from tests.unit.saga.sagas import order_saga
@@ -50,3 +50,20 @@ def test_an_undo_that_is_answered_so_that_nobody_understands_it_waits_for_a_pers
 def letters(e: Estate) -> list[Any]:
     with e.store.batch() as batch:
         return [letter for _, letter in sorted(batch.dead_letters(range(1, 50)).items())]
+
+
+def test_an_undo_says_whether_its_step_is_known_to_have_succeeded(estate: Make) -> None:
+    e = estate(order_saga)
+    e.answers["shipping.ship"] = lambda command: ("failure", {"message": "no van"})
+    e.answers["stock.reserve"] = lambda command: (
+        "retry",
+        {"message": "lost"},
+        {"error": "IOError", "effect": "unknown"},
+    )
+    e.start(order_saga, ORDER, "o-1")
+    e.run()
+    for _ in range(60):
+        e.pass_time(minutes(1))
+    undone = {command.step: command.done for command in e.commands if command.action == "compensate"}
+    assert undone == {"payments.charge": True, "stock.reserve": False}
+    assert not any(command.done for command in e.commands if command.action == "invoke")

@@ -95,6 +95,14 @@ def test_undo_before_do_leaves_a_tombstone() -> None:
     assert decide(Fence(), UNDO, NOW) == Tombstone()
 
 
+@pytest.mark.parametrize("fence", [Fence(), seen(invoke=answer(INVOKE, "retry"))], ids=["no row", "an older row"])
+def test_an_undo_of_what_is_known_to_be_done_is_no_success_where_its_row_is_lost(fence: Fence) -> None:
+    decision = decide(fence, replace(UNDO, done=True), NOW)
+    assert isinstance(decision, Refuse)
+    assert (decision.code, decision.stored) == ("forgotten", True)
+    assert decide(seen(invoke=answer(INVOKE)), replace(UNDO, done=True), NOW) == Handle()
+
+
 def test_an_invoke_after_its_compensation_is_refused() -> None:
     fence = seen(compensate=answer(UNDO), tombstone=True)
     decision = decide(fence, INVOKE, NOW)

@@ -59,6 +59,7 @@ _OURS = frozenset(
         "ce_subject",
         "ce_causationid",
         "ce_sagadeadline",
+        "ce_sagadone",
         "ce_sagaoutcome",
         "ce_sagaerror",
         "ce_sagaeffect",
@@ -100,6 +101,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     source: str
     causation_id: str = ""
     subject: str | None = None
+    #: Of a compensation: the coordinator knows that the invoke has succeeded.
+    done: bool = False
     deadline: datetime | None = None
     time: datetime | None = None
     content_type: str = JSON
@@ -128,6 +131,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             pairs.append(("ce_time", rfc3339(self.time)))
         if self.subject is not None:
             pairs.append(("ce_subject", self.subject))
+        if self.done:
+            pairs.append(("ce_sagadone", "true"))
         if self.deadline is not None:
             pairs.append(("ce_sagadeadline", rfc3339(self.deadline)))
         return encode_headers(pairs)
@@ -265,6 +270,7 @@ def parse_command(record: Record) -> Command:
         source=_advice(headers, "ce_source") or "",
         causation_id=_advice(headers, "ce_causationid") or "",
         subject=_advice(headers, "ce_subject"),
+        done=headers.get("ce_sagadone") == "true",
         deadline=_needed_moment(headers, "ce_sagadeadline"),
         time=_needed_moment(headers, "ce_time"),
         content_type=headers.get("content-type") or JSON,
