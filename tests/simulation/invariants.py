@@ -17,6 +17,7 @@ from tests.simulation.folding import difference
 from tests.simulation.header_invariants import ADVICE
 from tests.simulation.key_invariants import FENCEKEY
 from tests.simulation.oracles import Commit, Oracle, Oracles, header
+from tests.simulation.person_invariants import CAUSE, STILL
 from tests.simulation.plan import NEVER
 from tests.simulation.run_invariants import S23Runs
 from tests.simulation.shadow import SagaSeen, StepSeen
@@ -663,6 +664,8 @@ ORACLES: Sequence[type[Oracle]] = (
     # One line each from here on.
     CLAIMS,
     TOLD,
+    STILL,
+    CAUSE,
     ADVICE,
     STRANGERS,
     LEAPS,

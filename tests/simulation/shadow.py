@@ -84,6 +84,8 @@ class SagaSeen:
     held_until: int = NEVER
     moved_at: int = 0
     deadline: int = NEVER
+    #: It failed after its pivot, and waits for a person.
+    parked: bool = False
     waiting_signals: int = 0
     pending_signals: int = 0
     #: Signals that nobody has received, in their order; all have one name here.
@@ -115,6 +117,14 @@ class SagaSeen:
         return not any(step.open or step.undoing for step in self.steps.values())
 
     @property
+    def waits(self) -> bool:
+        """A person is waited for, because of a step or because it failed after its pivot."""
+        if self.stop is not None or self.ended is not None:
+            return False
+        troubled = (step.status in ("parked", "in_doubt") or step.undo == "deferred" for step in self.steps.values())
+        return self.parked or any(troubled)
+
+    @property
     def wake_at(self) -> int | None:
         """When somebody has to look at it even if nothing comes."""
         if self.ended is not None or self.blocked:
@@ -122,7 +132,7 @@ class SagaSeen:
         if self.undriven or self.run_is_over:
             return self.moved_at
         moments = [self.held_until, *self.timers.values()]
-        if self.stop is None and not self.deadline_missed:
+        if self.stop is None and not self.deadline_missed and not self.waits and self.held_until == NEVER:
             moments.append(self.deadline)
         for step in self.steps.values():
             if step.status in ("issued", "waiting"):
@@ -295,15 +305,15 @@ def _other(saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
             _continued(saga, event)
         case e.AttributeSet():
             saga.attributes[event.name] = bytes(event.value)
-        case e.DeadlineMissed():
-            saga.deadline_missed = True
+        case e.DeadlineMissed() | e.DeadlineMoved() | e.SagaParked():
+            _waited(saga, event)
         case e.StopHeld(cause="deadline"):
             saga.deadline = event.until
         case e.StopHeld():
             saga.held_until = event.until
         case e.StopRequested():
             saga.stop, saga.status, saga.undriven = event, "compensating", False
-            saga.blocked, saga.held_until = False, NEVER
+            saga.blocked, saga.held_until, saga.parked = False, NEVER, False
             saga.timers.clear()
             saga.waiting_signals = 0
         case e.Ended():
@@ -315,6 +325,16 @@ def _other(saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
             _shifted(saga, event.shift, at)
         case _:
             pass
+
+
+def _waited(saga: SagaSeen, event: e.DeadlineMissed | e.DeadlineMoved | e.SagaParked) -> None:
+    match event:
+        case e.DeadlineMissed():
+            saga.deadline_missed = True
+        case e.DeadlineMoved():
+            saga.deadline += event.shift
+        case e.SagaParked():
+            saga.parked = True
 
 
 def _continued(saga: SagaSeen, event: e.Continued) -> None:

@@ -133,5 +133,6 @@ class BREAKER(Oracle):
     def commit(self, commit: Commit) -> None:
         for changes in commit.changes:
             for row in changes.updated:
-                if row.id in self.held and row.attention == "parked" and row.wake_at is None:
+                waits = self.all.shadow.of(row.id).waits  # then a held deadline stands still
+                if row.id in self.held and row.attention == "parked" and row.wake_at is None and not waits:
                     self.fail(f"the undo of {row.id} is held, and nothing will try it again")

@@ -34,6 +34,7 @@ class By(StrEnum):
     """What sagas can have in common."""
 
     error = "error"
+    undo_error = "undo_error"
     definition = "definition"
     step = "step"
     status = "status"

@@ -58,11 +58,12 @@ def _head(out: Out, view: SagaView) -> None:
             ("why", view.why),
             ("step", row.step if row.ended_at is None else None),
             *((("waits for" if n == 0 else ""), _wait(wait, now)) for n, wait in enumerate(view.waits)),
-            ("error", _error(row)),
+            ("error", _error(row.error_code, row.error_message)),
+            ("undo's error", _error(row.undo_error_code, row.undo_error_message)),
             ("started", moment_and_relative(row.started_at, now)),
             ("last change", moment_and_relative(row.updated_at, now)),
             ("ended", moment_and_relative(row.ended_at, now)),
-            ("deadline", None if row.ended_at else moment_and_relative(view.deadline_at or row.deadline_at, now)),
+            ("deadline", _deadline(view)),
             ("next wake-up", moment_and_relative(row.wake_at, now)),
             ("input", excerpt(row.input)),
             ("result", excerpt(row.result) if row.result is not None else None),
@@ -71,12 +72,25 @@ def _head(out: Out, view: SagaView) -> None:
     )
 
 
+def _deadline(view: SagaView) -> str | None:
+    """As it was promised, and when it rings if it has stood still."""
+    promised, moved = view.row.deadline_at, view.deadline_at
+    if view.row.ended_at or promised is None:
+        return None
+    shown = moment_and_relative(promised, view.now)
+    if view.stands_still:
+        return f"{shown}; stands still while a person is waited for"
+    if moved in (None, promised):
+        return shown
+    return f"{shown}; it has stood still, and rings {moment_and_relative(moved, view.now)}"
+
+
 def _run(row: SagaRow) -> str | None:
     return f"{row.run}, since transition {row.first_seq:,}" if row.run > 1 else None
 
 
-def _error(row: SagaRow) -> str | None:
-    parts = [part for part in (row.error_code, row.error_message) if part]
+def _error(code: str | None, message: str | None) -> str | None:
+    parts = [part for part in (code, message) if part]
     return ": ".join(parts) or None
 
 

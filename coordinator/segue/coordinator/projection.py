@@ -12,7 +12,6 @@ import msgspec
 from segue.clock import from_micros
 from segue.coordinator.sentences import blocked_by
 from segue.coordinator.store import SagaRow
-from segue.saga.events import Failure
 from segue.saga.state import SagaState
 from segue.saga.steps import NEVER, Step
 
@@ -27,7 +26,9 @@ def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
     """The row of a saga in this state, to be looked at again at `wake_at` (microseconds)."""
     current, count = _current(state)
     step = _listed([step.name for step in current], count)
-    error = state.blocked or state.parked or _held(state) or state.error or _trouble(state)
+    error = state.error or state.trouble
+    # Whatever goes wrong once the undo has begun is not what began it.
+    undo_error = (state.blocked if state.undoing else None) or state.undo_error
     return SagaRow(
         id=state.id,
         definition=state.definition,
@@ -41,11 +42,13 @@ def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
         error_class=error.class_name or error.kind if error else None,
         error_code=error.code if error else None,
         error_message=error.message if error else None,
+        undo_error_code=undo_error.code if undo_error else None,
+        undo_error_message=undo_error.message if undo_error else None,
         attempt=max([step.undo.attempt if state.undoing else step.attempt for step in current], default=0),
         started_at=from_micros(state.started_at),
         updated_at=from_micros(state.updated_at),
         ended_at=None if state.ended_at is None else from_micros(state.ended_at),
-        deadline_at=_moment(state.deadline),
+        deadline_at=_moment(state.promised),
         wake_at=None if wake_at is None else from_micros(wake_at),
         revision=state.revision,
         undriven=state.undriven,
@@ -102,14 +105,3 @@ def _waiting_for(state: SagaState, current: list[Step], listed: str | None) -> s
     if state.timers and not waits:
         waits.append("a timer")
     return " or ".join(waits)[:_WIDTH] or None
-
-
-def _held(state: SagaState) -> Failure | None:
-    return None if state.held is None else state.held.error
-
-
-def _trouble(state: SagaState) -> Failure | None:
-    for name in state.troubled:
-        step = state.steps[name]
-        return step.undo.error or step.error
-    return None

@@ -26,7 +26,7 @@ from segue.coordinator.schema import (
 from segue.coordinator.statements import Elements
 from segue.coordinator.statements import unpublished as unpublished_sagas
 
-GroupBy = Literal["error", "definition", "step", "status"]
+GroupBy = Literal["error", "undo_error", "definition", "step", "status"]
 DeadLetterGroupBy = Literal["fingerprint", "reason", "topic"]
 
 #: Statuses of sagas that are not over.
@@ -36,6 +36,7 @@ GRACE = timedelta(seconds=30)
 
 _GROUPS: dict[str, ColumnElement[Any]] = {
     "error": saga.c.error_code,
+    "undo_error": saga.c.undo_error_code,
     "definition": saga.c.definition,
     "step": saga.c.step,
     "status": saga.c.status,
@@ -326,7 +327,8 @@ def overdue_sagas(now: datetime) -> Select[*tuple[Any, ...]]:
             saga.c.deadline_at,
             saga.c.undriven,
         )
-        .where(overdue(now), saga.c.attention == "none")
+        # A deadline that has stood still comes later than it was promised: it rings by `wake_at`.
+        .where(overdue(now), saga.c.attention == "none", or_(saga.c.undriven, saga.c.wake_at < now - GRACE))
         .order_by(saga.c.wake_at, saga.c.id)
     )
 

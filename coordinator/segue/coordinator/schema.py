@@ -86,6 +86,9 @@ saga = Table(
     Column("first_seq", BigInteger, nullable=False, server_default="1"),
     #: Who drives it. Empty: a version of Segue wrote it that knew of one coordinator only; whoever starts finds out.
     Column("coordinator", String(MAX_COORDINATOR_LENGTH), nullable=False, server_default=""),
+    #: Why its undo is not done; `error_code` is why it began.
+    Column("undo_error_code", String(255)),
+    Column("undo_error_message", Text),
     Index(
         "saga_alarm_at",
         "alarm_at",

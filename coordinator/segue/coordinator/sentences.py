@@ -175,6 +175,7 @@ def _whole(
     | e.StopRequested
     | e.StopHeld
     | e.DeadlineMissed
+    | e.DeadlineMoved
     | e.Undriven
     | e.Redriven
     | e.SagaParked
@@ -199,16 +200,29 @@ def _whole(
             return _stands(event)
 
 
+def _deadline(event: e.DeadlineMissed | e.DeadlineMoved) -> str:
+    if isinstance(event, e.DeadlineMissed):
+        return "the deadline passed after the pivot: noted"
+    return f"no person is waited for any more; the deadline gets {event.shift / 1_000_000:g} s back"
+
+
 def _stands(
-    event: e.RunEnded | e.Continued | e.DeadlineMissed | e.Undriven | e.Redriven | e.SagaParked | e.Ended,
+    event: e.RunEnded
+    | e.Continued
+    | e.DeadlineMissed
+    | e.DeadlineMoved
+    | e.Undriven
+    | e.Redriven
+    | e.SagaParked
+    | e.Ended,
 ) -> str:
     match event:
         case e.RunEnded():
             return "the saga's code asked for a new run"
         case e.Continued():
             return f"run {event.run} began, {event.definition} v{event.version}"
-        case e.DeadlineMissed():
-            return "the deadline passed after the pivot: noted"
+        case e.DeadlineMissed() | e.DeadlineMoved():
+            return _deadline(event)
         case e.Undriven():
             if event.error is not None:
                 return f"blocked, {blocked_by(event.error)}: {failure_text(event.error)}"

@@ -62,6 +62,9 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     first_seq: int = 1
     #: Who drives it; ids are unique among all that share the database.
     coordinator: str = ""
+    #: Why its undo is not done; `error_code` is why it began.
+    undo_error_code: str | None = None
+    undo_error_message: str | None = None
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -124,9 +124,7 @@ def _late(row: Any, now: datetime, moved: Mapping[_Code, datetime]) -> str:
     code = f"{row.definition} version {row.version}"
     if row.undriven:
         return f"no coordinator that runs has {code}"
-    if row.wake_at is not None and row.wake_at < now - queries.GRACE:
-        return f"nobody has woken it since {_moment(row.wake_at)}: {_why_not_woken(row, code, moved)}"
-    return f"its deadline passed at {_moment(row.deadline_at)}"
+    return f"nobody has woken it since {_moment(row.wake_at)}: {_why_not_woken(row, code, moved)}"
 
 
 def _why_not_woken(row: Any, code: str, moved: Mapping[_Code, datetime]) -> str:

@@ -100,7 +100,9 @@ class SagaView:
     #: Steps still to be compensated, or that would be if the saga stopped now: in the order of the undo.
     to_compensate: Sequence[str] = ()
     pivot: bool = False
+    #: When the saga's deadline rings; the row has it as it was promised.
     deadline_at: datetime | None = None
+    stands_still: bool = False
     timeline: Sequence[TimelineEntry] = ()
     requests: Sequence[OperatorRequest] = ()
     audits: Sequence[AuditEntry] = ()
@@ -158,6 +160,7 @@ def make_view(
         to_compensate=[step.name for step in undo_order(state)],
         pivot=state.pivot,
         deadline_at=_moment(state.deadline),
+        stands_still=state.waits_for_person or (state.undriven and not state.undoing),
         timeline=timeline,
         requests=requests,
         audits=audits,

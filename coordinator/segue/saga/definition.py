@@ -47,6 +47,8 @@ class SagaDefinition(Generic[I, O]):
     input_type: Any
     output_type: Any
     deadline: timedelta | None
+    #: The deadline stands still while a person is waited for.
+    deadline_waits: bool
     compensation: Retry
     compensation_timeout: timedelta
     fingerprint: str = field(compare=False)
@@ -60,12 +62,15 @@ def saga(
     *,
     version: int = 1,
     deadline: timedelta | None = None,
+    deadline_waits: bool = True,
     compensation: Retry = DEFAULT_COMPENSATION_RETRY,
     compensation_timeout: timedelta = timedelta(minutes=30),
 ) -> Callable[[Callable[[Saga, I], Awaitable[O]]], SagaDefinition[I, O]]:
     """Make a saga definition of an `async def (s: Saga, input: I) -> O`.
 
-    `deadline` bounds the whole saga: once it is over the undo starts. `compensation` and `compensation_timeout` bound
+    `deadline` bounds the whole saga: once it is over the undo starts. It stands still while a person is waited for (the
+    saga is parked, in doubt, deferred or blocked), and counts as overdue meanwhile; with `deadline_waits=False` only
+    while it is blocked. `compensation` and `compensation_timeout` bound
     every compensation; one that is spent is deferred and waits for a person. An exception that leaves the function
     undoes what was done, in reverse. Raises ContractError for a function that can't be a saga.
     """
@@ -84,6 +89,7 @@ def saga(
             input_type=input_type,
             output_type=output_type,
             deadline=deadline,
+            deadline_waits=deadline_waits,
             compensation=compensation,
             compensation_timeout=compensation_timeout,
             fingerprint=_fingerprint(function),

@@ -51,6 +51,7 @@ class Started(Event, frozen=True, kw_only=True):
 
     `asked` is a digest of the bytes that the start came with, where `input`, its canonical form, differs from them: the
     same bytes once more are the same start, whatever defaults the type has by then.
+    `deadline_runs`: the deadline does not stand still while a person is waited for.
     """
 
     coordinator: str
@@ -63,6 +64,7 @@ class Started(Event, frozen=True, kw_only=True):
     compensation_timeout: int = COMPENSATION_TIMEOUT
     trace: tuple[tuple[str, str], ...] = ()
     rules: int = 0
+    deadline_runs: bool = False
 
 
 class PivotPassed(Event, frozen=True, kw_only=True):
@@ -113,6 +115,9 @@ class Continued(Event, frozen=True, kw_only=True):
     asked: str = ""
     deadline: int | None = None
     deadline_missed: bool = False
+    #: What `deadline` was before it stood still; None: the same.
+    promised: int | None = None
+    deadline_runs: bool = False
     compensation: Retry | None = None
     compensation_timeout: int = COMPENSATION_TIMEOUT
     trace: tuple[tuple[str, str], ...] = ()
@@ -153,6 +158,12 @@ class Redriven(Event, frozen=True, kw_only=True):
     """The code may go on; deadlines that stood still move by `shift` microseconds, what was to be sent is sent now."""
 
     shift: int = 0
+
+
+class DeadlineMoved(Event, frozen=True, kw_only=True):
+    """No person is waited for any more: the saga's deadline moves by the `shift` microseconds that it stood still."""
+
+    shift: int
 
 
 class SagaParked(Event, frozen=True, kw_only=True):
@@ -388,6 +399,7 @@ AnyEvent: TypeAlias = (
     | StopRequested
     | StopHeld
     | DeadlineMissed
+    | DeadlineMoved
     | Undriven
     | Redriven
     | SagaParked

@@ -28,6 +28,10 @@ def end_transition(state: SagaState, at: int) -> None:
     """Close one row of the history: whatever the code could be told in it, it has been told."""
     state.revision += 1
     state.updated_at = at
+    if state.troubled or state.parked is not None or state.waiting_since is not None:
+        waits = state.waits_for_person
+        if waits != (state.waiting_since is not None):
+            state.waiting_since = at if waits else None
     if not state.undriven:
         state.deliveries.clear()
 
@@ -79,6 +83,7 @@ def _saga(
     | e.StopRequested
     | e.StopHeld
     | e.DeadlineMissed
+    | e.DeadlineMoved
     | e.Undriven
     | e.Redriven
     | e.SagaParked
@@ -101,6 +106,10 @@ def _saga(
             _held(state, event)
         case e.DeadlineMissed():
             state.deadline_missed = True
+        case e.DeadlineMoved():
+            state.waiting_since = None
+            state.deadline += event.shift
+            state.set_alarm("deadline", "", state.deadline)
         case e.Undriven():
             while len(state.deliveries) > event.pending:
                 state.deliveries.pop(0)
@@ -143,8 +152,9 @@ def _started(state: SagaState, event: e.Started, at: int) -> None:
     state.compensation_timeout = event.compensation_timeout
     state.trace = event.trace
     state.started_at = state.updated_at = at
+    state.deadline_runs = event.deadline_runs
     if event.deadline is not None:
-        state.deadline = event.deadline
+        state.deadline = state.promised = event.deadline
         state.set_alarm("deadline", "", event.deadline)
     state.deliveries.append(Delivery("start"))
 
@@ -160,7 +170,8 @@ def _run_ended(state: SagaState, event: e.RunEnded) -> None:
             state.signals.setdefault(delivery.step, []).insert(0, delivery.payload)
     state.deliveries.clear()
     if event.deadline is not None:
-        state.deadline, state.deadline_missed = event.deadline, False
+        state.deadline = state.promised = event.deadline
+        state.deadline_missed = False
         state.set_alarm("deadline", "", event.deadline)
 
 
@@ -184,16 +195,20 @@ def _continued(state: SagaState, event: e.Continued, at: int) -> None:
     state.attributes = dict(event.attributes)
     state.signals = {name: list(waiting) for name, waiting in event.signals.items()}
     state.deadline_missed = event.deadline_missed
+    state.deadline_runs = event.deadline_runs
     if event.deadline is not None:
         state.deadline = event.deadline
+        state.promised = event.deadline if event.promised is None else event.promised
         state.set_alarm("deadline", "", event.deadline)
     state.deliveries.append(Delivery("start"))
 
 
 def _stopped(state: SagaState, event: e.StopRequested) -> None:
+    # What a person was waited for is the cause; that time ran out, or that somebody ended it, is what came of that.
+    before = None if event.cause == "failure" else state.trouble
     state.stop = event
     state.status = "compensating"
-    state.error = event.error
+    state.error = before or event.error
     state.timers.clear()
     state.receives.clear()
     state.deliveries.clear()
@@ -218,6 +233,8 @@ def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
     shift = event.shift
     if not shift:
         return
+    if state.waiting_since is not None:
+        state.waiting_since = min(state.waiting_since + shift, at)  # the deadline gets this time back already
     if state.deadline < NEVER:
         state.deadline += shift
         state.set_alarm("deadline", "", state.deadline)

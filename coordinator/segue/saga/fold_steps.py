@@ -67,7 +67,7 @@ def sent(state: SagaState, event: e.CommandSent, at: int) -> None:
     step.input = event.edited if bytes(event.edited) else step.input
     step.error = None
     state.open_steps[event.step] = step
-    state.troubled.pop(event.step, None)
+    calmed(state, event.step)
     set_alarms(state, step)
 
 
@@ -92,7 +92,7 @@ def undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: Comm
         done=step.status == "succeeded",
     )
     state.undos[step.name] = step
-    state.troubled.pop(step.name, None)
+    calmed(state, step.name)
     set_undo_alarms(state, step)
 
 
@@ -164,7 +164,13 @@ def settle(state: SagaState, step: Step, status: StepStatus, at: int) -> None:
     if step.command is not None:
         state.signs.pop(step.command, None)
     if state.troubled.get(step.name) in ("parked", "in_doubt"):
-        del state.troubled[step.name]
+        calmed(state, step.name)
+
+
+def calmed(state: SagaState, name: str) -> None:
+    """No person is waited for any more because of this step."""
+    if state.troubled.pop(name, None) is not None:
+        state.set_alarm("deadline", "", state.deadline)  # it was dropped, if its time came while it stood still
 
 
 def deliver(state: SagaState, step: Step, delivery: Delivery) -> None:
@@ -247,13 +253,17 @@ def undone(state: SagaState, event: e.StepUndone | e.UndoDeferred | e.UndoGivenU
         case e.UndoDeferred():
             step.undo = replace(undo, status="deferred", error=event.error)
             state.troubled[step.name] = "deferred"
+            state.undo_error = state.undo_error or event.error
             return
         case e.StepUndone():
-            step.undo = replace(undo, status="done")
+            step.undo = replace(undo, status="done", error=None)
         case e.UndoGivenUp():
             step.undo = replace(undo, status="given_up", reason=event.reason)
         case _:
             assert_never(event)
     state.undos.pop(step.name, None)
-    state.troubled.pop(step.name, None)
+    calmed(state, step.name)
     state.abandoned.pop(step.name, None)
+    if step.undo.status == "done" and state.undo_error is not None:
+        deferred = (state.steps[name].undo.error for name, why in state.troubled.items() if why == "deferred")
+        state.undo_error = next(deferred, None)

@@ -36,6 +36,8 @@ def continued(state: SagaState, definition: SagaDefinition[Any, Any] | None) -> 
         asked=state.asked,
         deadline=state.deadline if state.deadline < NEVER else None,
         deadline_missed=state.deadline_missed,
+        promised=state.promised if state.promised != state.deadline else None,
+        deadline_runs=state.deadline_runs if definition is None else not definition.deadline_waits,
         compensation=None if compensation == DEFAULT_COMPENSATION_RETRY else compensation,
         compensation_timeout=compensation_timeout,
         trace=state.trace,

@@ -53,6 +53,14 @@ class SagaState(msgspec.Struct):
     error: e.Failure | None = None
     deadline: int = NEVER
     deadline_missed: bool = False
+    #: The deadline as it was promised: it stays where it is when the other one stands still, and moves.
+    promised: int = NEVER
+    #: The deadline does not stand still while a person is waited for.
+    deadline_runs: bool = False
+    #: Since when a person is waited for, while the deadline stands still for it.
+    waiting_since: int | None = None
+    #: Why a compensation was deferred, the first one.
+    undo_error: e.Failure | None = None
     compensation: Retry = DEFAULT_COMPENSATION_RETRY
     compensation_timeout: int = 0
     trace: tuple[tuple[str, str], ...] = ()
@@ -101,6 +109,22 @@ class SagaState(msgspec.Struct):
             if kind in kinds:
                 return kind
         return "parked" if self.parked is not None or self.held is not None else "none"
+
+    @property
+    def waits_for_person(self) -> bool:
+        """Whether the saga's deadline stands still because a person is waited for; blocked ones get it back anyway."""
+        if self.stop is not None or self.ended or self.deadline_runs:
+            return False
+        return bool(self.troubled) or self.parked is not None
+
+    @property
+    def trouble(self) -> e.Failure | None:
+        """Why a person is waited for: the first cause, not that of an undo."""
+        cause = self.blocked or self.parked or (self.held.error if self.held is not None else None)
+        if cause is None:
+            errors = (self.steps[name].error for name, why in self.troubled.items() if why != "deferred")
+            cause = next(errors, None)
+        return cause
 
     @property
     def undoing(self) -> bool:
@@ -153,7 +177,8 @@ class SagaState(msgspec.Struct):
     def _alarm_at(self, what: Alarm, name: str) -> int:
         """When this alarm is due by now; NEVER if it is not needed any more."""
         if what == "deadline":
-            return self.deadline if self.stop is None and not self.deadline_missed and not self.ended else NEVER
+            over = self.stop is not None or self.deadline_missed or self.ended or self.held is not None
+            return NEVER if over or self.waits_for_person else self.deadline
         if what == "held":
             return self.held.until if self.held is not None else NEVER
         if what == "timer":

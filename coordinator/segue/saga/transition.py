@@ -54,6 +54,7 @@ def start(
             compensation_timeout=micros(definition.compensation_timeout),
             trace=trace,
             rules=e.RULES,
+            deadline_runs=not definition.deadline_waits,
         )
     )
     turn.drive()

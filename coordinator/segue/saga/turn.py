@@ -17,7 +17,7 @@ from segue.saga.program import CodeFailed, Program, Request
 from segue.saga.reasons import ABANDONED, STOPPED, too_long, too_many
 from segue.saga.retry import resend_delay
 from segue.saga.state import SagaState, steps_to_undo
-from segue.saga.steps import Delivery, Step
+from segue.saga.steps import NEVER, Delivery, Step
 from segue.saga.undo import UndoPlan
 
 
@@ -53,10 +53,22 @@ class Turn:
     def close(self) -> Moved:
         self.undo()
         self.finish()
+        if self.state.waiting_since is not None:
+            self.waited(self.state.waiting_since)
         if self.state.ended or self.state.undoing or self.state.returned:
             self.drop_program()
         end_transition(self.state, self.now)
         return Moved(events=self.events, effects=self.effects, wake_at=wake_at(self.state))
+
+    def waited(self, since: int) -> None:
+        """Where no person is waited for any more, the saga's deadline gets back the time in which one was."""
+        state = self.state
+        over = state.waits_for_person or state.undoing or state.ended
+        if over or state.deadline >= NEVER or state.deadline_missed:
+            return
+        until = min(self.now, state.undriven_since) if state.undriven else self.now  # that time is given back anyway
+        if until > since:
+            self.record(e.DeadlineMoved(shift=until - since))
 
     def drop_program(self) -> None:
         if self.instance.program is not None:

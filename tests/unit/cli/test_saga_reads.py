@@ -111,9 +111,10 @@ def test_groups_count_what_sagas_have_in_common(filled: Database, on_database: S
 def test_the_shape_of_a_listed_saga_is_stable(filled: Database, on_database: Segue) -> None:
     (saga,) = on_database("saga", "ls", "--status", "completed", "--json").json["sagas"]
     assert sorted(saga) == [
-        "attempt", "attention", "attributes", "deadline_at", "definition", "ended_at", "error_class", "error_code",
-        "error_message", "first_seq", "id", "input", "overdue", "parent_id", "result", "revision", "run", "started_at",
-        "status", "step", "tenant", "undriven", "updated_at", "version", "waiting_for", "wake_at",
+        "attempt", "attention", "attributes", "coordinator", "deadline_at", "definition", "ended_at", "error_class",
+        "error_code", "error_message", "first_seq", "id", "input", "overdue", "parent_id", "result", "revision", "run",
+        "started_at", "status", "step", "tenant", "undo_error_code", "undo_error_message", "undriven",
+        "updated_at", "version", "waiting_for", "wake_at",
     ]  # fmt: skip
     assert saga["input"] == {"id": "o-1", "account": "ann", "total": "9.50"}
     assert saga["result"] == {"parcel": "p-1"}
