@@ -28,6 +28,7 @@ from tests.conformance.store_kit import (
     P0,
     T0,
     audit,
+    heartbeat,
     letter,
     message,
     request,
@@ -134,6 +135,7 @@ def _batches(store: SqlStore) -> set[str]:
         batch.lock(["o-1"])
         batch.history(["o-1"])
         batch.earlier("o-1", 1, 2)
+        batch.heartbeats(["c-1"])
         batch.seen([("o-1", "x")])
         batch.due(COORDINATOR, T0, 10, ORDER)
         batch.requests(COORDINATOR, 10)
@@ -147,11 +149,13 @@ def _batches(store: SqlStore) -> set[str]:
                 replayed=[dead],
                 requests_done=[asked],
                 audits=[audit()],
+                heartbeats=[heartbeat("c-9")],
+                heartbeats_over=["c-1"],
             )
         )
     return {
         "now", "fence", "revisions", "lock", "history", "earlier", "seen", "due", "requests", "foldable",
-        "dead_letters", "write",
+        "heartbeats", "dead_letters", "write",
     }  # fmt: skip
 
 
@@ -184,6 +188,8 @@ _FILL = (
     " error_class, error_message, fingerprint, saga_id, attempts, replays, created_at, updated_at)"
     " SELECT 'dead', 't', 0, n, '', '[]', 0, 'x', 'E', 'e', 'f', 'ended-' || n, 1, 0, now(), now()"
     " FROM generate_series(1, MANY) n",
+    "INSERT INTO heartbeat (command_id, saga_id, at, newest, known, details, count)"
+    " SELECT 'c-' || n, 'ended-' || n, now(), 1, '{}', '1', 1 FROM generate_series(1, MANY) n",
     "INSERT INTO audit (seq, at, actor, action, reason, outcome, previous_hash, hash)"
     " SELECT 1000 + n, now(), 'a', 'retry', '', 'done', '', '' FROM generate_series(1, MANY) n",
     "INSERT INTO definition (name, version, fingerprint, registered_at)"
@@ -196,8 +202,8 @@ _FILL = (
     " SELECT n, 'relay', 1, now() + interval '1 day' FROM generate_series(0, 63) n",
 )  # fmt: skip
 _TABLES = (
-    "saga, saga_event, dead_letter, audit, definition, operator_request, outbox, outbox_batch, consumer_offset,"
-    " outbox_lane, outbox_relay"
+    "saga, saga_event, heartbeat, dead_letter, audit, definition, operator_request, outbox, outbox_batch,"
+    " consumer_offset, outbox_lane, outbox_relay"
 )
 
 

@@ -21,6 +21,7 @@ from segue.coordinator.store import (
     DeadLetterRow,
     DeadLetterState,
     EventRow,
+    HeartbeatRow,
     OffsetMove,
     OperatorRequest,
     SagaRow,
@@ -133,6 +134,18 @@ def full_saga(saga_id: str = "o-1", **values: Any) -> SagaRow:
 
 def event(saga_id: str = "o-1", seq: int = 1, message_id: str | None = None) -> EventRow:
     return EventRow(saga_id=saga_id, seq=seq, type="Started", at=T0, payload=b"\x00[1]\xff", message_id=message_id)
+
+
+def heartbeat(command_id: str = "c-1", **values: Any) -> HeartbeatRow:
+    standard: dict[str, Any] = {
+        "saga_id": "o-1",
+        "at": T0,
+        "newest": 2**50,
+        "known": b'{"m-1":1}',
+        "details": b'\x00"{[',
+        "count": 3,
+    }
+    return HeartbeatRow(command_id=command_id, **(standard | values))
 
 
 def message(name: str, saga_id: str | None = "o-1", **values: Any) -> Message:

@@ -197,6 +197,8 @@ def empty(changes: Changes) -> bool:
     """Most transactions find nothing to do."""
     return not (
         changes.events
+        or changes.heartbeats
+        or changes.heartbeats_over
         or changes.messages
         or changes.published
         or changes.requests_done

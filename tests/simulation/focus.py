@@ -318,6 +318,27 @@ def forgetful(plan: Plan) -> Plan:
     )
 
 
+def beating(plan: Plan) -> Plan:
+    """Work takes far longer than its step's time and says so all along; whoever does it or listens may die."""
+    return replace(
+        plan,
+        workers=2,
+        features=plan.features | {"manual"},
+        pieces=("call",),
+        service_rate=0.1,
+        refuse_rate=0.0,
+        mute_rate=0.0,
+        later_rate=0.0,
+        beats=True,
+        most_beats=24,
+        undos_per_minute=None,
+        people=0,
+        events=6,
+        kinds=("kill", "rebalance", "zombie"),
+        horizon_us=20 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -343,6 +364,7 @@ FOCUSES: Mapping[str, Focus] = {
         forgetful,
         strangers,
         leaps,
+        beating,
     )
 }
 

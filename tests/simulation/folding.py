@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from segue.clock import to_micros
 from segue.coordinator.projection import row_of
@@ -11,6 +12,8 @@ from segue.saga.fold import fold
 from segue.saga.turn import wake_at
 
 _COMPARED = tuple(name for name in SagaRow.__struct_fields__ if name not in ("wake_at", "tenant", "parent_id"))
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def difference(row: SagaRow, events: Sequence[EventRow]) -> str | None:
@@ -24,6 +27,8 @@ def difference(row: SagaRow, events: Sequence[EventRow]) -> str | None:
     for name in _COMPARED:
         if getattr(row, name) != getattr(folded, name):
             return f"{name} is {getattr(row, name)!r}, its history says {getattr(folded, name)!r}"
-    if row.wake_at != folded.wake_at and not state.undriven:
+    # Signs of life that are kept beside the history put off what answers silence.
+    put_off = bool(state.signs) and (folded.wake_at or _NEVER) < (row.wake_at or _NEVER)
+    if row.wake_at != folded.wake_at and not state.undriven and not put_off:
         return f"wake_at is {row.wake_at}, its history says {folded.wake_at}"
     return None

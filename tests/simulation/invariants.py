@@ -263,9 +263,8 @@ class S9Timers(Oracle):
                 self._not_before(saga, f"timer {event.n}", saga.timers[event.n], at)
             case e.CommandResent():
                 step = saga.steps[event.step]
-                self._not_before(
-                    saga, f"re-send of {event.step}", step.resend if event.action == "invoke" else step.undo_resend, at
-                )
+                if not self.all.crossed(step, event.action):
+                    self._not_before(saga, f"re-send of {event.step}", saga.resend_of(step, event.action), at)
             case e.CommandSent():
                 step = saga.steps[event.step]
                 if event.attempt > 1 and not event.by:

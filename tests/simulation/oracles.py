@@ -14,7 +14,7 @@ from segue.coordinator.store import Changes, OffsetMove, StoredOffset
 from segue.outbox.message import RAW, Message, unpack
 from segue.saga import events as e
 from segue.topics.broker import Headers, Outgoing, Partition, Record
-from tests.simulation.shadow import SagaSeen, Shadow
+from tests.simulation.shadow import SagaSeen, Shadow, StepSeen
 from tests.simulation.staging import superseded
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ class Oracles:
         for record, _ in commit.read:
             self.applied.add(id(record))
         self.writing = {message.id for change in changes for message in change.messages}
+        self._hear(changes)
         for change in changes:
             self.promise(change.messages)
             for row in change.events:
@@ -201,6 +202,16 @@ class Oracles:
                     system.world.points["redriven_letter"] += 1
         for oracle in self._commit:
             oracle.commit(commit)
+
+    def _hear(self, changes: Sequence[Changes]) -> None:
+        """Signs of life that are kept beside the histories."""
+        for row in (row for change in changes for row in change.heartbeats):
+            _, step, action, _ = self.shadow.commands[row.command_id]
+            step.heard[action], step.heard_at[action] = to_micros(row.at), self.system.world.now
+
+    def crossed(self, step: StepSeen, action: str) -> bool:
+        """A sign of life was committed while the transaction that is judged was under way: it could not know."""
+        return self.commit is not None and step.heard_at.get(action, -1) >= self.commit.began
 
     def reset(self, partition: Partition, known: StoredOffset, stood: StoredOffset | None) -> None:
         """An offset is set to the beginning of its topic, by somebody who knew it to be `known`."""

@@ -42,6 +42,8 @@ class Plan:
     wire_rate: float
     later_rate: float
     beats: bool
+    #: Signs of life that one delivery gives, at most.
+    most_beats: int
     undos_per_minute: int | None
     clock_back: bool
     never_rate: float
@@ -95,6 +97,7 @@ def draw(s: Stream) -> Plan:
         wire_rate=(0.0, 0.0, 0.1, 0.3)[s.pick(4)],
         later_rate=(0.0, 0.0, 0.4)[s.pick(3)],
         beats=bool(s.pick(2)),
+        most_beats=2,
         undos_per_minute=(None, None, 1)[s.pick(3)],
         clock_back=bool(s.pick(2)),
         never_rate=(0.0, 0.0, 0.3)[s.pick(3)],

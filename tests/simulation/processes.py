@@ -396,7 +396,7 @@ def beat(process: WorkerProcess, ctx: Any) -> None:
     system = process.system
     if not system.plan.beats or system.world.healed:
         return
-    for n in range(process.stream.pick(3)):
+    for n in range(process.stream.pick(1 + system.plan.most_beats)):
         system.world.faults["service.beats"] += 1
         ctx.heartbeat([ctx.command.id, n])
         if process.loop is not None:

@@ -163,6 +163,7 @@ class Code:
             compensate=None if node.flags & BARE else contract.undo,
             retry=RETRY,
             timeout=_ms(node.ms),
+            heartbeat_timeout=_ms(1_000) if name.endswith(".long") else None,
             optional=bool(node.flags & OPTIONAL),
             on_failure="park" if node.flags & PARK else "raise",
             step=step,

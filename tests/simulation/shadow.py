@@ -49,6 +49,11 @@ class StepSeen:
     tainted: bool = False
     timeout: int = 0
     retry: Retry = DEFAULT_RETRY
+    #: Its own time of silence, and when it last showed that it lives, by action: beside the history.
+    heartbeat: int = 0
+    heard: dict[str, int] = field(default_factory=dict)
+    #: World time at which that was committed.
+    heard_at: dict[str, int] = field(default_factory=dict)
 
     @property
     def undoing(self) -> bool:
@@ -126,7 +131,29 @@ class SagaSeen:
 
     @property
     def wake_at(self) -> int | None:
-        """When somebody has to look at it even if nothing comes."""
+        """When somebody has to look at it even if nothing comes, by its history alone."""
+        return self._wake_at(heeding=False)
+
+    @property
+    def wake_at_the_latest(self) -> int | None:
+        """The same, where signs of life beside the history have put off what answers silence."""
+        return self._wake_at(heeding=True)
+
+    def resend_of(self, step: StepSeen, action: str) -> int:
+        """When the participant is asked again: after silence since the last that was heard of it."""
+        resend = step.resend if action == "invoke" else step.undo_resend
+        heard = step.heard.get(action)
+        return resend if heard is None or resend >= NEVER else max(resend, heard + self.silence_of(step, action))
+
+    def silence_of(self, step: StepSeen, action: str) -> int:
+        """How long it may be silent, in microseconds."""
+        assert self.started is not None
+        if action == "invoke" and step.heartbeat:
+            return step.heartbeat
+        undo = self.started.compensation or DEFAULT_COMPENSATION_RETRY
+        return (step.retry if action == "invoke" else undo).silence // timedelta(microseconds=1)
+
+    def _wake_at(self, *, heeding: bool) -> int | None:
         if self.ended is not None or self.blocked:
             return None
         if self.undriven or self.run_is_over:
@@ -135,10 +162,12 @@ class SagaSeen:
         if self.stop is None and not self.deadline_missed and not self.waits and self.held_until == NEVER:
             moments.append(self.deadline)
         for step in self.steps.values():
+            resend = self.resend_of(step, "invoke") if heeding else step.resend
+            undo_resend = self.resend_of(step, "compensate") if heeding else step.undo_resend
             if step.status in ("issued", "waiting"):
-                moments += (step.due, step.resend if step.status == "issued" else step.retry_at)
+                moments += (step.due, resend if step.status == "issued" else step.retry_at)
             if step.undo in ("issued", "waiting"):
-                moments += (step.undo_due, step.undo_resend if step.undo == "issued" else step.undo_retry_at)
+                moments += (step.undo_due, undo_resend if step.undo == "issued" else step.undo_retry_at)
         first = min(moments)
         return first if first < NEVER else None
 
@@ -167,6 +196,8 @@ class Shadow:
             span = saga.started.compensation_timeout
             policy = saga.started.compensation or DEFAULT_COMPENSATION_RETRY
         silence = policy.silence // timedelta(microseconds=1)
+        if event.action == "invoke" and step.heartbeat:
+            silence = step.heartbeat
         return replace(event, due=event.due or at + span, resend=event.resend or at + silence)
 
     def fold(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
@@ -179,6 +210,7 @@ class Shadow:
                 )
                 saga.steps[event.step].timeout = event.timeout
                 saga.steps[event.step].retry = event.retry or DEFAULT_RETRY
+                saga.steps[event.step].heartbeat = event.heartbeat
             case e.CommandSent():
                 self._sent(saga, event)
             case e.StepSucceeded() | e.StepFailed() | e.StepUnknown() | e.StepSkipped():
@@ -205,6 +237,7 @@ class Shadow:
         assert saga.started is not None
         identity = command_id(saga.started.coordinator, saga.id, event.step, event.action, event.attempt)
         self.commands[identity] = (saga, step, event.action, event.attempt)
+        step.heard.pop(event.action, None)
         if event.action == "compensate":
             step.undo, step.undo_attempt = "issued", event.attempt
             step.undo_due, step.undo_resend = event.due, event.resend

@@ -21,6 +21,7 @@ from segue.coordinator.rows import (
     check_values,
     dead_letter_values,
     event_values,
+    heartbeat_values,
     net_rows,
     request_values,
     saga_values,
@@ -31,6 +32,7 @@ from segue.coordinator.store import (
     Changes,
     DeadLetterRow,
     EventRow,
+    HeartbeatRow,
     Look,
     OffsetMove,
     OperatorRequest,
@@ -55,6 +57,7 @@ class Tables:
     sagas: dict[str, SagaRow] = field(default_factory=dict)
     events: dict[str, list[EventRow]] = field(default_factory=dict)
     seen: set[tuple[str, str]] = field(default_factory=set)
+    heartbeats: dict[str, HeartbeatRow] = field(default_factory=dict)
     #: Saga id → when `due` finds it: no later than its `wake_at`.
     alarms: dict[str, datetime] = field(default_factory=dict)
     outbox: dict[str, Message] = field(default_factory=dict)
@@ -196,6 +199,9 @@ class MemoryStore:
         old = [n for n in own if letters[n].created_at < parked_before][:limit]
         for n in old:
             letters[n] = replace(letters[n], state="dead", updated_at=self._clock())
+        for command_id, row in list(self.tables.heartbeats.items()):
+            if row.at < parked_before and not self._lives(row.saga_id):
+                del self.tables.heartbeats[command_id]
         return len(old)
 
     def assign(self, limit: int, *, live: bool) -> int:
@@ -205,6 +211,10 @@ class MemoryStore:
             [first] = [event for event in self.tables.events[row.id] if event.seq == row.first_seq]
             sagas[row.id] = msgspec.structs.replace(row, coordinator=coordinator_of(first.payload))
         return len(nobodys)
+
+    def _lives(self, saga_id: str) -> bool:
+        row = self.tables.sagas.get(saga_id)
+        return row is not None and row.ended_at is None
 
     def close(self) -> None:
         pass
@@ -256,6 +266,10 @@ class MemoryBatch:
 
     def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
         return {pair for pair in pairs if pair in self._tables.seen}
+
+    def heartbeats(self, command_ids: Collection[str]) -> dict[str, HeartbeatRow]:
+        kept = self._tables.heartbeats
+        return {command_id: kept[command_id] for command_id in command_ids if command_id in kept}
 
     def due(
         self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
@@ -342,6 +356,9 @@ class MemoryBatch:
             tables.events.setdefault(event.saga_id, []).append(event)
             if event.message_id is not None:
                 tables.seen.add((event.saga_id, event.message_id))
+        tables.heartbeats.update((row.command_id, row) for row in changes.heartbeats)
+        for command_id in changes.heartbeats_over:
+            tables.heartbeats.pop(command_id, None)
         if seq is not None:
             tables.batches[seq] = (self._now, changes.messages)
             for message in changes.messages:
@@ -383,6 +400,8 @@ def _check_content(changes: Changes) -> None:
         check_values(schema.saga, saga_values(saga))
     for event in changes.events:
         check_values(schema.saga_event, event_values(event))
+    for heartbeat in changes.heartbeats:
+        check_values(schema.heartbeat, heartbeat_values(heartbeat))
     if changes.messages:
         check_messages(changes.messages)
     for letter in changes.dead_letters:

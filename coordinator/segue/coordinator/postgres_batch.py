@@ -19,7 +19,7 @@ from segue.coordinator import schema, statements
 from segue.coordinator.rows import NetRows, attributes_text
 from segue.coordinator.session import Session
 from segue.coordinator.sql_batch import SqlBatch
-from segue.coordinator.store import Changes, EventRow, OffsetMove, SagaRow
+from segue.coordinator.store import Changes, EventRow, HeartbeatRow, OffsetMove, SagaRow
 from segue.errors import RejectedWrite
 from segue.outbox.message import Message
 from segue.outbox.schema import Moment
@@ -103,6 +103,7 @@ def _columns(table: Table, names: Iterable[str]) -> tuple[_Column, ...]:
 
 _SAGA = _columns(schema.saga, statements.SAGA_COLUMNS)
 _EVENT = _columns(schema.saga_event, statements.EVENT_COLUMNS)
+_HEARTBEAT = _columns(schema.heartbeat, statements.HEARTBEAT_COLUMNS)
 _UPDATED = _columns(schema.saga, ("id", *statements.UPDATED_COLUMNS))
 
 
@@ -164,6 +165,13 @@ class PostgresBatch(SqlBatch):
         found = self._rows(statements.pg_due(coordinator, tuple(sorted(set(versions)))), [until, limit])
         return [_saga_of(row) for row in found]
 
+    def heartbeats(self, command_ids: Collection[str]) -> dict[str, HeartbeatRow]:
+        if not command_ids:
+            return {}
+        found = self._rows(statements.PG_HEARTBEATS, [self._texts(sorted(set(command_ids)))])
+        names = statements.HEARTBEAT_COLUMNS
+        return {row[0]: HeartbeatRow(**dict(zip(names, row, strict=True))) for row in found}
+
     def history(self, saga_ids: Collection[str]) -> dict[str, list[EventRow]]:
         events: dict[str, list[EventRow]] = {saga_id: [] for saga_id in saga_ids}
         names = statements.EVENT_COLUMNS
@@ -192,6 +200,12 @@ class PostgresBatch(SqlBatch):
         number = self._number
         put_off((statements.PG_INSERT_BATCH, [number, *self._batch_values(changes.messages)]))
         return number
+
+    def _write_heartbeats(self, rows: Sequence[HeartbeatRow], over: Sequence[str]) -> None:
+        if rows:
+            self._session.put_off((statements.PG_PUT_HEARTBEATS, _arrays(_HEARTBEAT, rows)))
+        if over:
+            self._session.put_off((statements.PG_FORGET_HEARTBEATS, [self._texts(over)]))
 
     def _batch_values(self, messages: Sequence[Message]) -> list[Value]:
         now, size, sagas, packed = self._batch(messages)

@@ -16,6 +16,7 @@ from segue.coordinator.schema import (
     audit_head,
     consumer_offset,
     dead_letter,
+    heartbeat,
     operator_request,
     outbox,
     outbox_batch,
@@ -174,6 +175,11 @@ def history(saga_id: str, *, all_runs: bool = False) -> Select[*tuple[Any, ...]]
     """The transitions of one saga, of its present run or of all."""
     events = select(saga_event) if all_runs else select(saga_event).join(saga, _OF_RUN)
     return events.where(saga_event.c.saga_id == saga_id).order_by(saga_event.c.seq)
+
+
+def heartbeats(saga_id: str) -> Select[*tuple[Any, ...]]:
+    """What is kept of the signs of life of one saga's commands."""
+    return select(heartbeat).where(heartbeat.c.saga_id == saga_id)
 
 
 def unpublished(saga_id: str) -> Select[*tuple[Any, ...]]:

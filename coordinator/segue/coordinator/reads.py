@@ -36,7 +36,7 @@ from segue.coordinator.audit import Head
 from segue.coordinator.queries import DeadLetterFilter, DeadLetterGroupBy, GroupBy, SagaFilter
 from segue.coordinator.rows import dead_letter_of
 from segue.coordinator.statements import SAGA_COLUMNS
-from segue.coordinator.store import AuditEntry, DeadLetterRow, EventRow, OperatorRequest, SagaRow
+from segue.coordinator.store import AuditEntry, DeadLetterRow, EventRow, HeartbeatRow, OperatorRequest, SagaRow
 from segue.errors import ConfigError, InvalidId, NotFound, StoreUnavailable
 from segue.outbox.deadline import deadline, watch
 from segue.outbox.schema import Moment
@@ -268,6 +268,12 @@ def read_history(connection: Connection, saga_id: str, *, all_runs: bool = False
 def read_requests(connection: Connection, saga_id: str) -> list[OperatorRequest]:
     """What people have asked for one saga and no coordinator has done yet, within a snapshot."""
     return [OperatorRequest(**row._mapping) for row in connection.execute(queries.requests_of(saga_id))]
+
+
+def read_heartbeats(connection: Connection, saga_id: str) -> dict[str, HeartbeatRow]:
+    """What is kept of the signs of life of one saga's commands, within a snapshot."""
+    rows = connection.execute(queries.heartbeats(saga_id))
+    return {row.command_id: HeartbeatRow(**row._mapping) for row in rows}
 
 
 def read_audits(connection: Connection, saga_id: str) -> list[AuditEntry]:

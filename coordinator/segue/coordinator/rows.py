@@ -15,10 +15,12 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import BigInteger, Integer, SmallInteger, String, Table, Uuid
 
+from segue.clock import from_micros, to_micros
 from segue.coordinator import schema
 from segue.coordinator.statements import EVENT_COLUMNS, SAGA_COLUMNS
-from segue.coordinator.store import Changes, DeadLetterRow, EventRow, OperatorRequest, SagaRow
+from segue.coordinator.store import Changes, DeadLetterRow, EventRow, HeartbeatRow, OperatorRequest, SagaRow
 from segue.errors import Fenced, RejectedWrite
+from segue.saga.signs import LastSign
 from segue.topics.broker import Headers, Record
 
 REQUEST_COLUMNS = tuple(column.name for column in schema.operator_request.columns if column.name != "id")
@@ -46,6 +48,35 @@ def attributes_text(attributes: Mapping[str, Any]) -> str:
 def event_values(row: EventRow) -> dict[str, Any]:
     """The columns of `saga_event`."""
     return dict(zip(EVENT_COLUMNS, _event_columns(row), strict=True))
+
+
+def heartbeat_values(row: HeartbeatRow) -> dict[str, Any]:
+    """The columns of `heartbeat`."""
+    return msgspec.structs.asdict(row)
+
+
+def sign_of(row: HeartbeatRow) -> LastSign:
+    """As the engine reads it."""
+    return LastSign(
+        at=to_micros(row.at),
+        newest=row.newest,
+        known=msgspec.json.decode(row.known),
+        details=msgspec.Raw(row.details),
+        count=row.count,
+    )
+
+
+def heartbeat_of(command_id: str, saga_id: str, sign: LastSign) -> HeartbeatRow:
+    """The inverse of `sign_of`."""
+    return HeartbeatRow(
+        command_id=command_id,
+        saga_id=saga_id,
+        at=from_micros(sign.at),
+        newest=sign.newest,
+        known=msgspec.json.encode(sign.known),
+        details=bytes(sign.details),
+        count=sign.count,
+    )
 
 
 def request_values(request: OperatorRequest) -> dict[str, Any]:

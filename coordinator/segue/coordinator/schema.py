@@ -138,6 +138,23 @@ saga_event = Table(
     ),
 )
 
+#: The signs of life that followed a command's first one, the newest in place of all: written with the offset of the
+#: message, read when an alarm rings, deleted when the command is settled.
+heartbeat = Table(
+    "heartbeat",
+    metadata,
+    Column("command_id", String(255), primary_key=True),
+    Column("saga_id", String(255), nullable=False),
+    #: When it came, by the database's clock.
+    Column("at", Moment, nullable=False),
+    #: By the participant's clock, in microseconds; and, as JSON, ids of messages that this time does not give away.
+    Column("newest", BigInteger, nullable=False),
+    Column("known", Bytes, nullable=False),
+    Column("details", Bytes, nullable=False),
+    Column("count", Integer, nullable=False),
+    Index("heartbeat_saga", "saga_id"),
+)
+
 #: `topic_id` changes when a topic is created again; then the stored offset means nothing any more.
 consumer_offset = Table(
     "consumer_offset",

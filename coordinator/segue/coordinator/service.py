@@ -299,6 +299,7 @@ class Coordinator:
             }
             if ids:
                 work.prepare(sorted(ids), messages=messages)
+            work.hear({i.reply.command_id for i in items if i.reply is not None and i.reply.outcome == "pending"})
             for item in items:
                 work.item(item)
             hit("batch.moved")
@@ -405,9 +406,10 @@ class Coordinator:
             rows.extend(batch.due(self.name, until, self.options.batch_size, versions))
             due = work.put_early_alarms_right(rows, until)
             work.prepare([], rows=due)
-            for row in due:
-                if self._can_be_read(work, row):
-                    work.wake(row.id, to_micros(until))
+            readable = [row.id for row in due if self._can_be_read(work, row)]
+            work.hear_of(readable)
+            for saga_id in readable:
+                work.wake(saga_id, to_micros(until))
             hit("wake.before_commit")
 
         try:

@@ -164,6 +164,7 @@ class SqlStore:
 
     def sweep(self, coordinator: str, parked_before: datetime, limit: int) -> int:
         with self._session() as session:
+            session.change(statements.sweep_heartbeats(parked_before, limit))
             return session.change(statements.sweep_dead_letters(coordinator, parked_before, limit, session.now))
 
     def assign(self, limit: int, *, live: bool) -> int:

@@ -16,11 +16,21 @@ from segue.coordinator.rows import (
     dead_letter_of,
     dead_letter_values,
     event_values,
+    heartbeat_values,
     net_rows,
     saga_values,
 )
 from segue.coordinator.session import Session
-from segue.coordinator.store import AuditEntry, Changes, DeadLetterRow, EventRow, OffsetMove, OperatorRequest, SagaRow
+from segue.coordinator.store import (
+    AuditEntry,
+    Changes,
+    DeadLetterRow,
+    EventRow,
+    HeartbeatRow,
+    OffsetMove,
+    OperatorRequest,
+    SagaRow,
+)
 from segue.errors import Fenced, SegueError
 from segue.outbox.message import Message
 
@@ -71,6 +81,10 @@ class SqlBatch:
         rows = self._session.rows(statements.seen_of(sorted(set(pairs)))) if pairs else ()
         return {(row.saga_id, row.message_id) for row in rows}
 
+    def heartbeats(self, command_ids: Collection[str]) -> dict[str, HeartbeatRow]:
+        rows = self._session.rows(statements.heartbeats_of(sorted(set(command_ids)))) if command_ids else ()
+        return {row.command_id: HeartbeatRow(**row._mapping) for row in rows}
+
     def due(
         self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
     ) -> list[SagaRow]:
@@ -97,6 +111,7 @@ class SqlBatch:
     def write(self, changes: Changes) -> int | None:
         try:
             batch = self._write_transitions(net_rows(changes), changes)
+            self._write_heartbeats(changes.heartbeats, changes.heartbeats_over)
             self._write_dead_letters(changes)
             self._append_audits(changes.audits)
             self._delete_requests(changes.requests_done)
@@ -134,6 +149,13 @@ class SqlBatch:
         if events:
             values = self._checked(schema.saga_event, [event_values(event) for event in events])
             self._session.change(schema.saga_event.insert(), values)
+
+    def _write_heartbeats(self, rows: Sequence[HeartbeatRow], over: Sequence[str]) -> None:
+        if rows:
+            values = self._checked(schema.heartbeat, [heartbeat_values(row) for row in rows])
+            self._session.change(statements.put_heartbeat(self._session.dialect), values)
+        if over:
+            self._session.change(statements.forget_heartbeats(sorted(over)))
 
     def _write_batch(self, messages: Sequence[Message]) -> int | None:
         if not messages:

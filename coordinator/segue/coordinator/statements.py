@@ -42,6 +42,7 @@ from segue.coordinator.schema import (
     consumer_offset,
     dead_letter,
     definition,
+    heartbeat,
     operator_request,
     outbox,
     outbox_batch,
@@ -54,6 +55,7 @@ from segue.topics.broker import Partition
 
 #: Without `alarm_at`, which only this module knows.
 SAGA_COLUMNS = tuple(column.name for column in saga.columns if column.name != "alarm_at")
+HEARTBEAT_COLUMNS = tuple(column.name for column in heartbeat.columns)
 EVENT_COLUMNS = tuple(column.name for column in saga_event.columns)
 _SAGA = tuple(saga.c[name] for name in SAGA_COLUMNS)
 _LIVE = ("running", "compensating")
@@ -234,6 +236,33 @@ def seen_of(pairs: Sequence[tuple[str, str]]) -> Select[Any, Any]:
     """Which of these (saga id, message id) are in the history."""
     columns = saga_event.c
     return select(columns.saga_id, columns.message_id).where(tuple_(columns.saga_id, columns.message_id).in_(pairs))
+
+
+# Signs of life
+
+
+def heartbeats_of(command_ids: Sequence[str]) -> Select[Any]:
+    """What is kept of these commands' signs of life."""
+    return select(heartbeat).where(heartbeat.c.command_id.in_(command_ids))
+
+
+def put_heartbeat(dialect: str) -> Any:
+    """Keep one in place of the one before."""
+    build: Any = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(heartbeat)
+    changed = {name: build.excluded[name] for name in HEARTBEAT_COLUMNS if name != "command_id"}
+    return build.on_conflict_do_update(index_elements=["command_id"], set_=changed)
+
+
+def forget_heartbeats(command_ids: Sequence[str]) -> Any:
+    """Delete those of commands that are settled."""
+    return delete(heartbeat).where(heartbeat.c.command_id.in_(command_ids))
+
+
+def sweep_heartbeats(before: Any, limit: int) -> Any:
+    """Delete what is left of sagas that have ended: an answer and a person's decision may cross."""
+    over = select(saga.c.id).where(saga.c.id == heartbeat.c.saga_id, saga.c.ended_at.is_(None)).exists()
+    old = select(heartbeat.c.command_id).where(heartbeat.c.at < before, ~over).limit(limit)
+    return delete(heartbeat).where(heartbeat.c.command_id.in_(old))
 
 
 #: The alarm stays where it is as long as it rings in time, and has not rung.
@@ -464,6 +493,12 @@ SELECT e.* FROM unnest($1::text[], $2::text[]) AS v(saga_id, message_id), LATERA
 PG_INSERT_SAGAS = _all_or_none(_insert_sagas(), len(SAGA_COLUMNS) + 1)
 PG_UPDATE_SAGAS = _all_or_none(_update_sagas(), len(UPDATED_COLUMNS) + 4)
 PG_INSERT_EVENTS = _insert_arrays(saga_event, EVENT_COLUMNS)
+PG_HEARTBEATS = f"SELECT {_quoted(HEARTBEAT_COLUMNS)} FROM heartbeat WHERE command_id = ANY($1::text[])"
+PG_PUT_HEARTBEATS = (
+    f"{_insert_arrays(heartbeat, HEARTBEAT_COLUMNS)} ON CONFLICT (command_id) DO UPDATE SET "
+    + ", ".join(f'"{name}" = excluded."{name}"' for name in HEARTBEAT_COLUMNS if name != "command_id")
+)
+PG_FORGET_HEARTBEATS = "DELETE FROM heartbeat WHERE command_id = ANY($1::text[])"
 PG_NUMBER_BATCH = "SELECT nextval('outbox_batch_seq_seq')"
 PG_INSERT_BATCH = "INSERT INTO outbox_batch (seq, created_at, size, sagas, messages) VALUES ($1, $2, $3, $4, $5)"
 PG_DELETE_BATCHES = "DELETE FROM outbox_batch WHERE seq = ANY($1::bigint[])"

@@ -78,6 +78,18 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     message_id: str | None = None
 
 
+class HeartbeatRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is kept of the signs of life that followed a command's first; column by column the table `heartbeat`."""
+
+    command_id: str
+    saga_id: str
+    at: datetime
+    newest: int
+    known: bytes
+    details: bytes
+    count: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterRow:
     """A record kept byte-identical. `id` is 0 until it is stored; topic, its id, partition, offset and time are unique.
@@ -177,6 +189,9 @@ class Changes(msgspec.Struct, kw_only=True):
     updated: list[SagaRow] = msgspec.field(default_factory=list)
     expected: dict[str, int] = msgspec.field(default_factory=dict)
     events: list[EventRow] = msgspec.field(default_factory=list)
+    #: Signs of life, each in place of the one before of its command; and commands that are settled, which have none.
+    heartbeats: list[HeartbeatRow] = msgspec.field(default_factory=list)
+    heartbeats_over: list[str] = msgspec.field(default_factory=list)
     #: They become one row, a batch: whoever writes them publishes them from memory.
     messages: list[Message] = msgspec.field(default_factory=list)
     #: New dead letters; one whose origin is already there is left as it is.
@@ -229,6 +244,10 @@ class Batch(Protocol):
 
     def seen(self, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
         """Which of these (saga id, message id) are already in the history."""
+        ...
+
+    def heartbeats(self, command_ids: Collection[str]) -> dict[str, HeartbeatRow]:
+        """What is kept of these commands' signs of life. Not locked: whoever writes them has moved an offset."""
         ...
 
     def due(
@@ -327,7 +346,10 @@ class Store(Protocol):
         ...
 
     def sweep(self, coordinator: str, parked_before: datetime, limit: int) -> int:
-        """Turn up to `limit` of its `parked` dead letters older than `parked_before` into `dead` ones; how many."""
+        """Turn up to `limit` of its `parked` dead letters older than `parked_before` into `dead` ones; how many.
+
+        Signs of life as old, of sagas that have ended, are deleted.
+        """
         ...
 
     def assign(self, limit: int, *, live: bool) -> int:

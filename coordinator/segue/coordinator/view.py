@@ -5,11 +5,12 @@ Made from the fold of its history, which needs neither its code nor its definiti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
+from msgspec.structs import replace
 
 from segue.clock import from_micros, to_micros
 from segue.coordinator.queries import GRACE, LIVE, DeadLetterFilter
@@ -18,13 +19,15 @@ from segue.coordinator.reads import (
     database_now,
     read_audits,
     read_dead_letters,
+    read_heartbeats,
     read_history,
     read_requests,
     read_saga,
 )
 from segue.coordinator.sentences import blocked_by, failure_text, sentence, what_unblocks
-from segue.coordinator.store import AuditEntry, EventRow, OperatorRequest, SagaRow
+from segue.coordinator.store import AuditEntry, EventRow, HeartbeatRow, OperatorRequest, SagaRow
 from segue.errors import DecodeError
+from segue.ids import CommandId
 from segue.saga import events as e
 from segue.saga.fold import fold
 from segue.saga.state import SagaState, steps_to_undo
@@ -69,6 +72,8 @@ class StepView:
     input: msgspec.Raw
     output: msgspec.Raw
     progress: msgspec.Raw
+    #: When the newest of several signs of life came.
+    alive_at: datetime | None
     error: str | None
     optional: bool
     readonly: bool
@@ -119,10 +124,11 @@ def view_saga(reads: Reads, saga_id: str, *, all_runs: bool = False) -> SagaView
         now = database_now(connection)
         row = read_saga(connection, saga_id)
         events = read_history(connection, saga_id, all_runs=all_runs)
+        heartbeats = read_heartbeats(connection, saga_id)
         requests, audits = read_requests(connection, saga_id), read_audits(connection, saga_id)
         for letter in read_dead_letters(connection, DeadLetterFilter(saga_id=saga_id), 1000):
             letters.setdefault(letter.state, []).append(letter.id)
-    return make_view(row, events, now, requests=requests, audits=audits, dead_letters=letters)
+    return make_view(row, events, now, requests=requests, audits=audits, dead_letters=letters, heartbeats=heartbeats)
 
 
 def make_view(
@@ -133,12 +139,14 @@ def make_view(
     requests: Sequence[OperatorRequest] = (),
     audits: Sequence[AuditEntry] = (),
     dead_letters: dict[str, list[int]] | None = None,
+    heartbeats: Mapping[str, HeartbeatRow] | None = None,
 ) -> SagaView:
     """The view of a saga at `now`; without its history where that is written in words this version does not know."""
     of_run = [event for event in events if event.seq >= row.first_seq]  # of the others, some may be deleted
     try:
         state = fold(row.id, ((to_micros(event.at), event.payload) for event in of_run))
         timeline = _timeline(events)
+        alive = _hear(state, heartbeats or {})
     except DecodeError as error:
         return SagaView(
             row=row,
@@ -155,7 +163,7 @@ def make_view(
         overdue=is_overdue(row, now),
         why=_why(state),
         waits=_waits(state, row, now),
-        steps=[_step(state, step, now) for step in state.steps.values()],
+        steps=[_step(state, step, now, alive.get(step.name)) for step in state.steps.values()],
         compensated=_compensated(timeline_events(of_run)),
         to_compensate=[step.name for step in undo_order(state)],
         pivot=state.pivot,
@@ -166,6 +174,22 @@ def make_view(
         audits=audits,
         dead_letters=dead_letters or {},
     )
+
+
+def _hear(state: SagaState, kept: Mapping[str, HeartbeatRow]) -> dict[str, tuple[datetime, msgspec.Raw]]:
+    """Give steps the time that signs of life beside the history give them; of each when it came, and its details."""
+    alive: dict[str, tuple[datetime, msgspec.Raw]] = {}
+    for command, row in kept.items():
+        known = state.commands.get(CommandId(command))
+        if known is None or CommandId(command) not in state.signs:
+            continue
+        step, at = state.steps[known[0]], to_micros(row.at)
+        if known[1] == "invoke":
+            step.due = max(step.due, at + step.timeout) if step.due < NEVER else NEVER
+            alive[step.name] = row.at, msgspec.Raw(row.details)
+        elif step.undo.due < NEVER:
+            step.undo = replace(step.undo, due=max(step.undo.due, at + state.compensation_timeout))
+    return alive
 
 
 def is_overdue(row: SagaRow, now: datetime) -> bool:
@@ -294,7 +318,7 @@ def _until(what: str, at: int, now: datetime) -> Wait:
     return Wait(what=what, until=until, overdue=until is not None and until < now - GRACE)
 
 
-def _step(state: SagaState, step: Step, now: datetime) -> StepView:
+def _step(state: SagaState, step: Step, now: datetime, alive: tuple[datetime, msgspec.Raw] | None = None) -> StepView:
     started = from_micros(step.started_at)
     ended = None if step.ended_at is None else from_micros(step.ended_at)
     return StepView(
@@ -310,7 +334,8 @@ def _step(state: SagaState, step: Step, now: datetime) -> StepView:
         duration=max(timedelta(0), (ended or (from_micros(state.ended_at) if state.ended_at else now)) - started),
         input=step.input,
         output=step.output,
-        progress=step.progress,
+        progress=step.progress if alive is None else alive[1],
+        alive_at=None if alive is None else alive[0],
         error=failure_text(step.error) if step.error else None,
         optional=step.optional,
         readonly=step.readonly,

@@ -20,7 +20,16 @@ from segue.coordinator.claims import Claims
 from segue.coordinator.intake import Item
 from segue.coordinator.letters import fingerprint_of
 from segue.coordinator.projection import row_of
-from segue.coordinator.store import Batch, Changes, DeadLetterRow, DeadLetterState, EventRow, SagaRow
+from segue.coordinator.rows import heartbeat_of, sign_of
+from segue.coordinator.store import (
+    Batch,
+    Changes,
+    DeadLetterRow,
+    DeadLetterState,
+    EventRow,
+    HeartbeatRow,
+    SagaRow,
+)
 from segue.errors import ContractError, Fenced, InputError, NotFound, SegueError, StartConflict
 from segue.ids import CommandId, derive
 from segue.limits import MAX_ID_LENGTH, Limits
@@ -28,11 +37,12 @@ from segue.outbox.message import Message, raw_message
 from segue.saga import events as e
 from segue.saga import inputs
 from segue.saga.definition import Converter, Registry, SagaDefinition
-from segue.saga.effects import Finish, Ignored, Moved, SendCommand
+from segue.saga.effects import Effect, Finish, ForgetSign, Ignored, Moved, NoteSign, SendCommand
 from segue.saga.failures import Nondeterminism
 from segue.saga.fold import fold
 from segue.saga.replay import rebuild
 from segue.saga.runs import coordinator_of
+from segue.saga.signs import LastSign
 from segue.saga.state import SagaState
 from segue.saga.steps import Step
 from segue.saga.transition import advance, block, go_on, start
@@ -75,6 +85,9 @@ class Work:
         self._histories: dict[str, list[EventRow]] = {}
         self._before: dict[str, int] = {}
         self._wakes: dict[str, int | None] = {}
+        #: What is kept of the signs of life of commands, as far as it was asked for; None: nothing.
+        self._signs: dict[str, LastSign | None] = {}
+        self._heartbeats: dict[str, HeartbeatRow] = {}
         self._seen: set[tuple[str, str]] = set()
         #: Sagas of others that share the database → whose they are.
         self._others: dict[str, str] = {}
@@ -188,6 +201,8 @@ class Work:
         result = advance(instance, happened, self.now, limits=self.tools.limits, held_until=held_until)
         if isinstance(result, Ignored):
             self.claims.count(f"ignored.{result.reason}")
+            for effect in result.effects:
+                self._keep_or_forget(saga_id, effect)
         else:
             self._moved(saga_id, instance, result, message_id)
         self._go_on(saga_id, instance)
@@ -205,8 +220,37 @@ class Work:
 
     def wake(self, saga_id: str, gate: int) -> None:
         """Let a saga's due alarms fire. One that was woken for nothing gets its row's `wake_at` put right."""
-        if isinstance(self.happen(saga_id, inputs.Wake(gate=gate)), Ignored) and saga_id not in self._wakes:
+        self.hear(self.instance(saga_id).state.signs)
+        signs = {c: sign for c in self.instance(saga_id).state.signs if (sign := self._signs[c]) is not None}
+        happened = inputs.Wake(gate=gate, signs=signs)
+        if isinstance(self.happen(saga_id, happened), Ignored) and saga_id not in self._wakes:
             self._wakes[saga_id] = wake_at(self.instance(saga_id).state)
+
+    def hear(self, commands: Collection[str]) -> None:
+        """Learn what is kept of these commands' signs of life."""
+        unasked = [command for command in commands if command not in self._signs]
+        if unasked:
+            kept = self.batch.heartbeats(unasked)
+            self._signs.update((c, sign_of(kept[c]) if c in kept else None) for c in unasked)
+
+    def hear_of(self, saga_ids: Collection[str]) -> None:
+        """The same, of all that works for these sagas."""
+        self.hear([command for saga_id in saga_ids for command in self.instance(saga_id).state.signs])
+
+    def _keep_or_forget(self, saga_id: str, effect: Effect) -> None:
+        if isinstance(effect, NoteSign):
+            self._signs[effect.command] = effect.sign
+            self._heartbeats[effect.command] = heartbeat_of(effect.command, saga_id, effect.sign)
+        elif isinstance(effect, ForgetSign):
+            self._signs[effect.command] = None
+            self._heartbeats.pop(effect.command, None)
+            self.changes.heartbeats_over.append(effect.command)
+
+    def _last_sign(self, saga_id: str, command: str) -> LastSign | None:
+        if command not in self.instance(saga_id).state.signs:
+            return None
+        self.hear([command])
+        return self._signs[command]
 
     def put_early_alarms_right(self, rows: Sequence[SagaRow], until: datetime) -> list[SagaRow]:
         """Those of `rows` whose `wake_at` has come; the others are written as they are, which sets their alarm anew."""
@@ -270,6 +314,7 @@ class Work:
                 retry_after=reply.retry_after,
                 message_id=reply.id if len(reply.id) <= MAX_ID_LENGTH else derive(reply.id),
                 said_at=_said_at(reply),
+                last_sign=self._last_sign(item.saga_id, reply.command_id),
             ),
         )
         if not isinstance(result, Ignored):
@@ -480,6 +525,8 @@ class Work:
                     self.claims.count("compensations")
             elif isinstance(effect, Finish):
                 self.claims.count(f"saga.{effect.status}")
+            else:
+                self._keep_or_forget(saga_id, effect)
         for event in moved.events:
             if isinstance(event, e.StopRequested) and event.cause != "cancel" and not event.actor and state.steps:
                 self.claims.undo_begun(state.definition, self.now)
@@ -509,8 +556,14 @@ class Work:
             reply_to=self.tools.names.replies,
             traceparent=trace.get("traceparent"),
             tracestate=trace.get("tracestate"),
-            headers=headers | {"baggage": trace["baggage"]} if "baggage" in trace else headers,
+            headers=self._headers(headers, trace, command),
         )
+
+    def _headers(self, headers: Mapping[str, str], trace: Mapping[str, str], command: SendCommand) -> Mapping[str, str]:
+        more = {"baggage": trace["baggage"]} if "baggage" in trace else {}
+        if command.heartbeat:
+            more["ce_sagaheartbeat"] = f"{command.heartbeat / 1_000_000:g}"
+        return {**headers, **more} if more else headers
 
     def finish(self) -> Changes:
         """Everything that this batch writes; call once, at the end."""
@@ -524,6 +577,7 @@ class Work:
             else:
                 self.changes.updated.append(row)
                 self.changes.expected[saga_id] = before
+        self.changes.heartbeats.extend(self._heartbeats.values())
         for letter in self.changes.dead_letters:
             if letter.state == "dead":
                 self.changes.messages.append(self._announcement(letter))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
+from segue.ids import CommandId
 from segue.saga import events as e
 from segue.saga.effects import Ignored
-from segue.saga.reasons import silence
+from segue.saga.inputs import Wake
+from segue.saga.reasons import attempt_silence, silence
+from segue.saga.retry import may_retry, retry_delay
+from segue.saga.signs import LastSign
 from segue.saga.state import Alarm
+from segue.saga.steps import Step
 from segue.saga.turn import Turn
 
 
@@ -16,20 +22,22 @@ class Alarms(Turn):
 
     __slots__ = ()
 
-    def wake(self, gate: int) -> Ignored | None:
+    def wake(self, wake: Wake) -> Ignored | None:
         """Let every alarm fire whose time has come and up to which all answers have been read; one at a time."""
         state = self.state
-        until = min(self.now, gate)
+        until = min(self.now, wake.gate)
+        for command, last in wake.signs.items():
+            self.heed(command, last)
         while not state.undriven and not state.ended:
             alarm = state.alarm()
             if alarm is None or alarm[0] > until:
                 break
-            self.fire(alarm[1], alarm[2])
+            self.fire(alarm[1], alarm[2], wake.signs)
             self.drive()
             self.undo()
         return None if self.events else Ignored("early", "no alarm is due")
 
-    def fire(self, what: Alarm, name: str) -> None:
+    def fire(self, what: Alarm, name: str, signs: Mapping[CommandId, LastSign]) -> None:
         if what == "deadline":
             self.deadline()
             return
@@ -51,6 +59,10 @@ class Alarms(Turn):
                 self.resend(step, "invoke")
             case "undo_resend":
                 self.resend(step, "compensate")
+            case "attempt" | "undo_attempt":
+                self.attempt_over(step) if what == "attempt" else self.undo_attempt_over(step)
+            case "due" | "undo_due" if self.is_alive(step, what, signs):
+                pass
             case "due":
                 if step.status == "waiting" and step.error is not None:
                     self.spent(step, step.error, step.tainted)
@@ -62,6 +74,32 @@ class Alarms(Turn):
                 )
             case _:
                 assert_never(what)
+
+    def is_alive(self, step: Step, what: Alarm, signs: Mapping[CommandId, LastSign]) -> bool:
+        """Whether the step has more time, as it has shown that it lives since it was given the time that is over."""
+        action: e.Action = "invoke" if what == "due" else "compensate"
+        return self.extended(step, action, signs.get(self.state.command_id(step, action)))
+
+    def attempt_over(self, step: Step) -> None:
+        """One attempt has had its time: the next one begins, unless it was the last. It may have had an effect."""
+        policy, failure = step.retry, attempt_silence(self.now - step.sent_at)
+        at = self.now + retry_delay(policy, step.attempt, self.state.command_id(step, "invoke"), None)
+        tried_on = not step.delivered and not self.state.undoing
+        again = tried_on and may_retry(policy, step.attempt, failure.code, step.first_sent, self.now)
+        if again and at < step.due:
+            self.record(e.RetryPlanned(step=step.name, at=at, error=failure, unknown=True))
+        else:
+            self.unknown(step, failure)
+
+    def undo_attempt_over(self, step: Step) -> None:
+        """One attempt of a compensation has had its time."""
+        policy, undo = self.state.compensation, step.undo
+        failure = attempt_silence(self.now - undo.sent_at)
+        at = self.now + retry_delay(policy, undo.attempt, self.state.command_id(step, "compensate"), None)
+        if may_retry(policy, undo.attempt, failure.code, undo.first_sent, self.now) and at < undo.due:
+            self.record(e.RetryPlanned(step=step.name, at=at, error=failure, action="compensate"))
+        else:
+            self.record(e.UndoDeferred(step=step.name, error=failure))
 
     def deadline(self) -> None:
         if self.state.pivot or (self.state.returned and self.state.next is None):

@@ -80,6 +80,7 @@ class Saga:
         compensate: Activity[Undo[I, O], None] | None = None,
         retry: Retry | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
+        heartbeat_timeout: timedelta | None = None,
         optional: Literal[False] = False,
         on_failure: Literal["raise", "park"] = "raise",
         step: str | None = None,
@@ -94,6 +95,7 @@ class Saga:
         compensate: Activity[Undo[I, O], None] | None = None,
         retry: Retry | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
+        heartbeat_timeout: timedelta | None = None,
         optional: bool,
         on_failure: Literal["raise", "park"] = "raise",
         step: str | None = None,
@@ -107,6 +109,7 @@ class Saga:
         compensate: Activity[Undo[I, O], None] | None = None,
         retry: Retry | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
+        heartbeat_timeout: timedelta | None = None,
         optional: bool = False,
         on_failure: Literal["raise", "park"] = "raise",
         step: str | None = None,
@@ -115,15 +118,20 @@ class Saga:
         """Have `activity` done and wait for its output.
 
         `compensate` undoes it if the saga fails later; `retry` says how often a transient failure is tried again;
-        `timeout` bounds the step over all attempts. A spent step raises ActivityError (ActivityRejected,
-        ActivityTimeout), waits for a person with `on_failure="park"`, or counts as done with `optional=True`.
+        `timeout` bounds the step over all attempts; a heartbeat of the handler gives it anew. A handler that is silent
+        for `heartbeat_timeout` is taken for dead: the same command is asked again, long before the step's time is over,
+        and another worker goes on where the last heartbeat was (without it, after the policy's `silence`).
+        A spent step raises ActivityError (ActivityRejected, ActivityTimeout), waits for a person with
+        `on_failure="park"`, or counts as done with `optional=True`.
 
         Commands of different steps are handled in parallel, those of one step one after the other. `key` names an
         entity (an account): the service handles all commands with the same key one after the other, whichever saga and
         step they are of.
         """
         # Not itself a coroutine: a waiting step would hold two frames.
-        return self._call(activity, input, compensate, retry, timeout, optional, on_failure, step, "", key)
+        return self._call(
+            activity, input, compensate, retry, timeout, optional, on_failure, step, "", key, heartbeat_timeout
+        )
 
     async def map(
         self,
@@ -133,6 +141,7 @@ class Saga:
         compensate: Activity[Undo[I, O], None] | None = None,
         retry: Retry | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
+        heartbeat_timeout: timedelta | None = None,
         concurrency: int = 100,
         return_exceptions: bool = False,
         step: str | None = None,
@@ -156,7 +165,17 @@ class Saga:
                     raise asyncio.CancelledError
                 try:
                     return await self._call(  # type: ignore[no-any-return]
-                        activity, item, compensate, retry, timeout, False, "raise", base, f"[{n}]"
+                        activity,
+                        item,
+                        compensate,
+                        retry,
+                        timeout,
+                        False,
+                        "raise",
+                        base,
+                        f"[{n}]",
+                        None,
+                        heartbeat_timeout,
                     )
                 except Exception:
                     if ends:
@@ -225,6 +244,7 @@ class Saga:
         step: str | None,
         index: str,
         key: str | None = None,
+        heartbeat_timeout: timedelta | None = None,
     ) -> Any:
         self._check()
         if key is not None and not (0 < len(key) <= MAX_ID_LENGTH and "\x00" not in key):
@@ -233,6 +253,8 @@ class Saga:
             raise ContractError(f"{compensate.name} undoes {compensate.undoes or 'nothing'}, not {activity.name}")
         if timeout <= _NO_TIME:
             raise ContractError(f"{activity.name}: timeout={timeout}, it must be positive")
+        if heartbeat_timeout is not None and heartbeat_timeout <= _NO_TIME:
+            raise ContractError(f"{activity.name}: heartbeat_timeout={heartbeat_timeout}, it must be positive")
         name = step + index if index and step else self._occurrence(activity.name, step, index)
         if len(name) > MAX_ID_LENGTH:  # what tells runs and indexes apart comes on top of a name that fitted
             raise InvalidId(f"step {name!r:.80} has {len(name)} characters, allowed are {MAX_ID_LENGTH}")
@@ -252,6 +274,7 @@ class Saga:
                 timeout=micros(timeout),
                 retry=retry,
                 key=key or "",
+                heartbeat=0 if heartbeat_timeout is None else micros(heartbeat_timeout),
             )
         )
         try:

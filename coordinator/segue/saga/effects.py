@@ -6,6 +6,7 @@ import msgspec
 
 from segue.ids import CommandId
 from segue.saga.events import Action, AnyEvent, EndStatus
+from segue.saga.signs import LastSign
 
 
 class SendCommand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -27,6 +28,21 @@ class SendCommand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     record_key: str
     #: Of a compensation: the invoke is known to have succeeded, so that there is something to undo.
     done: bool = False
+    #: So long (microseconds) the participant may be silent before another one is asked; 0: it was not said.
+    heartbeat: int = 0
+
+
+class NoteSign(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Keep this sign of life of a command in the place of the one before."""
+
+    command: CommandId
+    sign: LastSign
+
+
+class ForgetSign(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The command is settled, and what was kept of its signs of life serves nobody any more."""
+
+    command: CommandId
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -35,7 +51,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: EndStatus
 
 
-Effect = SendCommand | Finish
+Effect = SendCommand | NoteSign | ForgetSign | Finish
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -47,7 +63,9 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Ignored(msgspec.Struct, frozen=True, gc=False):
-    """Nothing changes, for a reason: `duplicate`, `late`, `foreign`, `ended`, … Stable words, counted and logged."""
+    """The history stays as it is, for a reason: `duplicate`, `late`, `foreign`, `ended`, … Stable words, counted."""
 
     reason: str
     detail: str = ""
+    #: What is to be done all the same.
+    effects: list[Effect] = []

@@ -198,6 +198,8 @@ class StepScheduled(Event, frozen=True, kw_only=True):
     timeout: int = STEP_TIMEOUT
     retry: Retry | None = None
     key: str = ""
+    #: So long the participant may be silent before the same command is asked again; 0: as the policy says.
+    heartbeat: int = 0
 
 
 class CommandSent(Event, frozen=True, kw_only=True):
@@ -233,6 +235,8 @@ class CommandResent(Event, frozen=True, kw_only=True):
 class ProgressReported(Event, frozen=True, kw_only=True):
     """The participant answered `pending`: it works on it; the deadline moves.
 
+    Of each command the first one is here, and then one for each deadline that later ones have extended, without
+    `message`. Histories from before have all of them.
     `message` and `said` (microseconds, by the participant's clock; 0: unknown) tell a copy from another sign of life.
     """
 

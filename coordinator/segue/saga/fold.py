@@ -126,6 +126,7 @@ def _saga(
             state.status = event.status
             state.ended_at = at
             state.blocked = state.parked = state.held = None
+            state.signs.clear()
         case _:
             assert_never(event)
 
@@ -242,6 +243,7 @@ def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
         if step.due < NEVER:
             step.due, step.first_sent = step.due + shift, step.first_sent + shift
             step.resend, step.retry_at = max(step.resend, at), max(step.retry_at, at)
+            step.attempt_due = min(NEVER, step.attempt_due + shift)
             on_steps.set_alarms(state, step)
     for step in state.undos.values():
         if step.undo.due < NEVER:
@@ -252,6 +254,7 @@ def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
                 first_sent=undo.first_sent + shift,
                 resend=max(undo.resend, at),
                 retry_at=max(undo.retry_at, at),
+                attempt_due=min(NEVER, undo.attempt_due + shift),
             )
             on_steps.set_undo_alarms(state, step)
     for n in state.timers:

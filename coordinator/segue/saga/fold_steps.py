@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from segue.ids import CommandId, command_id
 from segue.saga import events as e
-from segue.saga.retry import DEFAULT_RETRY, resend_delay
+from segue.saga.retry import DEFAULT_RETRY, attempt_due, resend_delay
 from segue.saga.signs import Signs
 from segue.saga.state import SagaState
 from segue.saga.steps import NEVER, Delivery, Step, StepStatus, undo_body
@@ -19,6 +19,7 @@ def set_alarms(state: SagaState, step: Step) -> None:
     state.set_alarm("due", step.name, step.due)
     state.set_alarm("resend", step.name, step.resend)
     state.set_alarm("retry", step.name, step.retry_at)
+    state.set_alarm("attempt", step.name, step.attempt_due)
 
 
 def set_undo_alarms(state: SagaState, step: Step) -> None:
@@ -26,6 +27,20 @@ def set_undo_alarms(state: SagaState, step: Step) -> None:
     state.set_alarm("undo_due", step.name, step.undo.due)
     state.set_alarm("undo_resend", step.name, step.undo.resend)
     state.set_alarm("undo_retry", step.name, step.undo.retry_at)
+    state.set_alarm("undo_attempt", step.name, step.undo.attempt_due)
+
+
+def put_off_resend(state: SagaState, step: Step, action: e.Action, at: int) -> None:
+    """A sign of life that no history has gives the participant time till `at` before it is asked again.
+
+    Nothing else of a state changes without an event. Whoever folds the history anew finds the earlier time, is woken,
+    and finds the same sign.
+    """
+    if action == "invoke":
+        step.resend = at
+    else:
+        step.undo = replace(step.undo, resend=at)
+    state.set_alarm("resend" if action == "invoke" else "undo_resend", step.name, at)
 
 
 def scheduled(state: SagaState, event: e.StepScheduled, at: int) -> None:
@@ -45,6 +60,7 @@ def scheduled(state: SagaState, event: e.StepScheduled, at: int) -> None:
         issued=state.count,
         started_at=at,
         key=event.key,
+        heartbeat=event.heartbeat,
     )
     state.steps[event.step] = step
     state.open_steps[event.step] = step
@@ -61,9 +77,10 @@ def sent(state: SagaState, event: e.CommandSent, at: int) -> None:
     step.status, step.attempt, step.resends = "issued", event.attempt, 0
     step.keyed = step.keyed or event.keyed
     step.first_sent = step.first_sent + event.shift if step.first_sent else at
-    due, resend = event.due or at + step.timeout, event.resend or at + resend_delay(step.retry, 0)
+    due, resend = event.due or at + step.timeout, event.resend or at + resend_delay(step.retry, 0, step.heartbeat)
     step.sent_at, step.sent_due, step.command = at, due, identity
     step.due, step.resend, step.retry_at = due, resend, NEVER
+    step.attempt_due = attempt_due(step.retry, at) or NEVER
     step.input = event.edited if bytes(event.edited) else step.input
     step.error = None
     state.open_steps[event.step] = step
@@ -87,6 +104,7 @@ def undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: Comm
         due=due,
         resend=resend,
         retry_at=NEVER,
+        attempt_due=attempt_due(state.compensation, at) or NEVER,
         edited=edited,
         body=edited or undo_body(step),
         done=step.status == "succeeded",
@@ -108,15 +126,16 @@ def resent(state: SagaState, event: e.CommandResent) -> None:
             due=undo.due + shift,
             resend=event.resend,
             resends=undo.resends + 1,
+            attempt_due=min(NEVER, undo.attempt_due + shift),
         )
     else:
         step.first_sent, step.due = step.first_sent + shift, step.due + shift
         step.resend = event.resend
         step.resends += 1
+        step.attempt_due = min(NEVER, step.attempt_due + shift)
     state.set_alarm("undo_resend" if compensating else "resend", event.step, event.resend)
     if shift:
-        due = step.undo.due if compensating else step.due
-        state.set_alarm("undo_due" if compensating else "due", event.step, due)
+        (set_undo_alarms if compensating else set_alarms)(state, step)
 
 
 def postponed(state: SagaState, event: e.ProgressReported | e.RetryPlanned, at: int) -> None:
@@ -142,6 +161,7 @@ def postponed(state: SagaState, event: e.ProgressReported | e.RetryPlanned, at: 
             error=event.error,
             retry_at=event.at,
             resend=NEVER,
+            attempt_due=NEVER,
             due=step.undo.due + event.shift,
             first_sent=step.undo.first_sent + event.shift,
         )
@@ -149,7 +169,7 @@ def postponed(state: SagaState, event: e.ProgressReported | e.RetryPlanned, at: 
     else:
         step.status, step.error = "waiting", event.error
         step.tainted = step.tainted or event.unknown
-        step.retry_at, step.resend = event.at, NEVER
+        step.retry_at, step.resend, step.attempt_due = event.at, NEVER, NEVER
         step.due, step.first_sent = step.due + event.shift, step.first_sent + event.shift
         set_alarms(state, step)
 
@@ -159,7 +179,7 @@ def settle(state: SagaState, step: Step, status: StepStatus, at: int) -> None:
     step.status = status
     step.settled = min(step.settled, state.count)
     step.ended_at = at
-    step.due = step.resend = step.retry_at = NEVER
+    step.due = step.resend = step.retry_at = step.attempt_due = NEVER
     state.open_steps.pop(step.name, None)
     if step.command is not None:
         state.signs.pop(step.command, None)
@@ -230,7 +250,7 @@ def spent(
             deliver(state, step, Delivery("step", step=step.name, settled=state.count, skipped=True))
         case e.StepParked() | e.StepInDoubt():
             step.status = "parked" if isinstance(event, e.StepParked) else "in_doubt"
-            step.due = step.resend = step.retry_at = NEVER
+            step.due = step.resend = step.retry_at = step.attempt_due = NEVER
             state.open_steps[step.name] = step
             state.troubled[step.name] = step.status
         case e.StepAbandoned():
@@ -246,7 +266,7 @@ def spent(
 def undone(state: SagaState, event: e.StepUndone | e.UndoDeferred | e.UndoGivenUp) -> None:
     """A compensation has ended, or waits for a person."""
     step = state.steps[event.step]
-    undo = replace(step.undo, due=NEVER, resend=NEVER, retry_at=NEVER)
+    undo = replace(step.undo, due=NEVER, resend=NEVER, retry_at=NEVER, attempt_due=NEVER)
     if undo.command is not None:
         state.signs.pop(undo.command, None)
     match event:

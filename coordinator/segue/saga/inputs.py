@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
 from segue.ids import CommandId
 from segue.saga.events import NOTHING, NULL
+from segue.saga.signs import LastSign
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -25,6 +27,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     retry_after: float | None = None
     message_id: str = ""
     said_at: int = 0
+    #: What is kept of the command's signs of life, where `SagaState.signs` has the command.
+    last_sign: LastSign | None = None
 
 
 class SignalArrived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -43,9 +47,13 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Wake(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Time has passed. Alarms up to `gate` (microseconds) may fire: until then every answer that came has been read."""
+    """Time has passed. Alarms up to `gate` (microseconds) may fire: until then every answer that came has been read.
+
+    `signs`: what is kept of the signs of life of commands that are in `SagaState.signs`.
+    """
 
     gate: int
+    signs: Mapping[CommandId, LastSign] = {}
 
 
 class RetryStep(msgspec.Struct, frozen=True, kw_only=True, gc=False):

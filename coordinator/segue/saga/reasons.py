@@ -47,3 +47,9 @@ def too_many(allowed: int) -> e.Failure:
 def silence(timeout: int) -> e.Failure:
     """No answer within `timeout` microseconds."""
     return e.Failure(code="timeout", message=f"no answer within {timeout / 1_000_000:g} s", kind="timeout")
+
+
+def attempt_silence(timeout: int) -> e.Failure:
+    """No answer to one attempt within `timeout` microseconds."""
+    message = f"no answer to this attempt within {timeout / 1_000_000:g} s"
+    return e.Failure(code="attempt_timeout", message=message, kind="timeout")

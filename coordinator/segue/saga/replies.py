@@ -6,10 +6,11 @@ import msgspec
 
 from segue.ids import CommandId
 from segue.saga import events as e
-from segue.saga.effects import Ignored
+from segue.saga.effects import Ignored, NoteSign
 from segue.saga.inputs import Reply, SignalArrived
 from segue.saga.reasons import failure_of
-from segue.saga.retry import Retry, may_retry, resend_delay, retry_delay
+from segue.saga.retry import may_retry, retry_delay
+from segue.saga.signs import heard
 from segue.saga.steps import Step
 from segue.saga.turn import Turn
 
@@ -25,6 +26,7 @@ class Replies(Turn):
             return Ignored("foreign", f"this saga never sent command {reply.command_id}")
         name, action, attempt = known
         step = self.state.steps[name]
+        self.heed(CommandId(reply.command_id), reply.last_sign)
         if action == "compensate":
             return self.undo_reply(step, attempt, reply)
         if reply.outcome == "success":
@@ -36,6 +38,7 @@ class Replies(Turn):
         if step.status == "unknown":
             return self.never_happened(step, reply)
         failure = failure_of(reply)
+        self.extended(step, "invoke", reply.last_sign)
         unknown = reply.effect_unknown or step.tainted
         if step.status == "issued" and self.plan_retry(step, failure, reply):
             return None
@@ -52,18 +55,33 @@ class Replies(Turn):
     def progress(self, step: Step, reply: Reply) -> Ignored | None:
         if step.status != "issued":
             return Ignored("late", f"{step.name} is {step.status}")
-        return self.alive(step, "invoke", step.timeout, step.retry, reply)
+        return self.alive(step, "invoke", step.timeout, reply)
 
-    def alive(self, step: Step, action: e.Action, timeout: int, policy: Retry, reply: Reply) -> Ignored | None:
-        """A sign of life gives the step its whole time again; a copy of one, or an older one, gives nothing."""
-        signs = self.state.signs.get(CommandId(reply.command_id))
-        if signs is not None and signs.repeats(reply.message_id, reply.said_at, self.now):
-            return Ignored("duplicate", f"{step.name} says nothing new")
+    def alive(self, step: Step, action: e.Action, timeout: int, reply: Reply) -> Ignored | None:
+        """A sign of life gives the step its whole time again; a copy of one, or an older one, gives nothing.
+
+        The first of a command is written to the history. Those that follow are kept beside it, till an alarm rings.
+        """
+        command = CommandId(reply.command_id)
+        signs = self.state.signs.get(command)
+        if signs is not None:
+            last = heard(
+                signs,
+                reply.last_sign,
+                message=reply.message_id,
+                said_at=reply.said_at,
+                now=self.now,
+                details=reply.body if action == "invoke" else e.NULL,
+            )
+            if last is None:
+                return Ignored("duplicate", f"{step.name} says nothing new")
+            self.effects.append(NoteSign(command=command, sign=last))
+            return Ignored("alive", f"{step.name} goes on")
         self.record(
             e.ProgressReported(
                 step=step.name,
                 due=self.now + timeout,
-                resend=self.now + resend_delay(policy, 0),
+                resend=self.now + self.patience(step, action),
                 action=action,
                 details=reply.body if action == "invoke" else e.NULL,
                 message=reply.message_id,
@@ -105,7 +123,9 @@ class Replies(Turn):
             return Ignored("late", f"the undo of {step.name} is {undo.status}, attempt {undo.attempt}")
         policy = self.state.compensation
         if reply.outcome == "pending":
-            return self.alive(step, "compensate", self.state.compensation_timeout, policy, reply)
+            return self.alive(step, "compensate", self.state.compensation_timeout, reply)
+        self.extended(step, "compensate", reply.last_sign)
+        undo = step.undo
         failure = failure_of(reply)
         at = self.now + retry_delay(policy, attempt, reply.command_id, reply.retry_after)
         shift = self.lost(undo.resend)

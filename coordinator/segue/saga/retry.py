@@ -38,6 +38,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     non_retryable: tuple[str, ...] = ()
     #: Silence after which the same command is sent again (the participant answers with its stored reply).
     silence: timedelta = timedelta(seconds=10)
+    #: Longest time of one attempt, whatever signs of life it gives: then the next one begins. None: the step's time.
+    attempt_timeout: timedelta | None = None
 
     def __post_init__(self) -> None:
         # No sentence is written for a policy that is right: every replay of a history makes one for each step.
@@ -53,6 +55,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ContractError(f"Retry: jitter={self.jitter}, allowed is 0 to 1")
         if self.silence <= _ZERO:
             raise ContractError(f"Retry: silence={self.silence}, it must be positive")
+        if self.attempt_timeout is not None and self.attempt_timeout <= _ZERO:
+            raise ContractError(f"Retry: attempt_timeout={self.attempt_timeout}, it must be positive")
 
 
 DEFAULT_RETRY = Retry()
@@ -68,11 +72,20 @@ def retry_delay(policy: Retry, attempt: int, command_id: str, retry_after: float
     return int(base * (1 + policy.jitter * _unit(command_id)))
 
 
-def resend_delay(policy: Retry, resends: int) -> int:
-    """Microseconds of silence before the same command is sent for the (`resends` + 2)th time."""
+def resend_delay(policy: Retry, resends: int, heartbeat: int = 0) -> int:
+    """Microseconds of silence before the same command is sent for the (`resends` + 2)th time.
+
+    `heartbeat`: the step's own time of silence, if it has one.
+    """
+    silence = timedelta(microseconds=heartbeat) if heartbeat else policy.silence
     if resends == 0:
-        return policy.silence // _MICROSECOND
-    return int(_grown(policy.silence, 2.0, resends, max(policy.silence, _LONGEST_SILENCE)))
+        return silence // _MICROSECOND
+    return int(_grown(silence, 2.0, resends, max(silence, _LONGEST_SILENCE)))
+
+
+def attempt_due(policy: Retry, sent: int) -> int | None:
+    """When an attempt that was sent at `sent` has taken too long; None: it may take as long as its step."""
+    return None if policy.attempt_timeout is None else sent + policy.attempt_timeout // _MICROSECOND
 
 
 def may_retry(policy: Retry, attempt: int, code: str, first_sent: int, now: int) -> bool:

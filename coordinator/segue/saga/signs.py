@@ -1,13 +1,20 @@
 """Signs of life: what a participant has said so far while it works on one command, so that each counts once.
 
+The first one is part of the history. Those that follow are kept beside it, the newest in the place of the one before:
+they are read when an alarm of their step rings, and a step that works for hours does not fill its saga's history.
+
 A participant that has put its answer off (`ReplyLater`) answers every re-send with the same stored `pending`. If each
 copy counted, a step whose answer is lost would never come to its deadline.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
+#: Most ids that are kept of one command beside its saga: of a participant whose clock is ahead each sign adds one.
+_MOST_KNOWN = 100
 #: Stands for the time of a message that has none: only its id tells whether it was here before.
 _UNDATED = 2**62
 
@@ -35,3 +42,33 @@ class Signs(msgspec.Struct, gc=False):
             self.known = {id: at for id, at in self.known.items() if at >= self.newest}
         if message:
             self.known[message] = said_at or _UNDATED
+
+
+class LastSign(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is kept of the signs that followed the first: when the newest came, by the database, and what it said."""
+
+    at: int
+    newest: int = 0
+    known: Mapping[str, int] = {}
+    details: msgspec.Raw = msgspec.Raw(b"null")
+    #: How many there were.
+    count: int = 1
+
+
+def heard(
+    first: Signs, last: LastSign | None, *, message: str, said_at: int, now: int, details: msgspec.Raw
+) -> LastSign | None:
+    """What is to be kept now that this one came; None if it says nothing new. `first`: what the history knows."""
+    signs = Signs(newest=first.newest, known=dict(first.known))
+    if last is not None:
+        signs = Signs(newest=max(first.newest, last.newest), known={**first.known, **last.known})
+    if signs.repeats(message, said_at, now):
+        return None
+    signs.take(message, said_at, now)
+    return LastSign(
+        at=now,
+        newest=signs.newest,
+        known=dict(list(signs.known.items())[-_MOST_KNOWN:]),
+        details=details,
+        count=1 if last is None else last.count + 1,
+    )

@@ -19,13 +19,37 @@ from segue.saga.signs import Signs
 from segue.saga.steps import NEVER, Delivery, Step
 
 Attention = Literal["none", "parked", "blocked", "deferred", "in_doubt"]
-Alarm = Literal["due", "resend", "retry", "undo_due", "undo_resend", "undo_retry", "timer", "held", "deadline"]
+Alarm = Literal[
+    "due",
+    "resend",
+    "retry",
+    "undo_due",
+    "undo_resend",
+    "undo_retry",
+    "attempt",
+    "undo_attempt",
+    "timer",
+    "held",
+    "deadline",
+]
 
 #: Order among alarms of the same moment: send again before giving up, the saga's own deadline last.
 _ALARM_ORDER: dict[str, int] = {
     name: n
     for n, name in enumerate(
-        ("retry", "undo_retry", "resend", "undo_resend", "timer", "due", "undo_due", "held", "deadline")
+        (
+            "retry",
+            "undo_retry",
+            "resend",
+            "undo_resend",
+            "timer",
+            "attempt",
+            "undo_attempt",
+            "due",
+            "undo_due",
+            "held",
+            "deadline",
+        )
     )
 }
 
@@ -191,6 +215,8 @@ class SagaState(msgspec.Struct):
             "undo_due": step.undo.due,
             "undo_resend": step.undo.resend,
             "undo_retry": step.undo.retry_at,
+            "attempt": step.attempt_due,
+            "undo_attempt": step.undo.attempt_due,
         }
         return times[what]
 

@@ -34,6 +34,8 @@ class Undo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     edited: bytes = b""
     sent_at: int = 0
     command: CommandId | None = None
+    #: When this attempt has taken too long.
+    attempt_due: int = NEVER
     #: What the newest command carries: a re-send has the same bytes, even if the step's output is known by then.
     body: bytes = b""
     #: Whether the step was known to have succeeded when that was sent.
@@ -82,6 +84,9 @@ class Step(msgspec.Struct, kw_only=True, gc=False):
     sent_due: int = 0
     command: CommandId | None = None
     ended_at: int | None = None
+    #: When this attempt has taken too long, and how long (microseconds) it may be silent; 0: as the policy says.
+    attempt_due: int = NEVER
+    heartbeat: int = 0
     progress: msgspec.Raw = e.NULL
     undo: Undo = NO_UNDO
     #: Of the entity that its commands are about; empty: there is none.

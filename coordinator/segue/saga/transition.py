@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from segue.limits import DEFAULT_LIMITS, Limits
 from segue.saga import events as e
@@ -86,7 +87,7 @@ def advance(
         case Cancel():
             ignored = turn.cancel(happened)
         case Wake():
-            ignored = turn.wake(happened.gate)
+            ignored = turn.wake(happened)
         case RetryStep():
             ignored = turn.retry_by_person(happened)
         case SkipStep():
@@ -96,7 +97,7 @@ def advance(
         case _:
             assert_never(happened)
     if ignored is not None and not turn.events:
-        return ignored
+        return replace(ignored, effects=turn.effects) if turn.effects else ignored
     turn.drive()
     return turn.close()
 

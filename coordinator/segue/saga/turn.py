@@ -8,14 +8,17 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from segue.ids import CommandId
 from segue.limits import Limits
 from segue.saga import events as e
-from segue.saga.effects import Effect, Finish, Moved, SendCommand
+from segue.saga.effects import Effect, Finish, ForgetSign, Moved, SendCommand
 from segue.saga.fold import apply, end_transition
+from segue.saga.fold_steps import put_off_resend
 from segue.saga.inputs import RetryStep
 from segue.saga.program import CodeFailed, Program, Request
 from segue.saga.reasons import ABANDONED, STOPPED, too_long, too_many
 from segue.saga.retry import resend_delay
+from segue.saga.signs import LastSign
 from segue.saga.state import SagaState, steps_to_undo
 from segue.saga.steps import NEVER, Delivery, Step
 from segue.saga.undo import UndoPlan
@@ -45,8 +48,10 @@ class Turn:
         self.effects: list[Effect] = []
 
     def record(self, event: e.AnyEvent) -> None:
+        working = tuple(self.state.signs)
         apply(self.state, event, self.now)
         self.events.append(event)
+        self.effects += [ForgetSign(command=command) for command in working if command not in self.state.signs]
         if self.instance.plan is not None and _changes_undo(self.state, event):
             self.instance.plan = None
 
@@ -202,12 +207,12 @@ class Turn:
     def resend(self, step: Step, action: e.Action) -> None:
         """Send the command that is out once more; its silence counts from when this was due."""
         undo = step.undo
-        policy, resends, due = (
-            (step.retry, step.resends, step.resend)
+        policy, resends, due, heartbeat = (
+            (step.retry, step.resends, step.resend, step.heartbeat)
             if action == "invoke"
-            else (self.state.compensation, undo.resends, undo.resend)
+            else (self.state.compensation, undo.resends, undo.resend, 0)
         )
-        resend = self.now + resend_delay(policy, resends + 1)
+        resend = self.now + resend_delay(policy, resends + 1, heartbeat)
         self.record(e.CommandResent(step=step.name, resend=resend, action=action, shift=self.now - due))
         self.effects.append(self.command(step, action))
 
@@ -230,6 +235,7 @@ class Turn:
             key=self.state.key_of(step),
             record_key=self.state.record_key_of(step),
             done=action == "compensate" and step.undo.done,
+            heartbeat=step.heartbeat if action == "invoke" else 0,
         )
 
     # --- a step's outcome
@@ -252,6 +258,50 @@ class Turn:
         """It is known that nothing happened. Code that can do without the step is told "nothing", and not an error."""
         event = e.StepSkipped if step.optional else e.StepFailed
         self.record(event(step=step.name, error=failure, by=by))
+
+    # --- signs of life
+
+    def heed(self, command: CommandId, last: LastSign | None) -> None:
+        """Let silence count from the last sign of life: the re-send is put off, and no event says so."""
+        name, action, _ = self.state.commands[command]
+        step = self.state.steps[name]
+        if last is None or command != self.state.command_id(step, action):
+            return
+        resend = step.resend if action == "invoke" else step.undo.resend
+        put_off = last.at + self.patience(step, action)
+        if resend < put_off and resend < NEVER:
+            put_off_resend(self.state, step, action, put_off)
+
+    def extended(self, step: Step, action: e.Action, last: LastSign | None) -> bool:
+        """Give the step the time that its last sign of life gave it: one event for all the signs before it."""
+        if last is None:
+            return False
+        due, timeout = (
+            (step.due, step.timeout) if action == "invoke" else (step.undo.due, self.state.compensation_timeout)
+        )
+        if last.at + timeout <= due or due >= NEVER:
+            return False
+        self.record(
+            e.ProgressReported(
+                step=step.name,
+                due=last.at + timeout,
+                resend=max(
+                    last.at + self.patience(step, action), step.resend if action == "invoke" else step.undo.resend
+                ),
+                action=action,
+                details=last.details if action == "invoke" else e.NULL,
+                said=last.newest,
+            )
+        )
+        return True
+
+    def patience(self, step: Step, action: e.Action) -> int:
+        """Microseconds of silence after which the command that is out is asked again."""
+        if action == "invoke":
+            return resend_delay(step.retry, 0, step.heartbeat)
+        return resend_delay(self.state.compensation, 0)
+
+    # --- a step is spent
 
     def spent(self, step: Step, failure: e.Failure, unknown: bool) -> None:
         """No further attempt. What that means is a property of the step."""

@@ -80,8 +80,11 @@ class _ObservedSaga(Saga):
         step: str | None,
         index: str,
         key: str | None = None,
+        heartbeat_timeout: timedelta | None = None,
     ) -> Any:
         self._contracts.add(activity)
         if compensate is not None:
             self._contracts.add(compensate)
-        return await super()._call(activity, input, compensate, retry, timeout, optional, on_failure, step, index, key)
+        return await super()._call(
+            activity, input, compensate, retry, timeout, optional, on_failure, step, index, key, heartbeat_timeout
+        )

@@ -25,8 +25,10 @@ from segue.saga.replay import rebuild
 from segue.saga.state import SagaState
 from segue.saga.steps import Step
 from segue.saga.transition import advance, commands_of, go_on, start
+from segue.saga.turn import wake_at
 from segue.testing.contracts import Contracts, saga_of
 from segue.testing.failures import NeverEnds, NondeterministicSaga
+from segue.testing.kept import KeptSigns
 from segue.topics.converter import Converter
 
 T = TypeVar("T")
@@ -77,6 +79,7 @@ class VirtualSaga:
         #: What earlier runs have left: their steps, and what their commands were for.
         self._steps: dict[str, Step] = {}
         self._commands: dict[CommandId, tuple[str, e.Action, int]] = {}
+        self._kept = KeptSigns()
 
     # --- what happens
 
@@ -91,9 +94,11 @@ class VirtualSaga:
 
     def happen(self, happened: Input) -> list[SendCommand]:
         """Move on by one input now; the commands that it causes. What changes nothing is noted in `ignored`."""
-        moved = advance(self.instance, happened, self.now)
+        moved = advance(self.instance, self._kept.with_signs(self.state, happened), self.now)
+        self._kept.keep(moved.effects)
         if isinstance(moved, Ignored):
             self.ignored.append(moved)
+            self.wake_at = wake_at(self.state)
             return []
         commands = self._stored(moved)
         while self.state.run_is_over:
@@ -105,7 +110,7 @@ class VirtualSaga:
     def happen_again(self, happened: Input) -> list[SendCommand]:
         """The coordinator dies before it has stored what it decided, and another one is told the same."""
         blocked = self.state.blocked is not None
-        first = advance(self.instance, happened, self.now)
+        first = advance(self.instance, self._kept.with_signs(self.state, happened), self.now)
         self.replay(blocked=blocked)
         before = len(self.rows)
         commands = self.happen(happened)

@@ -23,6 +23,8 @@ from segue.saga.inputs import Cancel, Input, Reply, SignalArrived, Wake
 from segue.saga.replay import rebuild
 from segue.saga.state import SagaState
 from segue.saga.transition import advance, go_on, start
+from segue.saga.turn import wake_at
+from segue.testing.kept import KeptSigns
 from segue.topics.converter import Converter
 
 START = 1_700_000_000_000_000
@@ -89,6 +91,7 @@ class Run:
         self.sent: list[SendCommand] = []
         self.ignored: list[Ignored] = []
         self.wake_at: Any = None
+        self.kept = KeptSigns()
         data = self.converter.to_bytes(Order() if input is None else input, definition.input_type)
         self.instance, moved = start("s-1", definition, self.converter, coordinator="test", input=data, now=self.now)
         self._stored(moved)
@@ -96,9 +99,12 @@ class Run:
     # --- what happens
 
     def happen(self, happened: Input) -> Moved | Ignored:
+        happened = self.kept.with_signs(self.state, happened)
         result = advance(self.instance, happened, self.now, limits=self.limits)
+        self.kept.keep(result.effects)
         if isinstance(result, Ignored):
             self.ignored.append(result)
+            self.wake_at = wake_at(self.state)
         else:
             self._stored(result)
         while self.state.run_is_over:

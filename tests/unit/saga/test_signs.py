@@ -5,18 +5,21 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
-from segue.contract import minutes
-from segue.saga import Saga, saga
+from segue.contract import hours, minutes
+from segue.errors import ContractError
+from segue.saga import Retry, Saga, saga
 from segue.saga import events as e
 from segue.saga.fold import fold
-from segue.saga.inputs import Reply, RetryStep
+from segue.saga.inputs import Reply, RetryStep, Wake
 from segue.saga.signs import Signs
-from tests.unit.saga.kit import Order, payout
+from tests.unit.saga.kit import Order, charge, payout, refund
 from tests.unit.saga.sagas import order_saga
 
 CHARGE = "payments.charge"
+SECOND = 1_000_000
 
 
 @saga("paying")
@@ -80,7 +83,9 @@ def test_the_stored_answer_between_heartbeats_counts_once(begin: Any) -> None:
     for n, message in enumerate(("beat-1", "stored", "beat-2", "stored", "beat-3", "stored")):
         run.now = at + n * 1_000_000
         beat(run, message, at if message == "stored" else run.now)
-    assert [event.message for event in run.events(e.ProgressReported)] == ["beat-1", "stored", "beat-2", "beat-3"]
+    [kept] = run.kept.last.values()
+    assert (kept.count, kept.at) == (3, at + 4 * 1_000_000)
+    assert [event.message for event in run.events(e.ProgressReported)] == ["beat-1"]
 
 
 def test_a_sign_of_life_that_is_older_than_the_last_says_nothing(begin: Any) -> None:
@@ -99,14 +104,16 @@ def test_a_participant_whose_clock_is_fast_does_not_silence_the_one_that_takes_o
     run.wake(timedelta(seconds=4))
     beat(run, "right", run.now)
     beat(run, "fast", run.now + 3_600_000_000)
-    assert [event.message for event in run.events(e.ProgressReported)] == ["fast", "right"]
+    [kept] = run.kept.last.values()
+    assert (kept.count, kept.at) == (1, run.now)
 
 
 def test_without_ids_and_times_every_sign_counts(begin: Any) -> None:
     run = begin(order_saga)
-    run.reply(CHARGE, "pending")
-    run.reply(CHARGE, "pending")
-    assert len(run.events(e.ProgressReported)) == 2
+    for _ in range(3):
+        run.reply(CHARGE, "pending")
+    [kept] = run.kept.last.values()
+    assert kept.count == 2
 
 
 def test_each_attempt_has_its_own_signs(begin: Any) -> None:
@@ -173,3 +180,106 @@ def test_the_undo_counts_its_own_signs(begin: Any) -> None:
     run.cancel()
     beat(run, "same", run.now, undo=True)
     assert [event.action for event in run.events(e.ProgressReported)] == ["invoke", "compensate"]
+
+
+# --- beside the history
+
+
+@saga("indexing")
+async def indexing(s: Saga, order: Order) -> None:
+    await s.call(charge, order, compensate=refund)
+
+
+def work_for(run: Any, hours: int, every: int = 10) -> None:
+    """The participant says each `every` seconds that it goes on; alarms ring when they are due."""
+    until = run.now + hours * 3600 * SECOND
+    while run.now < until:
+        run.now += every * SECOND
+        beat(run, f"beat-{run.now}", run.now, body=msgspec.Raw(b"[%d]" % run.now))
+        if run.wake_at is not None and run.wake_at <= run.now:
+            run.happen(Wake(gate=run.now))
+
+
+def test_a_day_of_heartbeats_is_one_event_for_each_deadline_and_no_resend(begin: Any) -> None:
+    run = begin(indexing)
+    work_for(run, hours=14)
+    deadlines = 14 * 60 // 5
+    assert run.state.steps[CHARGE].status == "issued"
+    assert len(run.events(e.CommandResent)) == 0
+    assert deadlines - 10 <= len(run.events(e.ProgressReported)) <= deadlines + 10
+    assert len(run.rows) < deadlines + 12
+    run.reply(CHARGE)
+    assert run.kept.last == {}
+
+
+def test_a_step_that_falls_silent_after_heartbeats_has_its_whole_time_from_the_last(begin: Any) -> None:
+    run = begin(indexing)
+    work_for(run, hours=1)
+    last = run.now
+    run.wake_until(lambda: run.state.steps[CHARGE].status != "issued")
+    assert run.now == last + 5 * 60 * SECOND
+    assert len(run.events(e.CommandResent)) > 0
+
+
+def test_a_silent_handler_is_asked_again_when_its_heartbeat_timeout_is_over(begin: Any) -> None:
+    @saga("heartbeats", deadline=hours(20))
+    async def beating(s: Saga, order: Order) -> None:
+        await s.call(payout, order, timeout=hours(10), heartbeat_timeout=timedelta(seconds=30))
+
+    run = begin(beating)
+    assert run.sent[-1].heartbeat == 30 * SECOND
+    run.wake()
+    assert run.now - run_start(run) == 30 * SECOND
+    assert [event.step for event in run.events(e.CommandResent)] == ["bank.payout"]
+    beat(run, "first", run.now, step="bank.payout")
+    run.now += 20 * SECOND
+    beat(run, "second", run.now, step="bank.payout")
+    said = run.now
+    run.wake()
+    assert len(run.events(e.CommandResent)) == 1
+    run.wake()
+    assert run.now == said + 30 * SECOND
+    assert len(run.events(e.CommandResent)) == 2
+
+
+def test_an_attempt_that_takes_too_long_is_followed_by_the_next_whatever_signs_it_gives(begin: Any) -> None:
+    @saga("attempts")
+    async def trying(s: Saga, order: Order) -> None:
+        patience = Retry(attempts=2, attempt_timeout=timedelta(seconds=40))
+        await s.call(charge, order, compensate=refund, timeout=minutes(10), retry=patience)
+
+    run = begin(trying)
+    for _ in range(4):
+        run.now += 10 * SECOND
+        beat(run, f"beat-{run.now}", run.now)
+        run.happen(Wake(gate=run.now))
+    [planned] = run.events(e.RetryPlanned)
+    assert (planned.unknown, planned.error.code) == (True, "attempt_timeout")
+    run.wake_until(lambda: run.state.steps[CHARGE].attempt == 2)
+    sent = run.now
+    run.wake_until(lambda: run.state.steps[CHARGE].status != "issued")
+    assert run.now == sent + 40 * SECOND
+    assert run.undos == [CHARGE]
+
+
+def test_an_attempt_of_a_compensation_has_its_bound_too(begin: Any) -> None:
+    @saga("undoing", compensation=Retry(attempts=2, attempt_timeout=timedelta(seconds=40)))
+    async def undoing(s: Saga, order: Order) -> None:
+        await s.call(charge, order, compensate=refund)
+
+    run = begin(undoing)
+    run.cancel()
+    started = run.now
+    run.wake_until(lambda: run.state.attention == "deferred")
+    assert run.state.steps[CHARGE].undo.attempt == 2
+    assert run.now - started < 90 * SECOND
+
+
+def test_a_bound_of_no_time_is_refused_at_the_call(begin: Any) -> None:
+    @saga("no-time")
+    async def no_time(s: Saga, order: Order) -> None:
+        await s.call(payout, order, heartbeat_timeout=timedelta(0))
+
+    assert "heartbeat_timeout=0:00:00" in begin(no_time).state.blocked.message
+    with pytest.raises(ContractError, match="attempt_timeout"):
+        Retry(attempt_timeout=timedelta(0))
