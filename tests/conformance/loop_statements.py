@@ -136,6 +136,7 @@ def _batches(store: SqlStore) -> set[str]:
         batch.history(["o-1"])
         batch.earlier("o-1", 1, 2)
         batch.heartbeats(["c-1"])
+        batch.kept_for("o-1")
         batch.seen([("o-1", "x")])
         batch.due(COORDINATOR, T0, 10, ORDER)
         batch.requests(COORDINATOR, 10)
@@ -155,7 +156,7 @@ def _batches(store: SqlStore) -> set[str]:
         )
     return {
         "now", "fence", "revisions", "lock", "history", "earlier", "seen", "due", "requests", "foldable",
-        "heartbeats", "dead_letters", "write",
+        "heartbeats", "kept_for", "dead_letters", "write",
     }  # fmt: skip
 
 
@@ -202,7 +203,7 @@ _FILL = (
     " SELECT n, 'relay', 1, now() + interval '1 day' FROM generate_series(0, 63) n",
 )  # fmt: skip
 _TABLES = (
-    "saga, saga_event, heartbeat, dead_letter, audit, definition, operator_request, outbox, outbox_batch,"
+    "saga, saga_event, heartbeat, dead_letter, audit, audit_head, definition, operator_request, outbox, outbox_batch,"
     " consumer_offset, outbox_lane, outbox_relay"
 )
 
