@@ -42,8 +42,9 @@ from tests.conformance.store_kit import (
 #: Not statements of the loop: the first is asked once, when a process starts.
 NOT_ASKED = frozenset(("live_versions", "batch", "close", "now"))
 _SETS_UP = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SET|SELECT (clock_timestamp|pg_|set_config|nextval|version))", re.I)
-#: Tables with some rows however long a coordinator runs: they are read as a whole.
-SMALL = frozenset(("consumer_offset", "outbox_batch", "outbox_lane", "outbox_relay"))
+#: Tables with some rows however long a coordinator runs: they are read as a whole. Signs of life are those of commands
+#: that are under way just now, and are swept once a minute.
+SMALL = frozenset(("heartbeat", "consumer_offset", "outbox_batch", "outbox_lane", "outbox_relay"))
 #: Sagas, events, dead letters and audit lines of a table that is filled.
 MANY = 3_000
 

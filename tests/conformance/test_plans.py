@@ -32,6 +32,8 @@ OF_THE_COORDINATOR = (
     statements.PG_HISTORY,
     statements.PG_UPDATE_SAGAS,
     statements.PG_DELETE_BATCHES,
+    statements.PG_HEARTBEATS,
+    statements.PG_FORGET_HEARTBEATS,
 )
 OF_A_SERVICE = (
     postgres._LOCK_FENCES,
