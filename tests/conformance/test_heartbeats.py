@@ -57,5 +57,5 @@ def test_old_signs_of_sagas_that_are_over_are_swept(bench: Bench) -> None:
     rows = [heartbeat("c-1", saga_id="live"), heartbeat("c-2", saga_id="over"), heartbeat("c-3", saga_id="gone")]
     young = heartbeat("c-4", saga_id="over", at=T0 + timedelta(days=2))
     write(store, heartbeats=[*rows, young])
-    store.sweep(T0 + timedelta(days=1), 10)
+    store.sweep(COORDINATOR, T0 + timedelta(days=1), 10)
     assert set(kept(store, "c-1", "c-2", "c-3", "c-4")) == {"c-1", "c-4"}
