@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from greenlet import getcurrent
+
 from segue.clock import to_micros
 from segue.coordinator.store import Changes, OffsetMove, StoredOffset
 from segue.outbox.message import RAW, Message, unpack
@@ -31,6 +33,8 @@ class Violation(BaseException):
     def __init__(self, oracle: str, message: str) -> None:
         super().__init__(f"{oracle}: {message}")
         self.raised.append(self)
+        #: Whose turn it was.
+        self.whose = getcurrent()
         self.oracle = oracle
         self.message = message
 

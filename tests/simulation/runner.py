@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from greenlet import getcurrent
+
 from segue.activities.runner import Desk, Done, InlineRunner, Job
 from tests.simulation.oracles import Violation
 from tests.simulation.world import Killed, Process
@@ -24,8 +26,9 @@ class SimRunner(InlineRunner):
         objections = len(Violation.raised)
 
         def ended(how: Done[Any]) -> None:
-            if len(Violation.raised) > objections:
-                raise Violation.raised[objections]
+            for objection in Violation.raised[objections:]:
+                if objection.whose is getcurrent():
+                    raise objection  # and not one that ended the schedule while this job was frozen
             if not self._process.alive:
                 raise Killed
             done(how)

@@ -304,3 +304,5 @@ FEATURES = (
     "parallel", "within", "signal", "map", "try", "sleep", "readonly", "bare", "manual", "optional", "park", "pivot",
     "bug",
 )  # fmt: skip
+#: What only a focus turns on.
+FOCUSED = ("parked", "recover")

@@ -22,7 +22,7 @@ from tests.simulation.mutants import QUICK, applied, hunt
 from tests.simulation.oracles import Violation
 from tests.simulation.patching import MUTANTS, Patch
 from tests.simulation.run import TAPES
-from tests.simulation.sagas import FEATURES
+from tests.simulation.sagas import FEATURES, FOCUSED
 from tests.simulation.shrink import shrink
 from tests.simulation.system import TIERS, System, bounded, run
 from tests.simulation.tape import Choices, Tape, load, save, size
@@ -135,8 +135,8 @@ def test_every_focus_names_events_and_pieces_that_there_are() -> None:
     for number in range(1, 1 + len(FOCUSES)):
         seen = focused(plan, number)
         assert set(seen.kinds) <= set(people.EVENTS)
-        assert set(seen.pieces) <= {*FEATURES, "call"}
-        assert seen.features <= set(FEATURES)
+        assert set(seen.pieces) <= {*FEATURES, *FOCUSED, "call"}
+        assert seen.features <= {*FEATURES, *FOCUSED}
         assert seen.enabled <= {*FAULTS, *CALL, *CLOSE}
 
 
