@@ -16,6 +16,8 @@ import pytest
 from hypothesis import settings
 
 from tests.real.kafka import Kafka
+from tests.real.mariadb import MariaDb, run_statement
+from tests.real.pgbouncer import PgBouncer
 from tests.real.postgres import Postgres, create_database, drop_database
 from tests.real.process import Server
 
@@ -26,6 +28,8 @@ PARTS: dict[str, tuple[str, type[Server], str]] = {
     "kafka_bootstrap": ("kafka", Kafka, "SEGUE_TEST_KAFKA"),
     "postgres_url": ("postgres", Postgres, "SEGUE_TEST_POSTGRES"),
     "postgres_admin_url": ("postgres", Postgres, "SEGUE_TEST_POSTGRES"),
+    "mariadb_admin_url": ("mariadb", MariaDb, "SEGUE_TEST_MARIADB"),
+    "mariadb_url": ("mariadb", MariaDb, "SEGUE_TEST_MARIADB"),
 }
 
 # Examples share two cores with real servers, so a deadline would measure those. In CI the same examples every time.
@@ -63,6 +67,36 @@ def postgres_url(postgres_admin_url: str) -> Iterator[str]:
     create_database(postgres_admin_url, name)
     yield f"{postgres_admin_url.rpartition('/')[0]}/{name}"
     drop_database(postgres_admin_url, name)
+
+
+@pytest.fixture(scope="session")
+def mariadb_admin_url() -> str:
+    """SQLAlchemy URL of a database of MariaDB; others can be created beside it."""
+    return _address("mariadb_admin_url")
+
+
+@pytest.fixture
+def mariadb_url(mariadb_admin_url: str) -> Iterator[str]:
+    """SQLAlchemy URL of an empty MariaDB database of this test alone, with the server's usual collation."""
+    name = f"segue_test_{os.getpid()}_{next(_numbers)}"
+    run_statement(mariadb_admin_url, f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
+    yield f"{mariadb_admin_url.rpartition('/')[0]}/{name}"
+    run_statement(mariadb_admin_url, f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def pooled_url(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`postgres_url` behind a PgBouncer of this test alone, which gives each transaction another session."""
+    if reason := PgBouncer.missing():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"this test needs pgbouncer: {reason}", pytrace=False)
+        pytest.skip(NOT_RUN + reason)
+    pooler = PgBouncer(f"test-{os.getpid()}-{next(_numbers)}", upstream=postgres_url)
+    pooler.start(fresh=True)
+    try:
+        yield pooler.address
+    finally:
+        pooler.remove()
 
 
 @pytest.fixture

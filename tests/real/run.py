@@ -1,7 +1,8 @@
-"""Run a command with real Kafka and real PostgreSQL: `python -m tests.real.run pytest -n auto`.
+"""Run a command with real Kafka, PostgreSQL and MariaDB: `python -m tests.real.run pytest -n auto`.
 
-The command finds them in SEGUE_TEST_KAFKA and SEGUE_TEST_POSTGRES. A variable that is set already is left alone, and
-nothing is started for it. A part that this machine can't run is left out, and said so; with CI=true that is a failure.
+The command finds them in SEGUE_TEST_KAFKA, SEGUE_TEST_POSTGRES and SEGUE_TEST_MARIADB. A variable that is set already
+is left alone, and nothing is started for it. A part that this machine can't run is left out, and said so; with CI=true
+that is a failure.
 `--sweep` alone stops and removes what runs that were killed have left.
 """
 
@@ -16,10 +17,15 @@ from collections.abc import Sequence
 from types import FrameType
 
 from tests.real.kafka import Kafka
+from tests.real.mariadb import MariaDb
 from tests.real.postgres import Postgres
 from tests.real.process import RealPartError, Server, started_at
 
-PARTS: dict[str, type[Server]] = {"SEGUE_TEST_POSTGRES": Postgres, "SEGUE_TEST_KAFKA": Kafka}
+PARTS: dict[str, type[Server]] = {
+    "SEGUE_TEST_POSTGRES": Postgres,
+    "SEGUE_TEST_MARIADB": MariaDb,
+    "SEGUE_TEST_KAFKA": Kafka,
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -127,7 +127,7 @@ def reply_to(command: Command, answered: Answered, *, source: str, now: datetime
 
     What `message_of` makes of `Reply.headers()`, without the way there and back.
     """
-    extras = {"ce_source": source, **dict(command.passed_on)}
+    extras = dict(command.passed_on)
     if command.subject is not None:
         extras["ce_subject"] = command.subject
     if answered.effect == "unknown":
@@ -141,6 +141,7 @@ def reply_to(command: Command, answered: Answered, *, source: str, now: datetime
         type=f"{command.activity}.reply",
         payload=answered.body,
         created_at=now.astimezone(UTC),
+        source=source,
         causation_id=command.id,
         correlation_id=command.saga_id,
         saga_id=command.saga_id,

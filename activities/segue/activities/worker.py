@@ -29,8 +29,7 @@ from segue.observe import SILENT, Logging, Observer
 from segue.outbox.deadline import CALL_TIMEOUT
 from segue.outbox.inbox import HORIZON, sweep
 from segue.outbox.relay import Relay, RelayOptions
-from segue.outbox.schema import metadata
-from segue.outbox.sql import SqlOutboxStore
+from segue.outbox.sql import SqlOutboxStore, create_all
 from segue.outbox.store import OutboxStore
 from segue.topics.broker import Consumer, Producer
 from segue.topics.codec import Codecs
@@ -190,7 +189,7 @@ class Worker(Generic[S]):
         """Create the outbox and inbox tables where they are missing; for services without migrations."""
         runner = self._runner()
         try:
-            runner.transact(metadata.create_all)
+            runner.transact(create_all)
         finally:
             runner.close()
 

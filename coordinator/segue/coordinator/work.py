@@ -53,6 +53,8 @@ from segue.topics.deadletter import dead_letter_record
 from segue.topics.envelope import JSON, Reply
 
 _NO_TRACE: Mapping[str, str] = {}
+#: Further headers of a command, where its coordinator knows that what it undoes was done, and of any other.
+_DONE, _OTHERWISE = {"ce_sagadone": "true"}, dict[str, str]()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,6 @@ class Work:
         #: Sagas of others that share the database → whose they are.
         self._others: dict[str, str] = {}
         #: What no column has a place for, of every command.
-        self._source = {"ce_source": tools.coordinator}
 
     # --- before
 
@@ -535,7 +536,7 @@ class Work:
 
     def _message(self, state: SagaState, command: SendCommand) -> Message:
         trace = dict(state.trace) if state.trace else _NO_TRACE
-        headers = self._source | {"ce_sagadone": "true"} if command.done else self._source
+        headers = _DONE if command.done else _OTHERWISE
         return Message(
             id=command.id,
             aggregatetype=self.tools.names.commands_of(command.activity.partition(".")[0]),
@@ -544,6 +545,7 @@ class Work:
             payload=command.body,
             created_at=from_micros(command.sent_at),
             content_type=JSON,
+            source=self.tools.coordinator,
             causation_id=state.id,
             correlation_id=state.id,
             saga_id=state.id,

@@ -14,7 +14,13 @@ from enum import Enum
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from segue.errors import RejectedWrite, StoreUnavailable, Unavailable
+from segue.errors import ConfigError, RejectedWrite, StoreUnavailable, Unavailable
+
+
+class UnfitDatabase(ConfigError):
+    """The database lacks something that somebody has to give it; no record is to blame, and none is given up for it."""
+
+    code = "unfit_database"
 
 
 class DatabaseFault(Enum):
@@ -105,6 +111,8 @@ def fault_of(error: BaseException) -> DatabaseFault | None:
     """What an error of SQLAlchemy or of a driver means; None for any other, and for a mistake in the SQL itself."""
     if isinstance(error, (Unavailable, PoolTimeout, DisconnectionError)):
         return DatabaseFault.PASSES
+    if isinstance(error, UnfitDatabase):
+        return DatabaseFault.UNFIT
     if isinstance(error, StatementError):
         if isinstance(error, DBAPIError) and error.connection_invalidated and sqlstate_of(error.orig) is None:
             return DatabaseFault.PASSES

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, RowMapping, and_, delete, or_, select, update
 
 from segue.errors import StoreUnavailable
 from segue.outbox import postgres
+from segue.outbox.faults import UnfitDatabase
 from segue.outbox.message import Message
-from segue.outbox.schema import inbox_table
+from segue.outbox.schema import MYSQL_COLLATION, inbox_table
 from segue.outbox.sql import DatabaseTime, database_now, insert_messages, insert_or_ignore
 from segue.outbox.store import LockedRow
 
@@ -36,6 +37,12 @@ def lock_inbox_row(connection: Connection, consumer: str, saga_key: str) -> tupl
     inserted = connection.execute(inserting, execution_options={"preserve_rowcount": True})
     where = and_(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key)
     row = connection.execute(select(inbox, DatabaseTime().label("now")).where(where).with_for_update()).mappings().one()
+    if (row["consumer"], row["saga_key"]) != (consumer, saga_key):
+        # Another one's row: its stored answer would be given for a command that nobody has handled.
+        raise UnfitDatabase(
+            f"table inbox takes {saga_key!r:.200} and {row['saga_key']!r:.200} for one; its collation must be binary: "
+            f"ALTER TABLE inbox CONVERT TO CHARACTER SET utf8mb4 COLLATE {MYSQL_COLLATION}"
+        )
     return row, inserted.rowcount == 1, cast("datetime", row["now"])
 
 

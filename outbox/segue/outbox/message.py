@@ -25,6 +25,7 @@ LANES = 64
 #: Column of the outbox → header of the record, in the order in which they travel.
 COLUMN_HEADERS: Mapping[str, str] = {
     "id": "ce_id",
+    "source": "ce_source",
     "type": "ce_type",
     "created_at": "ce_time",
     "causation_id": "ce_causationid",
@@ -69,6 +70,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     payload: bytes | None
     created_at: datetime
     content_type: str = JSON
+    source: str | None = None
     causation_id: str | None = None
     correlation_id: str | None = None
     saga_id: str | None = None

@@ -62,6 +62,14 @@ Serial = BigInteger().with_variant(Integer, "sqlite")
 #: Payloads are validated bytes, never JSONB: JSONB accepts what Python can't read back.
 Bytes = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
+#: Keys are compared byte by byte: with the usual collations of MySQL `CASE-9` and `case-9` would be one fence.
+MYSQL_COLLATION = "utf8mb4_bin"
+_OPTIONS: dict[str, Any] = {
+    f"{dialect}_{name}": value
+    for dialect in ("mysql", "mariadb")
+    for name, value in (("charset", "utf8mb4"), ("collate", MYSQL_COLLATION))
+}
+
 outbox_table = Table(
     "outbox",
     metadata,
@@ -73,6 +81,7 @@ outbox_table = Table(
     Column("type", String(255), nullable=False),
     Column("payload", Bytes),
     Column("content_type", String(100), nullable=False),
+    Column("source", String(255)),
     Column("causation_id", String(255)),
     Column("correlation_id", String(255)),
     Column("saga_id", String(255)),
@@ -91,6 +100,7 @@ outbox_table = Table(
     Column("created_at", Moment, nullable=False),
     Index("outbox_lane_seq", "lane", "seq"),
     Index("outbox_saga", "saga_id"),
+    **_OPTIONS,
 )
 
 #: Rows that the relay could not publish with its last try; a person looks at them.
@@ -105,6 +115,7 @@ outbox_quarantine_table = Table(
     Column("error", String(1024), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("quarantined_at", Moment, nullable=False),
+    **_OPTIONS,
 )
 
 #: Who publishes which lane until when; a lease is a hint that keeps order, duplicates are harmless.
@@ -115,6 +126,7 @@ outbox_lane_table = Table(
     Column("owner", String(255), nullable=False),
     Column("token", BigInteger, nullable=False),
     Column("leased_until", Moment, nullable=False),
+    **_OPTIONS,
 )
 
 #: The relays that are alive: lanes are shared out among them evenly.
@@ -123,6 +135,7 @@ outbox_relay_table = Table(
     metadata,
     Column("owner", String(255), primary_key=True),
     Column("seen_until", Moment, nullable=False),
+    **_OPTIONS,
 )
 
 #: The participant's fence (design §6): one row per (consumer, occurrence), locked first by invoke and by compensate.
@@ -145,4 +158,5 @@ inbox_table = Table(
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Index("inbox_updated_at", "updated_at"),
+    **_OPTIONS,
 )

@@ -16,6 +16,7 @@ from sqlalchemy import (
     RowMapping,
     delete,
     func,
+    inspect,
     or_,
     select,
     tuple_,
@@ -30,6 +31,7 @@ from segue.outbox.deadline import CALL_TIMEOUT, deadline, watch
 from segue.outbox.faults import translated
 from segue.outbox.message import COLUMN_HEADERS, LANES, Message, headers_of, pack, record_of
 from segue.outbox.schema import (
+    MYSQL_COLLATION,
     Moment,
     metadata,
     outbox_lane_table,
@@ -77,9 +79,34 @@ def _mysql_time(element: DatabaseTime, compiler: Any, **kw: Any) -> str:
     return "UTC_TIMESTAMP(6)"
 
 
-def create_all(engine: Engine) -> None:
-    """Create the tables of a service (outbox, inbox, …) that are not there yet; for services without migrations."""
-    metadata.create_all(engine)
+def create_all(database: Engine | Connection) -> None:
+    """Create the tables of a service (outbox, inbox, …) that are not there yet, and bring up to date those that are.
+
+    For services without migrations. Columns of later versions are added; on MySQL and MariaDB keys get a collation that
+    tells `CASE-9` from `case-9`.
+    """
+    if isinstance(database, Engine):
+        with database.begin() as connection:
+            create_all(connection)
+        return
+    metadata.create_all(database)
+    found = inspect(database)
+    for table in metadata.sorted_tables:
+        columns = {column["name"]: column for column in found.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in columns:
+                kind = column.type.compile(database.dialect)
+                database.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+        if database.dialect.name in ("mysql", "mariadb") and _is_folded(database, table.name):
+            text = f"ALTER TABLE {table.name} CONVERT TO CHARACTER SET utf8mb4 COLLATE {MYSQL_COLLATION}"
+            database.exec_driver_sql(text)
+
+
+def _is_folded(connection: Connection, table: str) -> bool:
+    """Whether a text column has a collation under which different texts are equal."""
+    query = "SELECT count(*) FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s"
+    folded = f"{query} AND collation_name NOT LIKE '%%\\_bin'"
+    return bool(connection.exec_driver_sql(folded, (table,)).scalar_one())
 
 
 def database_now(connection: Connection) -> datetime:

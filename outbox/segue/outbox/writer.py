@@ -6,6 +6,7 @@ transaction, and gone when that rolls back, to a savepoint as well. So one funct
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
@@ -37,6 +38,8 @@ class DbApiConnection(Protocol):
 #: What a message can be added to. On a connection the row is inserted at once, on a session with its next flush.
 Target: TypeAlias = Session | AsyncSession | Connection | DbApiConnection
 
+#: `ce_source` of a message whose sender does not name himself.
+SOURCE = "/segue/outbox"
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 #: Set in `Session.info` while a message awaits the commit, so that the relay is woken by it.
 _PENDING_FLAG = "segue.outbox.pending"
@@ -75,6 +78,7 @@ def add(
     type: str,
     headers: Mapping[str, str] | None = None,
     id: str | None = None,
+    source: str = SOURCE,
     content_type: str = JSON,
     clock: Clock = SYSTEM_CLOCK,
     limits: Limits = DEFAULT_LIMITS,
@@ -82,9 +86,10 @@ def add(
     """Send a message if, and only if, the transaction commits; returns the message's id (a uuid, drawn if not given).
 
     `payload` is a value (dataclass, pydantic model, …) that becomes JSON, or bytes that travel as they are, or None.
+    `source` says who sends it (`ce_source`, a URI reference such as `/shop`).
     Messages with the same key keep the order in which they were written. Nothing is sent before the commit.
-    Raises UsageError for a topic, key, type, id or header that can't travel, InvalidPayload for a payload that is too
-    large or no JSON; the session is untouched then.
+    Raises UsageError for a topic, key, type, id, source or header that can't travel, InvalidPayload for a payload that
+    is too large or no JSON; the session is untouched then.
     """
     body = payload if payload is None or isinstance(payload, bytes) else _CONVERTER.to_bytes(payload, None)
     extras = _checked_headers(headers or {}, limits)
@@ -96,6 +101,7 @@ def add(
         payload=_checked_size(body, limits),
         created_at=clock.now(),
         content_type=_checked_text("content_type", content_type, 100),
+        source=_checked_text("source", source),
         traceparent=extras.pop("traceparent", None),
         tracestate=extras.pop("tracestate", None),
         headers=extras,
@@ -168,6 +174,11 @@ def _insert_plainly(connection: Any, message: Message) -> None:
         raise UsageError(
             f"can't add a message to a {type(connection).__module__}.{type(connection).__name__}: "
             "pass an SQLAlchemy Session, AsyncSession or Connection, or a psycopg, sqlite3 or PyMySQL connection"
+        )
+    if inspect.iscoroutinefunction(connection.commit):
+        raise UsageError(
+            f"can't add a message to a {type(connection).__module__}.{type(connection).__name__}, "
+            "which has to be awaited: pass an AsyncSession, or add it with a sync connection"
         )
     dialect = make_dialect(paramstyle=paramstyle)
     row = row_of(message)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy import Engine, String, create_engine, event, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sqlalchemy.pool import NullPool
 
@@ -44,7 +44,7 @@ class Booking(Base):
 
     __tablename__ = "booking"
     id: Mapped[int] = mapped_column(primary_key=True)
-    order: Mapped[str]
+    order: Mapped[str] = mapped_column(String(255))
     amount: Mapped[int]
 
 
