@@ -2,84 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from segue.clock import SYSTEM_CLOCK, fresh_id
-
-#: Seconds within which everything here must happen, on a machine that is busy.
-DEADLINE = 90.0
-
-
-class Deployment:
-    """`segue` with settings from the environment, as in a container."""
-
-    def __init__(self, directory: Path, kafka: str, database: str) -> None:
-        self.directory = directory
-        name = f"cli-{fresh_id()[:8]}"
-        self.environment = {
-            **os.environ,
-            "SEGUE_COORDINATOR_NAME": name,
-            "SEGUE_COORDINATOR_SAGAS": "sagas",
-            "SEGUE_COORDINATOR_DATABASE": database,
-            "SEGUE_KAFKA_BOOTSTRAP": kafka,
-            "SEGUE_TOPICS_COMMANDS": "{coordinator}.{service}.commands",
-            "SEGUE_TOPICS_PARTITIONS": "2",
-            "SEGUE_TOPICS_REPLICATION": "1",
-        }
-        self.name = name
-        self.running: list[subprocess.Popen[bytes]] = []
-        self.segue("init", ".")
-
-    def segue(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "segue.cli.main", *arguments],
-            cwd=self.directory,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr + self.log()
-        return done
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        return json.loads(self.segue(*arguments, "--json", code=code).stdout)
-
-    def run(self, *arguments: str) -> subprocess.Popen[bytes]:
-        with (self.directory / "log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "segue.cli.main", *arguments],
-                cwd=self.directory,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-            )
-        self.running.append(process)
-        return process
-
-    def log(self) -> str:
-        file = self.directory / "log"
-        return file.read_text("utf-8") if file.exists() else ""
+from segue.clock import SYSTEM_CLOCK
+from tests.real.deployment import DEADLINE, Deployment
 
 
 @pytest.fixture
 def deployment(tmp_path: Path, kafka_bootstrap: str, postgres_url: str) -> Iterator[Deployment]:
     made = Deployment(tmp_path, kafka_bootstrap, postgres_url)
+    made.segue("init", ".")
     yield made
-    for process in made.running:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    made.close()
 
 
 def test_from_an_empty_database_and_no_topics_to_a_completed_saga(deployment: Deployment) -> None:

@@ -95,17 +95,18 @@ class Reader:
             error = UnknownActivity(f"{command.activity} does not {command.action}; see its contract")
             return _faulty(record, command, "unknown_activity", error)
         try:
-            canonical = self._canonical(command, record.value)
+            canonical = self._canonical(command, record)
             decode = partial(self._converter.from_bytes, canonical, registration.activity.input)
             return Prepared(record=record, command=command, registration=registration, first=decode(), decode=decode)
         except InputError as wrong:
             return _faulty(record, command, "invalid_input", wrong)
 
-    def _canonical(self, command: Command, value: bytes | None) -> bytes:
+    def _canonical(self, command: Command, record: Record) -> bytes:
+        value = record.value
         codecs, allowed = self._payloads[command.action]
         if value is not None and len(value) > allowed:
             raise DecodeError(f"payload has {len(value)} bytes, allowed are {allowed}")
-        return b"null" if value is None else codecs.decode(command.content_type, value)
+        return b"null" if value is None else codecs.decode(command.content_type, value, record.topic)
 
 
 def _faulty(record: Record, command: Command, code: Any, error: Exception) -> Prepared:

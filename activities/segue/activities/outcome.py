@@ -20,7 +20,7 @@ from segue.ids import reply_id
 from segue.outbox.inbox import StoredOutcome
 from segue.outbox.message import Message
 from segue.topics.codec import JsonCodec
-from segue.topics.envelope import Command, Effect, Outcome
+from segue.topics.envelope import JSON, Command, Effect, Outcome
 
 #: Longest text of an error that travels, in bytes of UTF-8.
 MAX_MESSAGE_BYTES = 1024
@@ -70,7 +70,8 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is to be replied to one command."""
 
     outcome: Outcome
-    body: bytes = b"null"
+    body: bytes | None = b"null"
+    content_type: str = JSON
     code: str | None = None
     effect: Effect = "none"
     retry_after: float | None = None
@@ -140,6 +141,7 @@ def reply_to(command: Command, answered: Answered, *, source: str, now: datetime
         aggregateid=command.saga_id,
         type=f"{command.activity}.reply",
         payload=answered.body,
+        content_type=answered.content_type,
         created_at=now.astimezone(UTC),
         source=source,
         causation_id=command.id,
@@ -159,7 +161,7 @@ def reply_to(command: Command, answered: Answered, *, source: str, now: datetime
 
 def readdressed(stored: Message, command: Command, *, source: str, now: datetime) -> Message:
     """The stored reply's outcome and body as the reply to another attempt's command."""
-    answered = Answered(outcome="success", body=stored.payload or b"null")
+    answered = Answered(outcome="success", body=stored.payload, content_type=stored.content_type)
     return reply_to(command, answered, source=source, now=now)
 
 

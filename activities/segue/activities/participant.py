@@ -32,7 +32,7 @@ from segue.outbox.inbox import (
 )
 from segue.outbox.message import Message
 from segue.outbox.store import ServiceRows
-from segue.topics.codec import JsonCodec
+from segue.topics.codec import Codecs, JsonCodec
 from segue.topics.converter import Converter
 from segue.topics.envelope import Command
 
@@ -67,12 +67,14 @@ class Participant:
         *,
         converter: Converter,
         beat: Callable[[Prepared, Any], None],
+        codecs: Codecs | None = None,
         horizon: timedelta = HORIZON,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.consumer = consumer
         self._converter = converter
         self._beat = beat
+        self._codecs = codecs or Codecs(limits=limits)
         self._horizon = horizon
         self._limits = limits
 
@@ -113,9 +115,9 @@ class Participant:
             output = desk.call(registration.function, self._context(sessions.handed, prepared, fence), prepared.input())
         except ReplyLater:
             return Answered(outcome="pending")
-        return Answered(outcome="success", body=self._encoded(output, registration))
+        return self._success(prepared.command, output, registration)
 
-    def _encoded(self, output: Any, registration: Registration) -> bytes:
+    def _success(self, command: Command, output: Any, registration: Registration) -> Answered:
         activity = registration.activity
         try:
             body = self._converter.to_bytes(output, activity.output)
@@ -130,7 +132,11 @@ class Participant:
                 JsonCodec(limits).decode(body)
             except DecodeError as error:
                 raise InvalidOutput(f"{activity.name} returned what nobody may read: {error}") from error
-        return body
+        try:
+            content_type, value = self._codecs.encode(command.reply_to, f"{activity.name}.reply", body)
+        except InputError as error:
+            raise InvalidOutput(f"what {activity.name} returned can't be sent: {error}") from error
+        return Answered(outcome="success", body=value, content_type=content_type)
 
     # --- the fence and the reply
 

@@ -113,7 +113,8 @@ class Worker(Generic[S]):
         self.name = legal("the worker's name", name)
         self.options = options
         self._sessions = sessions
-        self._codecs = codecs
+        #: How payloads are read and written; None: as `segue worker run` is told by its settings, JSON without it.
+        self.codecs = codecs
         self._converter: Converter | None = None
         self._clock = clock
         #: Told what happens inside; `run` puts the log here where nobody else listens.
@@ -222,14 +223,15 @@ class Worker(Generic[S]):
                 loop.serve_heartbeats()  # nobody else runs while the handler does
 
         limits = self.options.limits
-        converter = self._converter or Converter(limits)
         store = store or SqlOutboxStore(runner.transact)
+        codecs, converter = self.codecs or Codecs(limits=limits), self._converter or Converter(limits)
         relay_options = RelayOptions(older_than=self.options.relay_after, patience=0.0)
         pace = Pace(self._clock, self.options.loop.group)
         participant = Participant(
             self.name,
             converter=converter,
             beat=beat,
+            codecs=codecs,
             horizon=self.options.horizon,
             limits=limits,
         )
@@ -240,12 +242,7 @@ class Worker(Generic[S]):
             consumer=consumer,
             producer=producer,
             runner=runner,
-            reader=Reader(
-                self._registrations,
-                codecs=self._codecs or Codecs(limits=limits),
-                converter=converter,
-                limits=limits,
-            ),
+            reader=Reader(self._registrations, codecs=codecs, converter=converter, limits=limits),
             unit=UnitOfWork(participant, pace, self.observer),
             pace=pace,
             heartbeats=heartbeats,

@@ -1,1 +1,1 @@
-"""The command line, `segue`: one module per noun, settings in `segue.cli.settings`."""
+"""The command line, `segue`: one module per noun, settings in `segue.settings`."""

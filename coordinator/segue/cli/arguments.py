@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from segue.cli.settings.durations import EXPECTED, parse_duration
 from segue.coordinator.reads import Reads
 from segue.errors import ConfigError, DecodeError, InputError, UsageError
-from segue.limits import DEFAULT_LIMITS
+from segue.limits import DEFAULT_LIMITS, Limits
+from segue.settings.durations import EXPECTED, parse_duration
 from segue.topics.codec import JsonCodec
 
 _RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(?:/(s|m|h))?")
@@ -91,20 +91,20 @@ def reason_option(reason: str | None, *, mandatory: bool) -> str:
     return text
 
 
-def payload_argument(text: str) -> bytes:
+def payload_argument(text: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """A JSON document: itself, `@file`, or `@-` for stdin. Raises InputError saying where it is wrong.
 
     Only white space is taken out. It is never decoded on the way: a number with many digits would come out as a double.
     """
     data, where = read_argument(text)
-    if len(data) > DEFAULT_LIMITS.payload_bytes:
-        raise InputError(f"{where} has {len(data):,} bytes, allowed are {DEFAULT_LIMITS.payload_bytes:,}")
+    if len(data) > limits.payload_bytes:
+        raise InputError(f"{where} has {len(data):,} bytes, allowed are {limits.payload_bytes:,}")
     try:
         msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{where} is not JSON: {error}") from None
     try:
-        return msgspec.json.format(JsonCodec().decode(data), indent=-1)
+        return msgspec.json.format(JsonCodec(limits).decode(data), indent=-1)
     except DecodeError as error:
         raise InputError(f"{where} can't be used: {error}") from None
 

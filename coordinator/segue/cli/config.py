@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from segue.cli.invocation import Invocation, command
-from segue.cli.settings.load import PROPERTIES
-from segue.cli.settings.masking import shown_property
-from segue.cli.settings.reference import settings_page
-from segue.cli.settings.values import declared
+from segue.settings.load import PROPERTIES
+from segue.settings.masking import shown_property
+from segue.settings.reference import settings_page
+from segue.settings.values import declared
 
 
 def register(app: typer.Typer) -> None:

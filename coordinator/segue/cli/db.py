@@ -9,10 +9,11 @@ from pathlib import Path
 
 import typer
 
-from segue.cli.connections import database_url, make_private, make_private_file
+from segue.cli.connections import database_url
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.coordinator.reads import check_exists, parse_url, translated
+from segue.settings.embedded import make_private, make_private_file
 
 
 def register(app: typer.Typer) -> None:

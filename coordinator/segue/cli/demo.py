@@ -16,13 +16,13 @@ from typing import Annotated
 
 import typer
 
-from segue.cli.connections import BROKER_FILE
 from segue.cli.exits import Problem
 from segue.cli.init import write_project
 from segue.cli.invocation import Invocation, command
 from segue.clock import SYSTEM_CLOCK
 from segue.coordinator.queries import LIVE, SagaFilter
 from segue.coordinator.reads import Reads
+from segue.settings.embedded import BROKER_FILE
 from segue.topics.broker import Outgoing
 from segue.topics.embedded import EMBEDDED_PROPERTIES
 from segue.topics.envelope import Request

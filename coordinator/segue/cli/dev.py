@@ -16,18 +16,19 @@ import typer
 
 from segue.activities import Worker
 from segue.cli.children import Children
-from segue.cli.connections import BROKER_FILE, database_url, running_broker, write_broker_file
+from segue.cli.connections import database_url
 from segue.cli.db import migrate
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.loading import load_attribute, load_sagas, services_of
 from segue.cli.run import load_worker
-from segue.cli.settings import EMBEDDED
-from segue.cli.settings.load import environment_with
 from segue.cli.stopping import stopping
-from segue.cli.topics import names_of
 from segue.clock import fresh_id
 from segue.errors import ConfigError, UsageError
+from segue.settings import EMBEDDED
+from segue.settings.deployment import names_of
+from segue.settings.embedded import BROKER_FILE, running_broker, write_broker_file
+from segue.settings.load import environment_with
 from segue.topics.embedded import EmbeddedBroker
 
 #: Seconds that the children have to drain.

@@ -17,10 +17,10 @@ import typer
 
 from segue.cli.exits import Exit, exit_of
 from segue.cli.out import Out
-from segue.cli.settings import Loaded, load
-from segue.cli.settings.load import variable_of
-from segue.cli.settings.masking import holds_secret
 from segue.errors import ConfigError, SegueError
+from segue.settings import Loaded, load
+from segue.settings.load import variable_of
+from segue.settings.masking import holds_secret
 
 F = TypeVar("F", bound=Callable[..., None])
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segue.cli.escape import escape
-from segue.cli.settings.durations import format_duration
+from segue.settings.durations import format_duration
 
 #: Called with the number of further items done, or with `total=` once it is known.
 Advance = Callable[..., None]

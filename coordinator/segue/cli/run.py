@@ -17,15 +17,15 @@ from segue.cli.connections import broker_id, database_url, kafka, reads, store
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.loading import load_attribute, load_sagas
-from segue.cli.settings import WorkerSettings
 from segue.cli.stopping import stopping
-from segue.cli.topics import names_of
 from segue.coordinator.batches import TAKE_OVER, BatchedOutbox
 from segue.coordinator.service import Coordinator, Options
 from segue.errors import ConfigError
 from segue.observe import SILENT, Logging, Observer
 from segue.outbox import Relay, RelayOptions
 from segue.outbox.sql import SqlOutboxStore
+from segue.settings import LimitsSettings, Settings
+from segue.settings.deployment import codecs_of, limits_of, names_of
 from segue.topics.kafka import KafkaAdmin, KafkaConsumer, KafkaProducer
 from segue.topics.settings import KafkaSettings
 
@@ -92,6 +92,8 @@ def run_coordinator(
             require_all_versions=settings.coordinator.require_all_versions,
             drain_timeout=settings.coordinator.drain_timeout.total_seconds(),
         ),
+        codecs=codecs_of(settings),
+        limits=limits_of(settings),
         broker_id=broker_id(run),
     )
     found = ", ".join(sorted(f"{definition.name} v{definition.version}" for definition in registry))
@@ -118,7 +120,9 @@ def run_worker(
     found = load_worker(worker)
     if found.observer is SILENT:
         found.observer = observer
-    found.options = _options(found.options, settings.worker)
+    found.options = _options(found.options, settings)
+    if found.codecs is None:
+        found.codecs = codecs_of(settings)
     names = names_of(settings)
     client = kafka(run)
     check_topics(client, [names.commands_of(found.name), found.dead_letters])
@@ -177,8 +181,11 @@ def check_topics(client: KafkaSettings, topics: list[str]) -> None:
         )
 
 
-def _options(options: Any, settings: WorkerSettings) -> Any:
+def _options(options: Any, all_settings: Settings) -> Any:
     """The worker's own options, but for what is set."""
+    settings = all_settings.worker
+    if all_settings.limits != LimitsSettings():
+        options = replace(options, limits=limits_of(all_settings))
     if settings.concurrency:
         options = replace(options, loop=replace(options.loop, concurrency=settings.concurrency))
     if settings.drain_timeout:

@@ -33,6 +33,7 @@ from segue.coordinator.queries import SagaFilter
 from segue.coordinator.reads import Reads, database_now, read_history, read_saga
 from segue.coordinator.requests import arguments_of, input_of
 from segue.errors import UsageError
+from segue.settings.deployment import limits_of
 
 Kind = Literal["retry", "skip", "resolve", "cancel"]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...")]
@@ -80,7 +81,7 @@ def retry(
     if edited is not None:
         if step is None or len(ids or ()) != 1:
             raise UsageError("--input needs one saga and --step: an input belongs to one step")
-        arguments["input"] = msgspec.Raw(payload_argument(edited))
+        arguments["input"] = msgspec.Raw(payload_argument(edited, limits_of(run.loaded.settings)))
     found = reads(run)
     if ids:
         _no_filters(error, definition, since)
@@ -128,7 +129,7 @@ def resolve(
         raise UsageError("--output belongs to --outcome success: a failed step has none")
     if code is not None and outcome is Outcome.success:
         raise UsageError("--code belongs to --outcome failure")
-    decoded = None if output is None else msgspec.Raw(payload_argument(output))
+    decoded = None if output is None else msgspec.Raw(payload_argument(output, limits_of(run.loaded.settings)))
     arguments = {"step": step, "outcome": outcome.value, "output": decoded} | ({} if code is None else {"code": code})
     _act(run, reads(run), "resolve", iter([saga_id]), arguments, how, dry_run=dry_run)
 

@@ -19,8 +19,6 @@ from segue.cli.invocation import Invocation
 from segue.cli.loading import load_sagas
 from segue.cli.out import cell
 from segue.cli.plain import as_json, plain_row
-from segue.cli.settings.values import did_you_mean
-from segue.cli.topics import names_of
 from segue.clock import SYSTEM_CLOCK, fresh_id
 from segue.coordinator.queries import LIVE, DeadLetterFilter
 from segue.coordinator.reads import Reads
@@ -35,7 +33,10 @@ from segue.errors import (
     Unavailable,
 )
 from segue.limits import check_id
+from segue.settings.deployment import codecs_of, limits_of, names_of
+from segue.settings.values import did_you_mean
 from segue.topics.broker import Outgoing
+from segue.topics.codec import Codecs
 from segue.topics.converter import Converter
 from segue.topics.envelope import Request
 from segue.topics.kafka import KafkaProducer
@@ -85,7 +86,7 @@ def start_saga(
     ] = _WAIT,
 ) -> None:
     """Start a saga."""
-    body, input_type = checked_input(run, definition, payload_argument(payload))
+    body, input_type = checked_input(run, definition, payload_argument(payload, limits_of(run.loaded.settings)))
     patience = wait_option(wait_for)
     begun = Begun(
         saga_id=fresh_id() if saga_id is None else check_id("--id", saga_id),
@@ -97,7 +98,7 @@ def start_saga(
     )
     found = reads(run) if wait else None
     taken = None if saga_id is None else _taken(run, begun)
-    send_start(kafka(run), names_of(run.loaded.settings), begun)
+    send_start(kafka(run), names_of(run.loaded.settings), begun, codecs_of(run.loaded.settings))
     if found is None:
         if taken is not None:
             _wait_for_refusal(taken, begun)
@@ -126,13 +127,14 @@ def checked_input(run: Invocation, name: str, body: bytes) -> tuple[bytes, Any]:
     if definition is None:
         names = sorted({known.name for known in registry})
         raise NotFound(f"no saga is called {name!r}{did_you_mean(name, names)}; known here: {', '.join(names)}")
-    converter = Converter()
+    converter = Converter(limits_of(run.loaded.settings))
     kind = definition.input_type
     return converter.to_bytes(converter.from_bytes(body, kind), kind), kind
 
 
-def send_start(client: KafkaSettings, names: TopicNames, begun: Begun) -> None:
+def send_start(client: KafkaSettings, names: TopicNames, begun: Begun, codecs: Codecs) -> None:
     """Send the start; returns once Kafka has it. Raises BrokerUnavailable, ConfigError."""
+    content_type, value = codecs.encode(names.requests, begun.definition, begun.body)
     request = Request(
         id=begun.request_id,
         action="start",
@@ -140,8 +142,9 @@ def send_start(client: KafkaSettings, names: TopicNames, begun: Begun) -> None:
         name=begun.definition,
         source="segue-cli",
         time=SYSTEM_CLOCK.now(),
+        content_type=content_type,
     )
-    record = Outgoing(topic=names.requests, key=begun.saga_id.encode(), value=begun.body, headers=request.headers())
+    record = Outgoing(topic=names.requests, key=begun.saga_id.encode(), value=value, headers=request.headers())
     errors: list[Exception] = []
     producer = KafkaProducer(client)
     try:

@@ -14,13 +14,12 @@ from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.loading import load_sagas, services_of
 from segue.cli.out import Cell
-from segue.cli.settings import Settings
-from segue.cli.settings.load import TOPIC_ROLES, topic_names
 from segue.errors import ConfigError
+from segue.settings import Settings
+from segue.settings.deployment import limits_of, names_of
 from segue.topics import admin
 from segue.topics.admin import TopicSpec
 from segue.topics.kafka import KafkaAdmin
-from segue.topics.names import TopicNames
 
 Services = Annotated[
     list[str] | None,
@@ -93,11 +92,6 @@ def verify(run: Invocation, service: Services = None) -> None:
         raise Problem(f"{errors} of {len(specs)} topics are missing or wrong")
 
 
-def names_of(settings: Settings) -> TopicNames:
-    """The names of this deployment's topics."""
-    return topic_names(settings.coordinator.name, {role: getattr(settings.topics, role) for role in TOPIC_ROLES})
-
-
 def needed(settings: Settings, services: Sequence[str]) -> list[TopicSpec]:
     """The topics of the coordinator, and the command topics of the services its sagas call."""
     found = set(services) | set(settings.topics.services)
@@ -112,6 +106,7 @@ def needed(settings: Settings, services: Sequence[str]) -> list[TopicSpec]:
         partitions=settings.topics.partitions,
         replication=settings.topics.replication,
         longest_deadline=longest,
+        limits=limits_of(settings),
     )
 
 

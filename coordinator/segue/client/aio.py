@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar, overload
 
@@ -23,7 +25,10 @@ from segue.contract import Attribute, Signal
 from segue.errors import StoreUnavailable, Unavailable
 from segue.outbox.writer import Target, add_message
 from segue.saga.definition import SagaDefinition
+from segue.settings import load
+from segue.settings.deployment import codecs_of, kafka_of, limits_of, names_of
 from segue.topics.broker import Producer
+from segue.topics.codec import Codecs
 from segue.topics.converter import Converter
 from segue.topics.names import TopicNames
 from segue.topics.settings import KafkaSettings, Property
@@ -69,6 +74,7 @@ class AsyncClient:
         *,
         database: str | URL | Engine | AsyncEngine | None = None,
         converter: Converter | None = None,
+        codecs: Codecs | None = None,
         clock: Clock = SYSTEM_CLOCK,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         source: str = SOURCE,
@@ -79,7 +85,7 @@ class AsyncClient:
             clock=clock,
             sleep=sleep,
             reader=async_reader_of(database),
-            requests=Requests(names, self._converter, clock, source),
+            requests=Requests(names, self._converter, clock, source, codecs),
             sender=AsyncSender(producer, clock, sleep),
         )
         self._owned: Producer | None = None
@@ -100,6 +106,27 @@ class AsyncClient:
 
         producer = KafkaProducer(KafkaSettings(bootstrap=bootstrap, properties=properties or {}))
         client = cls(topics or TopicNames(coordinator=coordinator), producer, database=database, source=source)
+        client._owned = producer
+        return client
+
+    @classmethod
+    def from_settings(cls, file: Path | None = None, *, source: str = SOURCE) -> AsyncClient:
+        """A client of the deployment that `segue.toml` and the environment describe, as the command line reads them.
+
+        As `Client.from_settings`, and no coroutine.
+        """
+        from segue.topics.kafka import KafkaProducer
+
+        settings = load(file=file, environment=os.environ).settings
+        producer = KafkaProducer(kafka_of(settings))
+        client = cls(
+            names_of(settings),
+            producer,
+            database=settings.coordinator.database,
+            converter=Converter(limits_of(settings)),
+            codecs=codecs_of(settings),
+            source=source,
+        )
         client._owned = producer
         return client
 

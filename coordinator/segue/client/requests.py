@@ -15,6 +15,7 @@ from segue.limits import MAX_ID_LENGTH, check_id
 from segue.outbox.message import Message, message_of
 from segue.saga.definition import SagaDefinition
 from segue.topics.broker import Outgoing
+from segue.topics.codec import Codecs
 from segue.topics.converter import Converter
 from segue.topics.envelope import Request, RequestAction
 from segue.topics.names import TopicNames
@@ -34,24 +35,29 @@ class Asked:
     body: bytes
     #: Whom it is for.
     coordinator: str
+    #: What travels: the body in the format of the topic.
+    value: bytes | None
 
     def outgoing(self) -> Outgoing:
         """As a record."""
         key = self.request.saga_id.encode()
-        return Outgoing(topic=self.topic, key=key, value=self.body, headers=self.request.headers())
+        return Outgoing(topic=self.topic, key=key, value=self.value, headers=self.request.headers())
 
     def message(self, clock: Clock) -> Message:
         """As a row of an outbox."""
         untimed = msgspec.structs.replace(self.request, time=None)
-        return message_of(self.topic, self.request.saga_id, untimed.headers(), self.body, clock.now())
+        return message_of(self.topic, self.request.saga_id, untimed.headers(), self.value, clock.now())
 
 
 class Requests:
     """Makes requests and checks what they are made of; sends nothing."""
 
-    __slots__ = ("_clock", "_converter", "_names", "_source")
+    __slots__ = ("_clock", "_codecs", "_converter", "_names", "_source")
 
-    def __init__(self, names: TopicNames, converter: Converter, clock: Clock, source: str) -> None:
+    def __init__(
+        self, names: TopicNames, converter: Converter, clock: Clock, source: str, codecs: Codecs | None = None
+    ) -> None:
+        self._codecs = codecs or Codecs()
         self._names = names
         self._converter = converter
         self._clock = clock
@@ -86,6 +92,7 @@ class Requests:
     def _asked(
         self, action: RequestAction, saga_id: str, name: str, message_id: str, body: bytes, *, reason: str | None = None
     ) -> Asked:
+        content_type, value = self._codecs.encode(self._names.requests, name, body)
         request = Request(
             id=message_id,
             action=action,
@@ -94,8 +101,15 @@ class Requests:
             source=self._source,
             time=self._clock.now(),
             reason=reason,
+            content_type=content_type,
         )
-        return Asked(topic=self._names.requests, request=request, body=body, coordinator=self._names.coordinator)
+        return Asked(
+            topic=self._names.requests,
+            request=request,
+            body=body,
+            coordinator=self._names.coordinator,
+            value=value,
+        )
 
 
 def _text(what: str, value: str, longest: int = MAX_ID_LENGTH) -> str:

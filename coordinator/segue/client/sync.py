@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, overload
 
@@ -20,7 +22,10 @@ from segue.contract import Attribute, Signal
 from segue.errors import StoreUnavailable, Unavailable
 from segue.outbox.writer import Target, add_message
 from segue.saga.definition import SagaDefinition
+from segue.settings import load
+from segue.settings.deployment import codecs_of, kafka_of, limits_of, names_of
 from segue.topics.broker import Producer
+from segue.topics.codec import Codecs
 from segue.topics.converter import Converter
 from segue.topics.names import TopicNames
 from segue.topics.settings import KafkaSettings, Property
@@ -75,6 +80,7 @@ class Client:
         *,
         database: str | URL | Engine | None = None,
         converter: Converter | None = None,
+        codecs: Codecs | None = None,
         clock: Waiter = SYSTEM_CLOCK,
         source: str = SOURCE,
     ) -> None:
@@ -83,7 +89,7 @@ class Client:
         self._link = Link(
             clock=clock,
             reader=reader_of(database),
-            requests=Requests(names, self._converter, clock, source),
+            requests=Requests(names, self._converter, clock, source, codecs),
             sender=Sender(producer, clock),
         )
         self._owned: Producer | None = None
@@ -107,6 +113,28 @@ class Client:
 
         producer = KafkaProducer(KafkaSettings(bootstrap=bootstrap, properties=properties or {}))
         client = cls(topics or TopicNames(coordinator=coordinator), producer, database=database, source=source)
+        client._owned = producer
+        return client
+
+    @classmethod
+    def from_settings(cls, file: Path | None = None, *, source: str = SOURCE) -> Client:
+        """A client of the deployment that `segue.toml` and the environment describe, as the command line reads them.
+
+        `file` is that of `--config`; without it SEGUE_CONFIG names one, or it is `segue.toml` in the working directory,
+        if there is one. Raises ConfigError with one sentence per problem.
+        """
+        from segue.topics.kafka import KafkaProducer
+
+        settings = load(file=file, environment=os.environ).settings
+        producer = KafkaProducer(kafka_of(settings))
+        client = cls(
+            names_of(settings),
+            producer,
+            database=settings.coordinator.database,
+            converter=Converter(limits_of(settings)),
+            codecs=codecs_of(settings),
+            source=source,
+        )
         client._owned = producer
         return client
 

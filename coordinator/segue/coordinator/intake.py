@@ -49,7 +49,7 @@ class Intake:
                 reply = parse_reply(record)
                 saga_id, content_type = reply.saga_id, reply.content_type
                 command_id = reply.command_id
-            body = self.codecs.decode(content_type, record.value)
+            body = self.codecs.decode(content_type, record.value, record.topic)
         except OutcomeNotUnderstood as error:
             return Item(record=record, saga_id=error.saga_id, command_id=error.command_id, error=error)
         except InputError as error:

@@ -134,7 +134,7 @@ class Coordinator:
         self._tools = Tools(
             coordinator=self.name,
             registry=registry,
-            converter=converter or MsgspecConverter(),
+            converter=converter or MsgspecConverter(limits),
             codecs=codecs or Codecs(limits=limits),
             names=names,
             limits=limits,

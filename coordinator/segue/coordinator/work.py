@@ -50,7 +50,7 @@ from segue.saga.turn import Instance, wake_at
 from segue.topics import Codecs, TopicNames
 from segue.topics.broker import Record
 from segue.topics.deadletter import dead_letter_record
-from segue.topics.envelope import JSON, Reply
+from segue.topics.envelope import Reply
 
 _NO_TRACE: Mapping[str, str] = {}
 #: Further headers of a command, where its coordinator knows that what it undoes was done, and of any other.
@@ -537,14 +537,16 @@ class Work:
     def _message(self, state: SagaState, command: SendCommand) -> Message:
         trace = dict(state.trace) if state.trace else _NO_TRACE
         headers = _DONE if command.done else _OTHERWISE
+        topic = self.tools.names.commands_of(command.activity.partition(".")[0])
+        content_type, value = self.tools.codecs.encode(topic, command.activity, command.body)
         return Message(
             id=command.id,
-            aggregatetype=self.tools.names.commands_of(command.activity.partition(".")[0]),
+            aggregatetype=topic,
             aggregateid=command.record_key,
             type=command.activity,
-            payload=command.body,
+            payload=value,
             created_at=from_micros(command.sent_at),
-            content_type=JSON,
+            content_type=content_type,
             source=self.tools.coordinator,
             causation_id=state.id,
             correlation_id=state.id,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from segue.cli.connections import write_broker_file
 from segue.cli.init import FILES
+from segue.settings.embedded import write_broker_file
 from tests.unit.cli.kit import Database, segue
 
 

@@ -12,12 +12,12 @@ from pydantic import BaseModel
 from sqlalchemy import create_engine, exc, text
 
 from segue.cli import dev
-from segue.cli.connections import write_broker_file
 from segue.cli.invocation import Invocation
 from segue.cli.out import Out
-from segue.cli.settings.load import environment_with, load
 from segue.errors import EnvelopeError, InvalidPayload, RejectedWrite, for_log
 from segue.observe import Logging
+from segue.settings.embedded import write_broker_file
+from segue.settings.load import environment_with, load
 from segue.topics.converter import Converter
 from tests.unit.cli.kit import Database, segue
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from segue.cli.settings import Loaded, load
 from segue.errors import ConfigError
+from segue.settings import Loaded, load
 
 
 def read(tmp_path: Path, toml: str = "", environment: dict[str, str] | None = None, **flags: Any) -> Loaded:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.cli.settings.durations import format_duration, parse_duration
-from segue.cli.settings.masking import is_secret_property, mask_url
-from segue.cli.settings.reference import settings_page
+from segue.settings.durations import format_duration, parse_duration
+from segue.settings.masking import is_secret_property, mask_url
+from segue.settings.reference import settings_page
 
 DOCS = Path(__file__).resolve().parents[3] / "docs/reference/settings.md"
 

@@ -203,4 +203,4 @@ def test_an_unknown_content_type_is_refused_with_what_is_supported(content_type:
 
 def test_protobuf_passes_through() -> None:
     codecs = Codecs()
-    assert codecs.encode("application/protobuf", codecs.decode("application/protobuf", b"\x08\x01")) == b"\x08\x01"
+    assert codecs.of("application/protobuf").encode(codecs.decode("application/protobuf", b"\x08\x01")) == b"\x08\x01"

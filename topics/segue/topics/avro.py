@@ -23,15 +23,20 @@ import fastavro
 import msgspec
 from fastavro.schema import SchemaParseException, parse_schema
 
-from segue.errors import DecodeError, InvalidPayload
+from segue.errors import ConfigError, DecodeError, InvalidPayload
 from segue.limits import DEFAULT_LIMITS, Limits
 from segue.topics.avro_bounds import Bounds, UnsafeSchema
-from segue.topics.codec import NULL, JsonCodec, check_size
+from segue.topics.codec import AVRO, NULL, JsonCodec, check_size
 
-AVRO = "application/avro"
 _HEADER = struct.Struct(">bI")
 #: What fastavro raises for bytes or values that do not fit.
 _UNFIT = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, ArithmeticError, struct.error)
+
+
+class NoSubject(ConfigError):
+    """There is no schema to write with under this subject."""
+
+    code = "no_subject"
 
 
 class Schema:
@@ -124,7 +129,7 @@ class SchemaSource(Protocol):
         ...
 
     def latest(self, subject: str) -> Schema:
-        """What `subject` is written with. Raises ConfigError where there is none, BrokerUnavailable in an outage."""
+        """What `subject` is written with. Raises NoSubject where there is none, BrokerUnavailable in an outage."""
         ...
 
 
@@ -145,6 +150,10 @@ class AvroCodec:
         """The same codec, writing another subject (`payments.charge.input`)."""
         return AvroCodec(self._source, subject, self._limits)
 
+    def within(self, limits: Limits) -> AvroCodec:
+        """The same codec with other limits."""
+        return AvroCodec(self._source, self._subject, limits)
+
     def decode(self, data: bytes) -> bytes:
         if not data:
             return NULL
@@ -162,7 +171,11 @@ class AvroCodec:
     def encode(self, data: bytes) -> bytes:
         if self._subject is None:
             raise InvalidPayload("Avro can't be written without a subject, which names the schema")
-        schema = self._source.latest(self._subject)
+        try:
+            schema = self._source.latest(self._subject)
+        except (NoSubject, UnsafeSchema) as error:
+            # A deploy that is missing, and of this one type: its sagas wait for a person, the others go on.
+            raise InvalidPayload(f"there is no schema to write {self._subject} with: {error}") from None
         return _HEADER.pack(0, schema.id) + schema.write(data)
 
 

@@ -10,7 +10,10 @@ import base64
 import binascii
 import json
 import re
-from typing import Any, NoReturn, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import msgspec
 
@@ -18,6 +21,7 @@ from segue.errors import DecodeError, InvalidPayload
 from segue.limits import DEFAULT_LIMITS, Limits
 
 NULL = b"null"
+AVRO = "application/avro"
 INT64 = (-(2**63), 2**63 - 1)
 
 #: Every digit becomes a zero, everything else a space.
@@ -126,35 +130,97 @@ class RawCodec:
         raise InvalidPayload(f"{self._content_type} needs a JSON string of base64, found {data[:60]!r}")
 
 
+@runtime_checkable
+class Bounded(Protocol):
+    """A codec that has limits of its own."""
+
+    def within(self, limits: Limits) -> Codec:
+        """The same codec with other limits."""
+        ...
+
+
+class Subjects(Protocol):
+    """A codec that writes under a subject, which names the schema."""
+
+    def for_subject(self, subject: str) -> Codec:
+        """The same codec, writing this subject."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFormat:
+    """How what we send to one topic is written: `subject` is a template with `{topic}` and `{type}`."""
+
+    codec: Subjects
+    subject: str
+
+
 class Codecs:
     """Picks the codec by content type: `Codecs()` knows JSON, Protobuf and raw bytes, others are added.
 
-    A later codec replaces an earlier one of the same type; `*/*+json` is JSON.
+    A later codec replaces an earlier one of the same type; `*/*+json` is JSON. What begins with a zero byte is no JSON:
+    without another content type it is in the Confluent wire format, if there is a codec for that. `readers` are codecs
+    of single topics for it, `formats` say on which topics we write something else than JSON.
     """
 
-    def __init__(self, *codecs: Codec, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        *codecs: Codec,
+        limits: Limits = DEFAULT_LIMITS,
+        readers: Mapping[str, Codec] = MappingProxyType({}),
+        formats: Mapping[str, TopicFormat] = MappingProxyType({}),
+    ) -> None:
         raw = ("application/octet-stream", "application/protobuf", "application/x-protobuf")
         known: list[Codec] = [JsonCodec(limits), *(RawCodec(name, limits) for name in raw), *codecs]
         self._added = codecs
         self._limits = limits
         self._by_type = {codec.content_type: codec for codec in known}
+        self._readers = dict(readers)
+        self._formats = dict(formats)
+        self._writers: dict[tuple[str, str], Codec] = {}
 
     def composed(self) -> Codecs:
         """The same for messages that are composed of two payloads, each of which these would take."""
-        return Codecs(*self._added, limits=self._limits.composed)
+        limits = self._limits.composed
+        added = (codec.within(limits) if isinstance(codec, Bounded) else codec for codec in self._added)
+        readers = {
+            topic: codec.within(limits) if isinstance(codec, Bounded) else codec
+            for topic, codec in self._readers.items()
+        }
+        return Codecs(*added, limits=limits, readers=readers, formats=self._formats)
 
-    def of(self, content_type: str) -> Codec:
+    def of(self, content_type: str, topic: str = "") -> Codec:
         """The codec for this content type; without one it is JSON. Raises DecodeError naming what is supported."""
+        if topic in self._readers and _is_avro(content_type):
+            return self._readers[topic]
         codec = self._by_type.get(content_type)
         return codec if codec is not None else self._find(content_type)
 
-    def decode(self, content_type: str, data: bytes | None) -> bytes:
+    def decode(self, content_type: str, data: bytes | None, topic: str = "") -> bytes:
         """JSON of a record's value; a missing or empty value is null. Raises DecodeError."""
-        return NULL if not data else self.of(content_type).decode(data)
+        if not data:
+            return NULL
+        if data[0] == 0 and content_type == JsonCodec.content_type and self._reads_avro(topic):
+            content_type = AVRO
+        return self.of(content_type, topic).decode(data)
 
-    def encode(self, content_type: str, data: bytes) -> bytes:
-        """A record's value, of JSON. Raises InvalidPayload, DecodeError."""
-        return self.of(content_type).encode(data)
+    def _reads_avro(self, topic: str) -> bool:
+        return AVRO in self._by_type or topic in self._readers
+
+    def encode(self, topic: str, type: str, data: bytes) -> tuple[str, bytes | None]:
+        """Content type and value of a message of this type to this topic, of JSON. A null of Avro is no value at all.
+
+        Raises InvalidPayload where the topic's format can't express it or no schema is known for it, Unavailable
+        while the registry can't be asked.
+        """
+        format = self._formats.get(topic)
+        if format is None:
+            return JsonCodec.content_type, data
+        writer = self._writers.get((topic, type))
+        if writer is None:
+            subject = format.subject.replace("{topic}", topic).replace("{type}", type)
+            writer = self._writers[topic, type] = format.codec.for_subject(subject)
+        return writer.content_type, None if data == NULL else writer.encode(data)
 
     def _find(self, content_type: str) -> Codec:
         essence, _, parameters = content_type.partition(";")
@@ -163,6 +229,8 @@ class Codecs:
         if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
             raise DecodeError(f"content type {content_type!r:.120} is not UTF-8")
         codec = self._by_type.get(essence or JsonCodec.content_type)
+        if codec is None and _is_avro(essence):
+            codec = self._by_type.get(AVRO)
         # application/cloudevents+json is the structured mode: its payload is not the value.
         if codec is None and essence.endswith("+json") and not essence.startswith("application/cloudevents"):
             codec = self._by_type[JsonCodec.content_type]
@@ -170,6 +238,11 @@ class Codecs:
             supported = ", ".join(sorted(self._by_type))
             raise DecodeError(f"content type {content_type!r:.120} is not supported; supported are {supported}")
         return codec
+
+
+def _is_avro(content_type: str) -> bool:
+    """The names under which Avro travels; nobody has registered one."""
+    return content_type in (AVRO, "application/vnd.confluent.avro", "avro/binary") or content_type.endswith("+avro")
 
 
 def check_size(data: bytes, limits: Limits) -> None:

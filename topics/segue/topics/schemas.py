@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import http.client
 import json
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fastavro.schema import SchemaParseException, to_parsing_canonical_form
 
 from segue.clock import SYSTEM_CLOCK, Clock
 from segue.errors import BrokerUnavailable, ConfigError, DecodeError
 from segue.limits import DEFAULT_LIMITS, Limits
-from segue.topics.avro import Schema
+from segue.topics.avro import NoSubject, Schema
 from segue.topics.avro_bounds import UnsafeSchema
 from segue.topics.codec import JsonCodec
 
@@ -28,8 +24,6 @@ MAX_SCHEMA_BYTES = 1024 * 1024
 LATEST_TTL = 300.0
 #: Seconds for which an id that the registry does not know is not asked for again.
 UNKNOWN_TTL = 30.0
-#: Seconds that the registry may take to answer.
-REGISTRY_TIMEOUT = 5.0
 
 _STRICT = JsonCodec(Limits(payload_bytes=MAX_SCHEMA_BYTES, depth=256))
 
@@ -61,7 +55,7 @@ class FileSchemas:
 
     def latest(self, subject: str) -> Schema:
         if subject not in self._by_subject:
-            raise ConfigError(f"there is no schema file {subject}.avsc in the folder of avro.schemas")
+            raise NoSubject(f"there is no schema file {subject}.avsc in the folder of avro.schemas")
         return self._by_subject[subject]
 
 
@@ -74,20 +68,38 @@ def schema_id(document: Any) -> int:
     return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:4], "big") & 0x7FFFFFFF
 
 
-Fetch = Callable[[str], tuple[int, bytes]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """What a registry says of one schema."""
+
+    id: int
+    kind: str
+    text: str | None
+    #: It refers to other schemas.
+    refers: bool = False
+
+
+class Registry(Protocol):
+    """A Schema Registry that is read. Raises BrokerUnavailable in an outage, ConfigError for refused credentials."""
+
+    @property
+    def address(self) -> str:
+        """Where it is, without user and password."""
+        ...
+
+    def by_id(self, id: int) -> Registered | None: ...
+
+    def latest(self, subject: str) -> Registered | None: ...
 
 
 class RegistrySchemas:
-    """A Confluent-compatible Schema Registry, read with GET alone.
+    """The schemas of a Schema Registry that speaks Confluent's protocol.
 
     An outage is BrokerUnavailable: what can't be decoded now is kept and tried again, never a dead letter.
     """
 
-    def __init__(
-        self, url: str, *, limits: Limits = DEFAULT_LIMITS, clock: Clock = SYSTEM_CLOCK, fetch: Fetch | None = None
-    ) -> None:
-        self._address, authorization = _split(url)
-        self._fetch = fetch or _http(authorization)
+    def __init__(self, registry: Registry, *, limits: Limits = DEFAULT_LIMITS, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._registry = registry
         self._limits = limits
         self._clock = clock
         self._by_id: dict[int, Schema | UnsafeSchema] = {}
@@ -97,14 +109,14 @@ class RegistrySchemas:
     def by_id(self, id: int) -> Schema:
         if id not in self._by_id:
             if self._clock.monotonic() < self._unknown.get(id, 0.0):
-                raise DecodeError(f"Avro schema {id} is unknown to the registry at {self._address}")
-            answer = self._get(f"/schemas/ids/{id}")
+                raise DecodeError(f"Avro schema {id} is unknown to the registry at {self._registry.address}")
+            answer = self._registry.by_id(id)
             if answer is None:
                 if len(self._unknown) >= 10_000:
                     self._unknown.clear()  # ids come from outside
                 self._unknown[id] = self._clock.monotonic() + UNKNOWN_TTL
-                raise DecodeError(f"Avro schema {id} is unknown to the registry at {self._address}")
-            self._keep(id, answer)
+                raise DecodeError(f"Avro schema {id} is unknown to the registry at {self._registry.address}")
+            self._keep(answer)
         known = self._by_id[id]
         if isinstance(known, UnsafeSchema):
             raise known
@@ -123,49 +135,29 @@ class RegistrySchemas:
         return known
 
     def _ask_latest(self, subject: str) -> Schema:
-        answer = self._get(f"/subjects/{urllib.parse.quote(subject, safe='')}/versions/latest")
-        if answer is None or not isinstance(answer.get("id"), int):
-            raise ConfigError(f"the registry at {self._address} has no subject {subject!r}; register its schema first")
-        if answer["id"] not in self._by_id:
-            self._keep(answer["id"], answer)
-        return self.by_id(answer["id"])
-
-    def _keep(self, id: int, answer: Mapping[str, Any]) -> None:
-        try:
-            self._by_id[id] = self._schema(id, answer)
-        except UnsafeSchema as error:
-            self._by_id[id] = error  # it will not become safe
-
-    def _schema(self, id: int, answer: Mapping[str, Any]) -> Schema:
-        kind = answer.get("schemaType", "AVRO")
-        if kind != "AVRO" or answer.get("references"):
-            raise UnsafeSchema(
-                f"schema {id} is {kind} or refers to other schemas; only Avro in one document can be read"
+        answer = self._registry.latest(subject)
+        if answer is None:
+            raise NoSubject(
+                f"the registry at {self._registry.address} has no subject {subject!r}; register its schema first"
             )
-        text = answer.get("schema")
-        if not isinstance(text, str):
-            raise UnsafeSchema(f"the registry at {self._address} answered without a schema for {id}")
-        return Schema(id, _document(text.encode(), f"schema {id}"), self._limits)
+        if answer.id not in self._by_id:
+            self._keep(answer)
+        return self.by_id(answer.id)
 
-    def _get(self, path: str) -> dict[str, Any] | None:
-        """The answer, None for 404. Raises ConfigError for refused credentials, else BrokerUnavailable."""
+    def _keep(self, answer: Registered) -> None:
         try:
-            status, body = self._fetch(self._address + path)
-        except (OSError, http.client.HTTPException) as error:
-            raise BrokerUnavailable(f"the schema registry at {self._address} does not answer: {error}") from None
-        if status == 404:
-            return None
-        if status in (401, 403):
-            raise ConfigError(f"the schema registry at {self._address} refuses the credentials (HTTP {status})")
-        if status != 200:
-            raise BrokerUnavailable(f"the schema registry at {self._address} answered HTTP {status}")
-        try:
-            found = json.loads(_STRICT.decode(body))
-        except DecodeError:
-            found = None
-        if not isinstance(found, dict):
-            raise BrokerUnavailable(f"what answers at {self._address} is no schema registry")
-        return found
+            self._by_id[answer.id] = self._schema(answer)
+        except UnsafeSchema as error:
+            self._by_id[answer.id] = error  # it will not become safe
+
+    def _schema(self, answer: Registered) -> Schema:
+        if answer.kind != "AVRO" or answer.refers:
+            raise UnsafeSchema(
+                f"schema {answer.id} is {answer.kind} or refers to other schemas; only Avro in one document can be read"
+            )
+        if answer.text is None:
+            raise UnsafeSchema(f"the registry at {self._registry.address} answered without a schema for {answer.id}")
+        return Schema(answer.id, _document(answer.text.encode(), f"schema {answer.id}"), self._limits)
 
 
 def _document(data: bytes, what: str) -> Any:
@@ -173,41 +165,3 @@ def _document(data: bytes, what: str) -> Any:
         return json.loads(_STRICT.decode(data))
     except DecodeError as error:
         raise UnsafeSchema(f"{what} is no schema: {error}") from None
-
-
-def _split(url: str) -> tuple[str, str | None]:
-    """The address without user and password, and the header made from those."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"avro.registry is {url!r:.80}; give an address that begins with http:// or https://")
-    authorization = None
-    if parts.username is not None:
-        user, password = urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
-        authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}", authorization
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A registry that sends us elsewhere is not the one that was configured."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        return None
-
-
-def _http(authorization: str | None) -> Fetch:
-    opener = urllib.request.build_opener(_NoRedirect)
-
-    def fetch(url: str) -> tuple[int, bytes]:
-        headers = {"Accept": "application/vnd.schemaregistry.v1+json"}
-        if authorization:
-            headers["Authorization"] = authorization
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http and https alone, see _split
-        try:
-            with opener.open(request, timeout=REGISTRY_TIMEOUT) as answer:
-                return answer.status, answer.read(MAX_SCHEMA_BYTES + 1)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code, b""
-
-    return fetch

@@ -19,10 +19,10 @@ from segue.cli.connections import database_url
 from segue.cli.db import migrate
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation
-from segue.cli.settings import EMBEDDED
-from segue.cli.settings.load import environment_with
 from segue.clock import fresh_id
 from segue.coordinator.reads import parse_url, translated
+from segue.settings import EMBEDDED
+from segue.settings.load import environment_with
 from segue.topics.admin import plan
 from segue.topics.embedded import EmbeddedBroker
 from segue.topics.kafka import KafkaAdmin

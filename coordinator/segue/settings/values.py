@@ -11,9 +11,9 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from segue.cli.settings.durations import EXPECTED, format_duration, parse_duration
-from segue.cli.settings.masking import MASK, mask_url
-from segue.cli.settings.model import Settings
+from segue.settings.durations import EXPECTED, format_duration, parse_duration
+from segue.settings.masking import MASK, mask_url
+from segue.settings.model import Settings
 
 _TRUE = frozenset(("1", "true", "yes", "on"))
 _FALSE = frozenset(("0", "false", "no", "off"))
@@ -21,7 +21,7 @@ _FALSE = frozenset(("0", "false", "no", "off"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One field of one section, as declared in `segue.cli.settings.model`."""
+    """One field of one section, as declared in `segue.settings.model`."""
 
     section: str
     name: str

@@ -1,10 +1,12 @@
 """Settings: `segue.toml`, environment and flags, validated once into frozen structs."""
 
-from segue.cli.settings.load import Loaded, Origin, load
-from segue.cli.settings.model import (
+from segue.settings.load import Loaded, Origin, load
+from segue.settings.model import (
     EMBEDDED,
+    AvroSettings,
     CoordinatorSettings,
     KafkaSettings,
+    LimitsSettings,
     RelaySettings,
     Settings,
     TopicsSettings,
@@ -13,8 +15,10 @@ from segue.cli.settings.model import (
 
 __all__ = [
     "EMBEDDED",
+    "AvroSettings",
     "CoordinatorSettings",
     "KafkaSettings",
+    "LimitsSettings",
     "Loaded",
     "Origin",
     "RelaySettings",

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from segue.limits import DEFAULT_LIMITS
+
 #: Value of `kafka.bootstrap` that means: the broker that `segue dev` runs in this directory.
 EMBEDDED = "embedded"
 
@@ -124,6 +126,68 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     batch_size: Annotated[int, text("Rows that the relay publishes at a time.", ge=1, le=10_000)] = 500
 
 
+class LimitsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds on what comes from outside, the same for coordinator, workers and clients of one deployment."""
+
+    payload_bytes: Annotated[int, text("Bytes of one payload.", ge=1024, le=100_000_000)] = DEFAULT_LIMITS.payload_bytes
+    header_count: Annotated[int, text("Number of headers of one record.", ge=30, le=10_000)] = (
+        DEFAULT_LIMITS.header_count
+    )
+    header_bytes: Annotated[
+        int, text("Bytes of all headers of one record, names included.", ge=4096, le=10_000_000)
+    ] = DEFAULT_LIMITS.header_bytes
+    depth: Annotated[int, text("Nesting of a JSON or Avro value.", ge=4, le=500)] = DEFAULT_LIMITS.depth
+    json_keys: Annotated[int, text("Keys of all objects of one JSON document.", ge=100, le=10_000_000)] = (
+        DEFAULT_LIMITS.json_keys
+    )
+    avro_items: Annotated[int, text("Items of all arrays and maps of one Avro datum.", ge=100, le=10_000_000)] = (
+        DEFAULT_LIMITS.avro_items
+    )
+    pending_commands: Annotated[
+        int, text("Commands of one saga that are outstanding at the same time; with more it is blocked.", ge=1)
+    ] = DEFAULT_LIMITS.pending_commands
+    pending_signals: Annotated[
+        int, text("Signals of one saga that nobody has received yet; more are dead letters.", ge=1)
+    ] = DEFAULT_LIMITS.pending_signals
+    history_events: Annotated[
+        int, text("Transitions in the history of one run of a saga; with more it is blocked.", ge=10)
+    ] = DEFAULT_LIMITS.history_events
+
+
+class AvroSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Payloads in Avro: read on every topic once there are schemas, written where `topics` says."""
+
+    registry: Annotated[
+        str,
+        text(
+            "Address of the Schema Registry: `http://…` or `https://…`; needs `pip install 'segue[registry]'`.",
+            extra_json_schema={"secret": "url"},
+        ),
+    ] = ""
+    registries: Annotated[
+        dict[str, str],
+        text("Another registry for single topics: topic → address.", extra_json_schema={"secret": "url"}),
+    ] = {}
+    properties: Annotated[
+        dict[str, str],
+        text(
+            "Properties of Confluent's registry client (`basic.auth.user.info`, `ssl.ca.location`, …).",
+            extra_json_schema={"secret": "all"},
+        ),
+    ] = {}
+    schemas: Annotated[str, text("Folder of `*.avsc` files, instead of a registry; a file's name is its subject.")] = ""
+    ids: Annotated[
+        dict[str, int], text("Ids by which others know the schemas of files: subject → id; others are made from them.")
+    ] = {}
+    topics: Annotated[
+        dict[str, str],
+        text(
+            "Topics to which Segue writes Avro: topic → subject, in which `{topic}` and `{type}` (activity, "
+            "`activity.reply`, saga) are replaced."
+        ),
+    ] = {}
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -132,3 +196,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     topics: TopicsSettings = TopicsSettings()
     worker: WorkerSettings = WorkerSettings()
     relay: RelaySettings = RelaySettings()
+    limits: LimitsSettings = LimitsSettings()
+    avro: AvroSettings = AvroSettings()

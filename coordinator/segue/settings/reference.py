@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import msgspec
 
-from segue.cli.settings.durations import format_duration
-from segue.cli.settings.model import Settings
-from segue.cli.settings.values import allowed, declared
+from segue.settings.durations import format_duration
+from segue.settings.model import Settings
+from segue.settings.values import allowed, declared
 
 _HEAD = """\
 # Settings
 
-Made by `segue config --doc`; the source is `segue.cli.settings.model`.
+Made by `segue config --doc`; the source is `segue.settings.model`.
 
 A value comes from, first one wins: a flag (`--set coordinator.batch_size=100`, some have a flag of their own), the
 environment, the file `segue.toml` (`--config FILE`, `SEGUE_CONFIG`), the default. `segue config` prints every value and

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from segue.cli.settings.masking import MASK, is_secret_property
-from segue.cli.settings.model import Settings
-from segue.cli.settings.values import Setting, convert, declared, did_you_mean, masked
 from segue.errors import ConfigError
+from segue.settings.masking import MASK, is_secret_property
+from segue.settings.model import Settings
+from segue.settings.values import Setting, convert, declared, did_you_mean, masked
 from segue.topics.names import TopicNames
 from segue.topics.settings import KafkaSettings as ClientSettings
 
