@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006_pre_outbox_source"
-down_revision = "0005_pre_undo_error"
+revision = "0007_pre_outbox_source"
+down_revision = "0006_pre_heartbeats"
 branch_labels = None
 depends_on = None
 
