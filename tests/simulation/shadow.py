@@ -221,6 +221,9 @@ class Shadow:
                 step.due = NEVER
             case e.StepAbandoned():
                 _abandoned(saga, saga.steps[event.step])
+            case e.UndoRequested():
+                for name in event.steps:
+                    saga.steps[name].abandoned = True
             case e.StepUndone() | e.UndoDeferred() | e.UndoGivenUp():
                 _undone(saga.steps[event.step], event)
             case e.RetryPlanned() | e.ProgressReported() | e.CommandResent():

@@ -60,7 +60,7 @@ class Subject(Generic[O]):
         return sight.row
 
     def outcome(self, sight: Sight) -> Finished[O] | None:
-        """The output, or None while the saga is not over.
+        """The output, or None while the saga is not over. One that ended by `s.compensated` has an output, too.
 
         Raises SagaError for a saga that ended otherwise, and what `row` raises; but a saga that is not there yet is
         waited for.
@@ -71,7 +71,7 @@ class Subject(Generic[O]):
         row = self.row(sight)
         if row.status not in ENDED:
             return None
-        if row.status != "completed":
+        if row.status != "completed" and not (row.status == "compensated" and row.result is not None):
             raise SagaError(row.error_code or row.status, row.error_message or "", status=row.status)
         output = None if row.result is None else self.converter.from_bytes(row.result, self.output_type)
         return Finished(output=output)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ _OTHER_BLOCKS = {
     "history_limit": "it has made as many transitions as are allowed",
     "internal_error": "Segue itself failed at it",
 }
-_CAUSES = {"failure": "a failure", "deadline": "its deadline", "cancel": "a cancel"}
+_CAUSES = {"failure": "a failure", "deadline": "its deadline", "cancel": "a cancel", "returned": "its own code"}
 
 
 def sentence(event: e.AnyEvent) -> str:
@@ -43,6 +43,9 @@ def sentence(event: e.AnyEvent) -> str:
             | e.StepAbandoned()
         ):
             return _settled(event)
+        case e.UndoRequested():
+            left = f"a failure left scope {event.scope!r}" if event.scope else "the code asks for it"
+            return f"{', '.join(event.steps[:5])} {'is' if len(event.steps) == 1 else 'are'} to be undone now: {left}"
         case e.StepUndone():
             return f"{event.step} is compensated{_by(event.by)}"
         case e.UndoDeferred():

@@ -15,6 +15,7 @@ from segue.saga.failures import (
     SagaStopped,
 )
 from segue.saga.retry import Retry
+from segue.saga.scope import Scope
 
 __all__ = [
     "Activity",
@@ -29,6 +30,7 @@ __all__ = [
     "SagaError",
     "SagaFailed",
     "SagaStopped",
+    "Scope",
     "Signal",
     "Undo",
     "days",

@@ -44,7 +44,7 @@ class Alarms(Turn):
         if what == "held":
             held = self.state.held
             if held is not None:
-                self.fail(held.cause, held.error)
+                self.fail(held.cause, held.error, held.result)
             return
         if what == "timer":
             self.record(e.TimerFired(n=int(name)))

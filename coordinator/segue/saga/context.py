@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from datetime import datetime, timedelta
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast, overload
 from uuid import UUID
 
 import msgspec
@@ -18,8 +18,9 @@ from segue.ids import derive
 from segue.limits import MAX_ID_LENGTH, check_id
 from segue.saga import events as e
 from segue.saga.failures import ContinueAsNew, SagaStopped
-from segue.saga.program import Pending
+from segue.saga.program import Compensated, Pending
 from segue.saga.retry import Retry, micros
+from segue.saga.scope import Scope, enter_step, request_undo, step_to_undo
 
 if TYPE_CHECKING:
     from segue.saga.program import Program
@@ -200,6 +201,42 @@ class Saga:
         async with asyncio.timeout(max(timeout, _AT_ONCE).total_seconds()):
             return await self._receive(signal)
 
+    async def undo(self, step: str | Activity[Any, Any]) -> None:
+        """Undo a step now, once, and go on when it is undone; a later undo of the saga leaves it alone.
+
+        `step` is an activity that was called once with a compensation, or a step's name. A call that is still under way
+        is given up. A compensation that is spent waits for a person, and so does the code. Raises ContractError for a
+        step without a compensation, one that is undone already, and after the pivot.
+        """
+        self._check()
+        if self._program.pivot:
+            raise ContractError("undo: the saga is past its pivot, nothing is undone any more")
+        name = step_to_undo(self._program, step, self._of_run())
+        undone = request_undo(self._program, (name,))
+        if undone is not None:
+            await undone
+
+    def scope(self, name: str = "") -> Scope:
+        """A part of the saga: a failure that leaves it undoes what was done in it, in reverse, and the saga goes on.
+
+        `async with s.scope("booking") as booking: …`, and afterwards `if booking.undone: …`, where `booking.failure` is
+        what left it. A failure is what would undo the whole saga: SagaError and TimeoutError. Other exceptions pass, as
+        bugs do, and so does everything after the pivot. Tasks made in it are part of it. An outer timeout that cancels
+        it has it undone, too, and does not wait.
+        """
+        self._check()
+        return Scope(self._program, name)
+
+    def compensated(self, result: T) -> T:
+        """`return s.compensated(result)`: undo what is not undone yet, and end as `compensated` with this result.
+
+        Raises ContractError after the pivot.
+        """
+        self._check()
+        if self._program.pivot:
+            raise ContractError("compensated: the saga is past its pivot, nothing is undone any more")
+        return cast("T", Compensated(result))
+
     def pivot(self) -> None:
         """The point of no return: from here on nothing is compensated automatically, only retried or parked."""
         self._check()
@@ -249,6 +286,11 @@ class Saga:
         self._check()
         if key is not None and not (0 < len(key) <= MAX_ID_LENGTH and "\x00" not in key):
             raise ContractError(f"{activity.name}: key={key!r:.80}, it must have 1 to {MAX_ID_LENGTH} characters")
+        if activity.undoes and self._program.rules >= 1:
+            raise ContractError(
+                f"{activity.name} undoes {activity.undoes}: called, it would run once more when the saga is undone;"
+                f" `await s.undo(…)` undoes a step now and once, and `async with s.scope():` a part of the saga"
+            )
         if compensate is not None and compensate.undoes != activity.name:
             raise ContractError(f"{compensate.name} undoes {compensate.undoes or 'nothing'}, not {activity.name}")
         if timeout <= _NO_TIME:
@@ -260,6 +302,9 @@ class Saga:
             raise InvalidId(f"step {name!r:.80} has {len(name)} characters, allowed are {MAX_ID_LENGTH}")
         program = self._program
         data = program.converter.to_bytes(input, activity.input)
+        enter_step(name)
+        if compensate is not None:
+            program.compensable[name] = activity.name
         pending = Pending(program.loop.create_future(), activity.output, undoable=compensate is not None)
         program.steps[name] = pending
         program.requests.append(

@@ -16,12 +16,13 @@ from segue.errors import DecodeError
 from segue.saga.retry import COMPENSATION_TIMEOUT, STEP_TIMEOUT, Retry
 
 Action = Literal["invoke", "compensate"]
-StopCause = Literal["failure", "deadline", "cancel"]
+#: `returned`: the code asks for the undo, and has a result all the same.
+StopCause = Literal["failure", "deadline", "cancel", "returned"]
 EndStatus = Literal["completed", "compensated", "failed", "cancelled"]
 
 NULL = msgspec.Raw(b"null")
 #: What saga code may rely on has changed so often; a run goes by the rules that it began with, so that it replays.
-#: 1: a `map` that fails cancels its other items.
+#: 1: a `map` that fails cancels its other items; an undo can't be called.
 RULES = 1
 #: Stands for "no payload at all" (msgspec knows no optional raw field).
 NOTHING = msgspec.Raw(b"")
@@ -133,6 +134,7 @@ class StopRequested(Event, frozen=True, kw_only=True):
     error: Failure
     compensate: str = "all"
     actor: str = ""
+    result: msgspec.Raw = NOTHING
 
 
 class StopHeld(Event, frozen=True, kw_only=True):
@@ -141,6 +143,7 @@ class StopHeld(Event, frozen=True, kw_only=True):
     cause: StopCause
     error: Failure
     until: int
+    result: msgspec.Raw = NOTHING
 
 
 class DeadlineMissed(Event, frozen=True, kw_only=True):
@@ -320,6 +323,17 @@ class StepAbandoned(Event, frozen=True, kw_only=True):
     step: str
 
 
+class UndoRequested(Event, frozen=True, kw_only=True):
+    """The code wants these steps undone now, in reverse; request `n` is over once each is undone or given up.
+
+    `scope` is set where it left a scope by a failure. What was not done stays so: a late success is undone, too.
+    """
+
+    n: int
+    steps: tuple[str, ...]
+    scope: str = ""
+
+
 class StepUndone(Event, frozen=True, kw_only=True):
     """The compensation is acknowledged."""
 
@@ -420,6 +434,7 @@ AnyEvent: TypeAlias = (
     | StepParked
     | StepInDoubt
     | StepAbandoned
+    | UndoRequested
     | StepUndone
     | UndoDeferred
     | UndoGivenUp

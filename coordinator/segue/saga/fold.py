@@ -62,6 +62,8 @@ def apply(state: SagaState, event: e.AnyEvent, at: int) -> None:
             _signal(state, event)
         case e.StepFailed() | e.StepUnknown() | e.StepSkipped() | e.StepParked() | e.StepInDoubt() | e.StepAbandoned():
             on_steps.spent(state, event, at)
+        case e.UndoRequested():
+            on_steps.undo_requested(state, event)
         case e.StepUndone() | e.UndoDeferred() | e.UndoGivenUp():
             on_steps.undone(state, event)
         case e.ProgressReported() | e.RetryPlanned():
@@ -165,6 +167,7 @@ def _run_ended(state: SagaState, event: e.RunEnded) -> None:
     state.next = event
     state.timers.clear()
     state.receives.clear()
+    state.undo_requests.clear()
     untold = state.deliveries[len(state.deliveries) - event.pending :]
     for delivery in reversed(untold):
         if delivery.kind == "signal":
@@ -206,10 +209,12 @@ def _continued(state: SagaState, event: e.Continued, at: int) -> None:
 
 def _stopped(state: SagaState, event: e.StopRequested) -> None:
     # What a person was waited for is the cause; that time ran out, or that somebody ended it, is what came of that.
-    before = None if event.cause == "failure" else state.trouble
+    before = None if event.cause in ("failure", "returned") else state.trouble
     state.stop = event
     state.status = "compensating"
-    state.error = before or event.error
+    state.error = None if event.cause == "returned" else before or event.error
+    state.result = event.result if bytes(event.result) else state.result
+    state.undo_requests.clear()
     state.timers.clear()
     state.receives.clear()
     state.deliveries.clear()

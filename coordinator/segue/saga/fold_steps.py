@@ -212,16 +212,45 @@ def succeeded(state: SagaState, event: e.StepSucceeded, at: int) -> None:
     if not event.then:
         deliver(state, step, Delivery("step", step=step.name, payload=event.output, settled=state.count))
     from_before = event.late and not event.then and step.compensate and not state.undoing and not state.pivot
-    if event.then == "undone" or from_before:
+    if event.then == "undone":
+        cover(state, step)
+    elif from_before:
         abandon(state, step)
 
 
 def abandon(state: SagaState, step: Step) -> None:
     """The code has moved on without this outcome, so it is undone at once; an optional step stays until a full undo."""
     if not step.optional:
-        step.abandoned = True
-        if step.compensate and step.undo.status not in ("done", "given_up"):
-            state.abandoned[step.name] = step
+        cover(state, step)
+
+
+def cover(state: SagaState, step: Step) -> None:
+    """Undo this step while the saga goes forward."""
+    step.abandoned = True
+    if step.compensate and step.undo.status not in ("done", "given_up"):
+        state.abandoned[step.name] = step
+
+
+def undo_requested(state: SagaState, event: e.UndoRequested) -> None:
+    """The code wants steps undone now. What has had no effect is covered, too: it may turn out that it had one."""
+    waiting = state.undo_requests[event.n] = dict.fromkeys(event.steps)
+    for name in event.steps:
+        step = state.steps[name]
+        cover(state, step)
+        if step.status in ("failed", "skipped") or step.undo.status in ("done", "given_up"):
+            state.abandoned.pop(name, None)
+            waiting.pop(name)
+    _undo_over(state, "")
+
+
+def _undo_over(state: SagaState, name: str) -> None:
+    """Nothing of this step is to be undone any more: tell the code, if it was the last that it waits for."""
+    for n, waiting in list(state.undo_requests.items()):
+        waiting.pop(name, None)
+        if not waiting:
+            del state.undo_requests[n]
+            if state.stop is None and not state.returned:
+                state.deliveries.append(Delivery("undo", n=n))
 
 
 def spent(
@@ -238,6 +267,7 @@ def spent(
             settle(state, step, "failed", at)
             deliver(state, step, Delivery("step", step=step.name, error=event.error, settled=state.count))
             state.abandoned.pop(step.name, None)
+            _undo_over(state, step.name)
         case e.StepUnknown():
             settle(state, step, "unknown", at)
             error = None if step.optional else event.error
@@ -248,6 +278,8 @@ def spent(
         case e.StepSkipped():
             settle(state, step, "skipped", at)
             deliver(state, step, Delivery("step", step=step.name, settled=state.count, skipped=True))
+            state.abandoned.pop(step.name, None)
+            _undo_over(state, step.name)
         case e.StepParked() | e.StepInDoubt():
             step.status = "parked" if isinstance(event, e.StepParked) else "in_doubt"
             step.due = step.resend = step.retry_at = step.attempt_due = NEVER
@@ -284,6 +316,7 @@ def undone(state: SagaState, event: e.StepUndone | e.UndoDeferred | e.UndoGivenU
     state.undos.pop(step.name, None)
     calmed(state, step.name)
     state.abandoned.pop(step.name, None)
+    _undo_over(state, step.name)
     if step.undo.status == "done" and state.undo_error is not None:
         deferred = (state.steps[name].undo.error for name, why in state.troubled.items() if why == "deferred")
         state.undo_error = next(deferred, None)

@@ -41,7 +41,7 @@ class People(Turn):
             return None
         if state.held is not None and retry.step is None:
             held = state.held
-            self.stop(e.StopRequested(cause=held.cause, error=held.error, actor=retry.actor))
+            self.stop(e.StopRequested(cause=held.cause, error=held.error, actor=retry.actor, result=held.result))
             return None
         names = list(state.troubled) if retry.step is None else [retry.step]
         found = [state.steps[name] for name in names if name in state.troubled]
@@ -52,7 +52,7 @@ class People(Turn):
             return Ignored("not_allowed", f"nothing new is tried for a saga that is being undone: {asks_anew[0]}")
         for step in found:
             if step.undo.status == "deferred":
-                self.instance.plan = None
+                self.instance.plans = None
                 self.send_undo(step, step.undo.attempt + 1, person=retry)
             else:
                 self.send(step, step.attempt + self.needs_new_try(step, retry), person=retry)

@@ -26,6 +26,7 @@ from segue.saga.failures import (
     SagaError,
 )
 from segue.saga.loop import SagaLoop
+from segue.saga.reasons import COMPENSATED
 from segue.saga.steps import Delivery
 
 #: What the code may ask for; the engine records each as an event.
@@ -38,6 +39,7 @@ Request = (
     | e.ReceiveCancelled
     | e.AttributeSet
     | e.PivotPassed
+    | e.UndoRequested
     | e.ProgramReturned
     | e.RunEnded
     | e.StopRequested
@@ -49,6 +51,12 @@ class CodeFailed(Exception):
     """The saga's code failed in a way that must not start an undo: a bug. The saga is blocked, nothing is lost."""
 
     failure: e.Failure
+
+
+class Compensated(msgspec.Struct, frozen=True):
+    """What `s.compensated` makes of a result: all is to be undone, and the saga ends with it."""
+
+    value: Any
 
 
 class Pending(msgspec.Struct):
@@ -82,6 +90,11 @@ class Program(msgspec.Struct):
     rules: int = e.RULES
     #: Steps that an undo would cover, as far as the code can know: a new run would forget them.
     undoable: list[str] = []
+    #: Steps that have a compensation which the code has not asked for, and their activities.
+    compensable: dict[str, str] = {}
+    #: What the code waits for to be undone, and how often it has asked.
+    undos: dict[int, asyncio.Future[None]] = {}
+    undos_asked: int = 0
     pivot: bool = False
     stopped: bool = False
     #: The code is told again what it was told before: also a null that is refused today, where it went on with it.
@@ -100,6 +113,10 @@ class Program(msgspec.Struct):
                 self._settle(delivery)
             case "timer":
                 self.loop.fire(delivery.n)
+            case "undo":
+                undo = self.undos.pop(delivery.n, None)
+                if undo is not None and not undo.done():
+                    undo.set_result(None)
             case "signal":
                 pending = self.receives.pop(delivery.n, None)
                 if pending is not None and not pending.future.done():
@@ -135,6 +152,7 @@ class Program(msgspec.Struct):
         self.requests.clear()
         self.steps.clear()
         self.receives.clear()
+        self.undos.clear()
 
     def _start(self) -> None:
         from segue.saga.context import Saga
@@ -213,10 +231,14 @@ class Program(msgspec.Struct):
             raise CodeFailed(e.Failure(code="CancelledError", message="the saga's code cancelled itself", kind="saga"))
         error = main.exception()
         if error is None:
+            returned = main.result()
+            undone = isinstance(returned, Compensated)
             try:
-                data = self.converter.to_bytes(main.result(), self.definition.output_type)
+                data = self.converter.to_bytes(returned.value if undone else returned, self.definition.output_type)
             except Exception as unserialisable:
                 raise CodeFailed(_failure_of(unserialisable, "the result can't be stored")) from unserialisable
+            if undone:
+                return e.StopRequested(cause="returned", error=COMPENSATED, result=msgspec.Raw(data))
             return e.ProgramReturned(result=msgspec.Raw(data))
         if isinstance(error, ContinueAsNew):
             # Asked again: a `finally` may have called something since.
@@ -236,7 +258,7 @@ def failure_that_undoes(error: BaseException) -> e.Failure:
     TimeoutError counts as a failure: in a saga nothing but a durable timer raises it. Of an exception group it is the
     ActivityError that was settled first.
     """
-    leaves = list(_leaves(error))
+    leaves = list(leaves_of(error))
     for leaf in leaves:
         if not isinstance(leaf, SagaError | TimeoutError):
             raise CodeFailed(_failure_of(leaf, "")) from error
@@ -255,9 +277,10 @@ def failure_that_undoes(error: BaseException) -> e.Failure:
     return e.Failure(code="timeout", message=str(first), kind="saga", class_name="TimeoutError")
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """The exceptions of a group, and those of the groups in it; or the one."""
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+        return [leaf for part in error.exceptions for leaf in leaves_of(part)]
     return [error]
 
 

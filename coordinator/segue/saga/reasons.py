@@ -9,6 +9,7 @@ from segue.saga import events as e
 from segue.saga.inputs import Reply
 
 STOPPED = e.Failure(code="stopped", message="the saga was stopped before it was tried again", kind="saga")
+COMPENSATED = e.Failure(code="compensated", message="the saga's code undid what it had done", kind="saga")
 ABANDONED = e.Failure(code="abandoned", message="the saga's code no longer waited for it", kind="saga")
 
 

@@ -29,6 +29,7 @@ _REQUESTS = frozenset(
         e.ReceiveCancelled,
         e.AttributeSet,
         e.PivotPassed,
+        e.UndoRequested,
     )
 )
 #: After these the saga's code is not needed any more.
@@ -147,6 +148,8 @@ def _same(asked: Request, recorded: e.AnyEvent) -> bool:
         return (asked.step, asked.activity, asked.compensate) == (recorded.step, recorded.activity, recorded.compensate)
     if isinstance(asked, e.StepAbandoned) and isinstance(recorded, e.StepAbandoned):
         return asked.step == recorded.step
+    if isinstance(asked, e.UndoRequested) and isinstance(recorded, e.UndoRequested):
+        return (asked.n, asked.steps) == (recorded.n, recorded.steps)
     if isinstance(asked, e.ReceiveStarted) and isinstance(recorded, e.ReceiveStarted):
         return (asked.n, asked.signal) == (recorded.n, recorded.signal)
     if isinstance(asked, e.AttributeSet) and isinstance(recorded, e.AttributeSet):

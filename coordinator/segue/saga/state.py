@@ -118,6 +118,8 @@ class SagaState(msgspec.Struct):
     troubled: dict[str, Attention] = {}
     #: Steps whose compensation is under way or still to come while the saga goes forward.
     abandoned: dict[str, Step] = {}
+    #: What the code wants undone now, by request: the steps that are not undone yet.
+    undo_requests: dict[int, dict[str, None]] = {}
     #: Steps whose compensation is out, waits for its next attempt, or is deferred.
     undos: dict[str, Step] = {}
 

@@ -96,12 +96,12 @@ class Step(msgspec.Struct, kw_only=True, gc=False):
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """Something that the saga's code is to be told: the outcome of a step, a fired timer, a received signal.
+    """Something that the saga's code is to be told: the outcome of a step, a fired timer, a signal, an undo's end.
 
     `step` is the name of the step, or of the signal. `skipped`: the code goes on without the step's output.
     """
 
-    kind: Literal["start", "step", "timer", "signal"]
+    kind: Literal["start", "step", "timer", "signal", "undo"]
     step: str = ""
     n: int = 0
     payload: msgspec.Raw = e.NULL

@@ -125,7 +125,7 @@ def go_on(
     turn = _Turn(instance, now, limits)
     turn.drop_program()
     event = continued(instance.state, definition)
-    instance.plan = None
+    instance.plans = None
     turn.record(event)
     if definition is not None:
         instance.program = Program(definition, instance.state.id, converter, bytes(event.input), run=event.run)

@@ -29,8 +29,8 @@ class Instance(msgspec.Struct):
 
     state: SagaState
     program: Program | None = None
-    #: The order of the undo, as far as it is known; None once a step has joined it.
-    plan: UndoPlan | None = None
+    #: The order of the undo, of each part that has one, as far as it is known; None once a step has joined it.
+    plans: list[UndoPlan] | None = None
 
 
 class Turn:
@@ -52,8 +52,8 @@ class Turn:
         apply(self.state, event, self.now)
         self.events.append(event)
         self.effects += [ForgetSign(command=command) for command in working if command not in self.state.signs]
-        if self.instance.plan is not None and _changes_undo(self.state, event):
-            self.instance.plan = None
+        if self.instance.plans is not None and _changes_undo(self.state, event):
+            self.instance.plans = None
 
     def close(self) -> Moved:
         self.undo()
@@ -148,7 +148,7 @@ class Turn:
                 if state.pivot:
                     self.record(e.SagaParked(error=request.error))
                 else:
-                    self.fail("failure", request.error)
+                    self.fail(request.cause, request.error, request.result)
             case _:
                 self.record(request)
 
@@ -327,12 +327,12 @@ class Turn:
 
     # --- stopping and undoing
 
-    def fail(self, cause: e.StopCause, error: e.Failure) -> None:
+    def fail(self, cause: e.StopCause, error: e.Failure, result: msgspec.Raw = e.NOTHING) -> None:
         """Start the undo, or put it off while too many sagas of this type are being undone."""
         if self.held_until is not None and self.held_until > self.now:
-            self.record(e.StopHeld(cause=cause, error=error, until=self.held_until))
+            self.record(e.StopHeld(cause=cause, error=error, until=self.held_until, result=result))
         else:
-            self.stop(e.StopRequested(cause=cause, error=error))
+            self.stop(e.StopRequested(cause=cause, error=error, result=result))
 
     def stop(self, event: e.StopRequested) -> None:
         """Forward execution ends. What is still in flight becomes unknown at once, if it can be undone."""
@@ -356,9 +356,21 @@ class Turn:
         state = self.state
         if state.ended or (not state.undoing and not state.abandoned):
             return
-        plan = self.instance.plan = self.instance.plan or UndoPlan(steps_to_undo(state), in_order=state.undoing)
-        for step in plan.next():
-            self.send_undo(step, 1)
+        if self.instance.plans is None:
+            self.instance.plans = self.undo_plans()
+        for plan in self.instance.plans:
+            for step in plan.next():
+                self.send_undo(step, 1)
+
+    def undo_plans(self) -> list[UndoPlan]:
+        """The order of the undo: of all; or, while the saga goes forward, of each part that its code wants undone."""
+        state = self.state
+        if state.undoing:
+            return [UndoPlan(steps_to_undo(state), in_order=True)]
+        asked = [[state.steps[name] for name in names] for names in state.undo_requests.values()]
+        of_a_part = {step.name for steps in asked for step in steps}
+        loose = [step for step in state.abandoned.values() if step.name not in of_a_part]
+        return [UndoPlan(loose, in_order=False), *(UndoPlan(steps, in_order=True) for steps in asked)]
 
     def finish(self) -> None:
         """End the saga, unless a command is neither settled nor undone nor given up."""
@@ -374,7 +386,7 @@ class Turn:
         undone = [step.undo.status for step in state.steps.values()]
         if state.stop.cause == "cancel":
             self.end("cancelled")
-        elif "done" in undone and "given_up" not in undone:
+        elif ("done" in undone or state.stop.cause == "returned") and "given_up" not in undone:
             self.end("compensated")
         else:
             self.end("failed")
@@ -397,9 +409,9 @@ def wake_at(state: SagaState) -> int | None:
 def _changes_undo(state: SagaState, event: e.AnyEvent) -> bool:
     """Whether after this event the undo may cover a step that it did not cover before, or the other way round."""
     match event:
-        case e.StopRequested() | e.StepAbandoned():
+        case e.StopRequested() | e.StepAbandoned() | e.UndoRequested():
             return True
-        case e.StepSucceeded() | e.StepUnknown() | e.StepFailed():
+        case e.StepSucceeded() | e.StepUnknown() | e.StepFailed() | e.StepSkipped():
             return state.steps[event.step].undo.status == "none"
         case _:
             return False

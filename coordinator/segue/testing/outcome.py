@@ -52,9 +52,9 @@ class Outcome(Generic[O]):
 
     @property
     def result(self) -> O:
-        """What the saga returned. Raises SagaTestError if it did not complete."""
+        """What the saga returned, by `s.compensated`, too. Raises SagaTestError if it did not."""
         data = self._saga.state.result
-        if self.status != "completed" or data is None:
+        if self.status not in ("completed", "compensated") or data is None:
             raise SagaTestError(f"the saga has no result, it is {self._saga.situation()}" + self._saga.story())
         definition = self._saga.definition
         return cast("O", self._saga.converter.from_bytes(bytes(data), definition.output_type))

@@ -138,6 +138,8 @@ def _pivot(events: list[e.AnyEvent]) -> Iterator[Finding]:
                 passed = False
             case e.StepUnknown() | e.StepAbandoned() if not passed:
                 given_up.add(event.step)
+            case e.UndoRequested():
+                given_up.update(event.steps)
             case e.CommandSent(action="compensate", attempt=1) if passed and event.step not in given_up:
                 yield "pivot", f"{event.step} is undone after the pivot"
             case _:

@@ -42,6 +42,9 @@ class Told:
                 self._take(state.deliveries[: len(state.deliveries) - event.pending])
             elif isinstance(event, e.StepAbandoned):
                 self._abandoned(state.steps[event.step])
+            elif isinstance(event, e.UndoRequested):
+                self._left.update(event.steps)
+                self.words.update(dict.fromkeys(event.steps, "error"))  # it is to be undone, as after one
             elif isinstance(event, e.Continued):
                 self.words.clear()
             elif state.deliveries and type(event) in _ENDS:
