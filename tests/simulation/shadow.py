@@ -358,7 +358,7 @@ def _other(saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
             saga.undriven, saga.blocked = True, event.error is not None
         case e.Redriven():
             saga.undriven = saga.blocked = False
-            _shifted(saga, event.shift, at)
+            _shifted(saga, event.shift, at, lost=event.since > 0)
         case _:
             pass
 
@@ -412,7 +412,7 @@ def _signal(saga: SagaSeen, event: e.ReceiveStarted | e.ReceiveCancelled | e.Sig
             saga.waiting.append(bytes(event.payload))
 
 
-def _shifted(saga: SagaSeen, shift: int, at: int) -> None:
+def _shifted(saga: SagaSeen, shift: int, at: int, *, lost: bool) -> None:
     saga.deadline += shift
     for n in saga.timers:
         saga.timers[n] += shift
@@ -425,6 +425,9 @@ def _shifted(saga: SagaSeen, shift: int, at: int) -> None:
             step.retry_at, step.resend = _not_before(step.retry_at, at), _not_before(step.resend, at)
             step.undo_retry_at = _not_before(step.undo_retry_at, at)
             step.undo_resend = _not_before(step.undo_resend, at)
+        if lost:
+            step.resend = at if step.resend < NEVER else NEVER
+            step.undo_resend = at if step.undo_resend < NEVER else NEVER
 
 
 def _not_before(when: int, at: int) -> int:

@@ -23,14 +23,16 @@ from segue.activities.publish import ReplyPublisher
 from segue.activities.runner import Desk, Done, Runner
 from segue.activities.unit import Result, UnitOfWork
 from segue.clock import Clock, to_micros
-from segue.errors import ConfigError, EnvelopeError, Unavailable
+from segue.errors import ConfigError, DecodeError, EnvelopeError, Unavailable
 from segue.failpoints import hit
+from segue.ids import derive
 from segue.observe import Observer
 from segue.outbox.faults import DatabaseFault, fault_of
-from segue.outbox.message import Message
+from segue.outbox.message import Message, raw_message
 from segue.outbox.relay import Relay
-from segue.topics.broker import Consumer, Partition, Producer
+from segue.topics.broker import Consumer, Partition, Producer, Record, Unreadable
 from segue.topics.deadletter import dead_letter_record
+from segue.topics.obstacles import REASON, TRIES, Obstacles
 
 Batch = Sequence[tuple[Task, Prepared]]
 
@@ -102,6 +104,9 @@ class CommandLoop:
         self._options = options
         self._work: dict[Partition, PartitionWork] = {}
         self._ended: deque[tuple[Batch, bool, Done[Sequence[Result]]]] = deque()
+        #: Dead letters that the database was to keep, and how that went.
+        self._kept: deque[tuple[Task, BaseException | None]] = deque()
+        self._obstacles = Obstacles(consumer, clock, observer)
         self._paused: set[Partition] = set()
         #: Commands that may share a transaction, taken in their order, for the next group.
         self._gathered: deque[tuple[Task, Prepared]] = deque()
@@ -126,7 +131,7 @@ class CommandLoop:
         Raises the broker's ConfigError (no such topic, no authorisation) until partitions were assigned for the first
         time; everything else is dealt with.
         """
-        moved = self._hear()
+        moved = self._hear() | self._hear_kept()
         moved |= self._publisher.serve()
         moved |= self.serve_heartbeats()
         moved |= self._relay.step_when_due()
@@ -160,6 +165,7 @@ class CommandLoop:
             self._runner.wait(0.05)
             self._hear()
             self._publisher.serve()
+            self._hear_kept()
         self._publisher.drain(max(0.1, until - self._clock.monotonic()))
         self._hear()
         self._commit(at_once=True)
@@ -193,7 +199,38 @@ class CommandLoop:
             return False
         for record in polled.records:
             self._work.setdefault(record.source, PartitionWork()).accept(record)
+        for partition, unreadable in polled.unreadable.items():
+            if self._obstacles.met(partition, unreadable):
+                self._step_over(partition, unreadable)
         return bool(polled.records)
+
+    def _step_over(self, partition: Partition, unreadable: Unreadable) -> None:
+        """Go on behind a batch that nobody can read, with a dead letter in its place; once an hour, else it stands."""
+        try:
+            behind = self._obstacles.behind(partition, unreadable, unreadable.offset)
+        except (Unavailable, ConfigError) as error:
+            self._observer.event("worker.read.failed", error=error)
+            return
+        if behind is None:
+            return
+        if behind > unreadable.offset:
+            if not self._obstacles.may_step_over(partition):
+                self._obstacles.tell(partition, unreadable, "another one was stepped over within the last hour")
+                return
+            # It stands for all records of the batch: once it is done, the next owner begins behind them.
+            place = Record(topic=partition.topic, partition=partition.number, offset=behind - 1)
+            problem = DecodeError(f"offsets {unreadable.offset} to {behind - 1}: {unreadable.problem}")
+            dead = dead_letter_record(place, self._dead_letters, REASON, problem, self._name, TRIES, None)
+            self._work.setdefault(partition, PartitionWork()).accept(place, dead=dead)
+            self._observer.event(
+                "skip.alert",
+                topic=partition.topic,
+                partition=partition.number,
+                start=unreadable.offset,
+                end=behind,
+            )
+        self._obstacles.passed(partition)
+        self._consumer.seek({partition: behind})
 
     def _on_revoked(self, partitions: Sequence[Partition]) -> None:
         leaving = [self._work[partition] for partition in partitions if partition in self._work]
@@ -405,11 +442,34 @@ class CommandLoop:
         if error is None:
             task.home.finished(task)
             return
-        # Never skipped: a record that can't be put aside stops its partition, and somebody is told.
         task.tries += 1
         self._observer.event("worker.dead_letter.failed", topic=self._dead_letters, error=error)
-        self._pause(task)
-        task.home.again(task)
+        if isinstance(error, Unavailable):
+            self._pause(task)
+            task.home.again(task)
+            return
+        # The topic is too small, or is not there: the service's own database keeps it, and its relay tries on.
+        assert task.dead is not None
+        record = task.record
+        place = (record.topic, str(record.partition), str(record.offset), str(record.timestamp_ms))
+        message = raw_message(derive("dead letter of", self._name, *place), task.dead, self._clock.now())
+        self._running += 1
+        self._shelve(message, lambda failed: self._kept.append((task, failed)))
+
+    def _hear_kept(self) -> bool:
+        """Go on behind dead letters that the database has; never behind one that is nowhere."""
+        moved = bool(self._kept)
+        while self._kept:
+            task, error = self._kept.popleft()
+            self._running -= 1
+            if error is None:
+                self._observer.count("worker.dead_letter.kept")
+                task.home.finished(task)
+            else:
+                self._observer.event("worker.dead_letter.failed", topic="outbox", error=f"{error!r:.300}")
+                self._pause(task)
+                task.home.again(task)
+        return moved
 
     # --- heartbeats
 

@@ -59,12 +59,12 @@ class PartitionWork:
         """The offset to commit: all before it are done. None before anything was read."""
         return self._watermark
 
-    def accept(self, record: Record) -> None:
-        """A record was read."""
+    def accept(self, record: Record, *, dead: Outgoing | None = None) -> None:
+        """A record was read; `dead`: nothing is left to do but to send that."""
         if self._watermark is None:
             self._watermark = record.offset
         self._open.append(record.offset)
-        task = Task(record, self)
+        task = Task(record, self, dead=dead)
         line_key = self._line_key(record)
         line = self._lines.get(line_key)
         if line is None:

@@ -112,7 +112,7 @@ def list_letters(
     if group_by is not None:
         _show_groups(run, found, wanted, group_by, limit)
         return
-    page = found.dead_letters(wanted, limit, after)
+    page = found.dead_letters(wanted, limit, after, whole=False)
     if run.out.json:
         letters = [plain_dead_letter(letter, whole=False) for letter in page.items]
         run.out.document({"dead_letters": letters, "next": page.next})

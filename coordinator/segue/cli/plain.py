@@ -48,7 +48,7 @@ def plain_dead_letter(letter: DeadLetterRow, *, whole: bool) -> dict[str, Any]:
         "partition": record.partition,
         "offset": record.offset,
         "timestamp_ms": record.timestamp_ms,
-        "bytes": len(record.value or b""),
+        "bytes": len(record.value or b"") if letter.size is None else letter.size,
     }
     if whole:
         values |= {

@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from segue.clock import Clock
+from segue.clock import Clock, to_micros
 from segue.coordinator.store import Store, StoredOffset
 from segue.observe import Observer
 from segue.topics.broker import Consumer, Partition
@@ -76,6 +76,9 @@ class DrainGate:
         #: How far time has come here, and what the monotonic clock showed then.
         self._believed: tuple[datetime, float] | None = None
         self._told_ahead = False
+        #: When something that nobody could read was last stepped over, in microseconds; 0: never. The gate opens over
+        #: the offsets that say so, so that no deadline fires before it is known here.
+        self.lost_at = 0
         #: Has not been reached yet.
         self._note: _Note | None = None
         #: Has been reached: what the gate is open to.
@@ -104,6 +107,8 @@ class DrainGate:
         """Whether deadlines up to `wanted` may fire, when somebody is due then."""
         here = self._look_around()
         stored = self._store.offsets(self._coordinator)
+        skipped = [offset.skipped_at for p, offset in stored.items() if p.topic in self._topics]
+        self.lost_at = max((to_micros(at) for at in skipped if at is not None), default=0)
         self._opened = self._reached(here, stored)
         is_open = self._opened is not None and self._opened.at >= wanted
         if is_open:

@@ -35,6 +35,7 @@ from segue.coordinator.store import (
     HeartbeatRow,
     Look,
     OffsetMove,
+    OffsetNote,
     OperatorRequest,
     SagaRow,
     StoredOffset,
@@ -60,6 +61,19 @@ class Tables:
     heartbeats: dict[str, HeartbeatRow] = field(default_factory=dict)
     #: Saga id → when `due` finds it: no later than its `wake_at`.
     alarms: dict[str, datetime] = field(default_factory=dict)
+    #: Where reading stands, and why.
+    standing: dict[tuple[str, Partition], tuple[int, str | None]] = field(default_factory=dict)
+
+    def note(self, note: OffsetNote, now: datetime) -> None:
+        """A partition stands, or something was stepped over."""
+        key = (note.coordinator, note.partition)
+        if note.stands_at is not None:
+            self.standing[key] = note.stands_at, note.problem
+            return
+        self.standing.pop(key, None)
+        if key in self.offsets:
+            self.offsets[key] = msgspec.structs.replace(self.offsets[key], skipped_at=now)
+
     outbox: dict[str, Message] = field(default_factory=dict)
     #: Messages that their writers publish from memory, by number, with the time of their transaction.
     batches: dict[int, tuple[datetime, Sequence[Message]]] = field(default_factory=dict)
@@ -320,7 +334,7 @@ class MemoryBatch:
             self._check(changes, rows)
         for coordinator, move in self._fences:
             key = (coordinator, move.partition)
-            self._tables.offsets[key] = StoredOffset(next=move.end, topic_id=move.topic_id)
+            self._tables.offsets[key] = msgspec.structs.replace(self._tables.offsets[key], next=move.end)
         for changes, rows, seq in self._changes:
             self._apply(changes, rows, seq)
 
@@ -370,6 +384,8 @@ class MemoryBatch:
         for n in changes.replayed:
             tables.letters[n] = replace(tables.letters[n], replays=tables.letters[n].replays + 1, updated_at=self._now)
         tables.audits.extend(changes.audits)
+        for note in changes.notes:
+            tables.note(note, self._now)
         for n in changes.requests_done:
             tables.requests.pop(n, None)
         _forget(tables, changes.published)

@@ -220,9 +220,13 @@ def _chosen_letters(wanted: DeadLetterFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def list_dead_letters(wanted: DeadLetterFilter, limit: int, after: int | None) -> Select[*tuple[Any, ...]]:
+def list_dead_letters(
+    wanted: DeadLetterFilter, limit: int, after: int | None, *, whole: bool
+) -> Select[*tuple[Any, ...]]:
     """Oldest first; `after` is the id of the last one of the page before."""
-    query = select(dead_letter).where(*_chosen_letters(wanted))
+    columns = [column for column in dead_letter.c if whole or column.name not in ("key", "value", "headers")]
+    size = func.coalesce(func.length(dead_letter.c.value), 0).label("size")
+    query = select(*columns, *(() if whole else (size,))).where(*_chosen_letters(wanted))
     if after is not None:
         query = query.where(dead_letter.c.id > after)
     return query.order_by(dead_letter.c.id).limit(limit)
@@ -353,6 +357,12 @@ def outbox_age() -> Select[*tuple[Any, ...]]:
     return _waiting(
         select(literal(1).label("size"), outbox.c.created_at), select(outbox_batch.c.size, outbox_batch.c.created_at)
     )
+
+
+def standing() -> Select[*tuple[Any, ...]]:
+    """Partitions whose reading does not go on."""
+    here = consumer_offset.c.stands_at == consumer_offset.c.next
+    return select(consumer_offset).where(here).order_by(consumer_offset.c.topic, consumer_offset.c.partition)
 
 
 def quarantined() -> Select[*tuple[Any, ...]]:

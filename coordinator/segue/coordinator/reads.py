@@ -165,20 +165,25 @@ class Reads:
             row = connection.execute(query).one()
         return Unpublished(count=row[0], oldest=row.oldest)
 
-    def dead_letters(self, wanted: DeadLetterFilter, limit: int = 50, after: str | None = None) -> Page[DeadLetterRow]:
-        """Dead letters, oldest first. Raises InvalidId for a cursor that is none."""
+    def dead_letters(
+        self, wanted: DeadLetterFilter, limit: int = 50, after: str | None = None, *, whole: bool = True
+    ) -> Page[DeadLetterRow]:
+        """Dead letters, oldest first; unless `whole`, without what their records contain.
+
+        Raises InvalidId for a cursor that is none.
+        """
         if after and not (after.isascii() and after.isdigit() and len(after) < 19):
             raise InvalidId(f"{after!r:.40} is not a cursor of this list")
         with self.snapshot() as connection:
-            found = read_dead_letters(connection, wanted, limit + 1, int(after) if after else None)
+            found = read_dead_letters(connection, wanted, limit + 1, int(after) if after else None, whole=whole)
         items = found[:limit]
         return Page(items=items, next=str(items[-1].id) if len(found) > limit else None)
 
     def all_dead_letters(self, wanted: DeadLetterFilter, page: int = 200) -> Iterator[DeadLetterRow]:
-        """All of them, oldest first, page by page."""
+        """All of them, oldest first, page by page, without what their records contain."""
         after: str | None = None
         while True:
-            found = self.dead_letters(wanted, page, after)
+            found = self.dead_letters(wanted, page, after, whole=False)
             yield from found.items
             if found.next is None:
                 return
@@ -245,7 +250,7 @@ def read_saga(connection: Connection, saga_id: str) -> SagaRow:
 def _instead(connection: Connection, saga_id: str) -> str:
     """What came for a saga that does not exist: its start may have been refused, a signal may be early."""
     wanted = DeadLetterFilter(states=("received", "parked", "dead"), saga_id=saga_id)
-    rows = connection.execute(queries.list_dead_letters(wanted, 20, None)).all()
+    rows = connection.execute(queries.list_dead_letters(wanted, 20, None, whole=True)).all()
     letters = [dead_letter_of(dict(row._mapping)) for row in rows]
     if not letters:
         return "`segue saga ls` lists them"
@@ -282,10 +287,10 @@ def read_audits(connection: Connection, saga_id: str) -> list[AuditEntry]:
 
 
 def read_dead_letters(
-    connection: Connection, wanted: DeadLetterFilter, limit: int, after: int | None = None
+    connection: Connection, wanted: DeadLetterFilter, limit: int, after: int | None = None, *, whole: bool = True
 ) -> list[DeadLetterRow]:
-    """The next dead letters, oldest first, within a snapshot."""
-    rows = connection.execute(queries.list_dead_letters(wanted, limit, after))
+    """The next dead letters, oldest first, within a snapshot; unless `whole`, without what their records contain."""
+    rows = connection.execute(queries.list_dead_letters(wanted, limit, after, whole=whole))
     return [dead_letter_of(dict(row._mapping)) for row in rows]
 
 

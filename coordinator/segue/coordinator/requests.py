@@ -16,6 +16,7 @@ from segue.saga import inputs
 from segue.saga.effects import Ignored
 from segue.saga.events import NOTHING, NULL
 from segue.topics.broker import Record
+from segue.topics.deadletter import is_reference
 
 
 class Arguments(msgspec.Struct, frozen=True):
@@ -159,6 +160,8 @@ def _edited(record: Record, arguments: Arguments) -> Record:
 
 def replay(letter: DeadLetterRow, record: Record, work: Work, intake: Intake, *, actor: str) -> str:
     """Inject a dead letter's record as if it came now; nothing is published to any topic. Says what became of it."""
+    if is_reference(record):
+        return "refused: the record was too large to keep, here is only a reference to it; give a value, or discard it"
     item = intake.item(record)
     if item.saga_id is not None:
         messages = () if item.request is None else ((item.saga_id, item.request.id),)

@@ -116,16 +116,16 @@ def dead_letter_of(columns: Mapping[str, Any]) -> DeadLetterRow:
         topic=columns["topic"],
         partition=columns["partition"],
         offset=columns["offset"],
-        key=columns["key"],
-        value=columns["value"],
-        headers=headers_from_json(columns["headers"]),
+        key=columns.get("key"),
+        value=columns.get("value"),
+        headers=headers_from_json(columns["headers"]) if "headers" in columns else (),
         timestamp_ms=columns["timestamp_ms"],
     )
     names = (
         "id state topic_id reason error_class error_message fingerprint saga_id attempts replays created_at updated_at"
         " coordinator"
     )
-    return DeadLetterRow(record=record, **{name: columns[name] for name in names.split()})
+    return DeadLetterRow(record=record, size=columns.get("size"), **{name: columns[name] for name in names.split()})
 
 
 def headers_to_json(headers: Headers) -> bytes:

@@ -164,6 +164,11 @@ consumer_offset = Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next", BigInteger, nullable=False),
     Column("topic_id", String(60), nullable=False),
+    #: When a batch that nobody could read was last stepped over: answers may have been in it.
+    Column("skipped_at", Moment),
+    #: Why reading does not go on; it says so only as long as `next` is `stands_at`.
+    Column("stands_at", BigInteger),
+    Column("problem", String(1024)),
 )
 
 correlation = Table(

@@ -20,6 +20,7 @@ from segue.coordinator.gate import DrainGate
 from segue.coordinator.intake import Intake, Item
 from segue.coordinator.publisher import Publisher
 from segue.coordinator.requests import apply_request, refuse_request, replay
+from segue.coordinator.skipping import note_standing, step_over
 from segue.coordinator.store import (
     AuditEntry,
     Batch,
@@ -41,7 +42,8 @@ from segue.saga.definition import Converter, Registry
 from segue.saga.events import Failure
 from segue.topics import Codecs, TopicNames
 from segue.topics import Converter as MsgspecConverter
-from segue.topics.broker import Consumer, Partition, Producer
+from segue.topics.broker import Consumer, Partition, Producer, Unreadable
+from segue.topics.obstacles import ONE_IN, Obstacles
 
 #: Seconds that a turn with nothing to read gives the client to send what lingers. Acknowledgements that take longer are
 #: heard by the way: who waited for them would let records wait.
@@ -145,6 +147,9 @@ class Coordinator:
         self._cache = InstanceCache(self.options.cache_size)
         self._publisher = Publisher(producer, clock, observer)
         self._gate = DrainGate(store, consumer, self.name, self._topics, observer, clock)
+        self._obstacles = Obstacles(consumer, clock, observer)
+        #: Partitions of which the database says that they stand, and where.
+        self._standing: dict[Partition, int] = {}
         self._positions: dict[Partition, int] = {}
         #: The topic's id beside the stored offset from which a position was counted.
         self._counted_in: dict[Partition, str] = {}
@@ -268,7 +273,35 @@ class Coordinator:
         ends = {p: end for p, end in polled.ended.items() if p in self._positions and end > self._positions[p]}
         if ends:
             self._apply([], ends)
+        for partition, unreadable in polled.unreadable.items():
+            if partition in self._positions and self._obstacles.met(partition, unreadable):
+                self._face(partition, unreadable)
         return bool(records)
+
+    def _face(self, partition: Partition, unreadable: Unreadable) -> None:
+        """Step over a batch that nobody can read, once an hour; else say that the partition stands."""
+        move = self._move(partition, self._positions[partition])
+        stored = self._store.offsets(self.name).get(partition)
+        if stored is None or stored.next != move.start:
+            raise Fenced(f"{partition} does not stand at {move.start} any more")
+        if self._standing.get(partition) != move.start:
+            self._transact(lambda work, batch: note_standing(work, self.name, move, unreadable))
+            self._standing[partition] = move.start
+        behind = self._obstacles.behind(partition, unreadable, move.start)
+        if behind is None:
+            return
+        if behind > move.start:
+            if stored.skipped_at is not None and self._store.now() - stored.skipped_at < ONE_IN:
+                self._obstacles.tell(partition, unreadable, "another one was stepped over within the last hour")
+                return
+            move = self._move(partition, behind)
+            self._transact(lambda work, batch: step_over(work, batch, self.name, move, unreadable))
+            self._observer.event(
+                "skip.alert", topic=partition.topic, partition=partition.number, start=move.start, end=behind
+            )
+            self._positions[partition] = behind
+        self._obstacles.passed(partition)
+        self._consumer.seek({partition: behind})
 
     def _commit_items(self, items: Sequence[Item]) -> None:
         """Apply these in one transaction; if that fails for good, in halves: one record can't hurt the others."""
@@ -409,7 +442,7 @@ class Coordinator:
             readable = [row.id for row in due if self._can_be_read(work, row)]
             work.hear_of(readable)
             for saga_id in readable:
-                work.wake(saga_id, to_micros(until))
+                work.wake(saga_id, to_micros(until), self._gate.lost_at)
             hit("wake.before_commit")
 
         try:
@@ -445,7 +478,7 @@ class Coordinator:
                 until = self._gate.until(batch.now)
                 if until is not None:
                     work.prepare([row.id])
-                    work.wake(row.id, to_micros(until))
+                    work.wake(row.id, to_micros(until), self._gate.lost_at)
 
             def give_up(work: Work, batch: Batch, row: SagaRow = row, error: Exception = error) -> None:
                 work.prepare([row.id])

@@ -107,7 +107,9 @@ class SqlStore:
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
         with self._session() as session:
             return {
-                Partition(row.topic, row.partition): StoredOffset(next=row.next, topic_id=row.topic_id)
+                Partition(row.topic, row.partition): StoredOffset(
+                    next=row.next, topic_id=row.topic_id, skipped_at=row.skipped_at
+                )
                 for row in session.rows(statements.offsets_of(coordinator))
             }
 
@@ -186,4 +188,5 @@ def _offset_values(coordinator: str, partition: Partition, offset: StoredOffset)
         "partition": partition.number,
         "next": offset.next,
         "topic_id": offset.topic_id,
+        "skipped_at": offset.skipped_at,
     }

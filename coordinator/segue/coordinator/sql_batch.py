@@ -114,6 +114,10 @@ class SqlBatch:
             self._write_heartbeats(changes.heartbeats, changes.heartbeats_over)
             self._write_dead_letters(changes)
             self._append_audits(changes.audits)
+            for note in changes.notes:
+                skipped = {"skipped_at": self.now} if note.stands_at is None else {}
+                values = {"stands_at": note.stands_at, "problem": note.problem, **skipped}
+                self._session.change(statements.note_offset(note.coordinator, note.partition, values))
             self._delete_requests(changes.requests_done)
             return batch
         except SegueError as error:

@@ -135,6 +135,11 @@ def overwrite_offset(
     return update(consumer_offset).where(same).values(values)
 
 
+def note_offset(coordinator: str, partition: Partition, values: dict[str, Any]) -> Update:
+    """Write something down about a partition, wherever its offset stands."""
+    return update(consumer_offset).where(_of_partition(coordinator, partition)).values(values)
+
+
 # Sagas and their history
 
 

@@ -112,6 +112,8 @@ class DeadLetterRow:
     updated_at: datetime
     #: Who has read it.
     coordinator: str = ""
+    #: Bytes of the value, where the record was read without key, value and headers: for a list.
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +157,17 @@ class StoredOffset(msgspec.Struct, frozen=True, kw_only=True):
 
     next: int
     topic_id: str
+    #: When a batch that nobody could read was last stepped over here.
+    skipped_at: datetime | None = None
+
+
+class OffsetNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to a partition's reading: it stands at `stands_at`, or something was stepped over just now."""
+
+    coordinator: str
+    partition: Partition
+    stands_at: int | None = None
+    problem: str | None = None
 
 
 class OffsetMove(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,6 +214,8 @@ class Changes(msgspec.Struct, kw_only=True):
     #: Dead letters replayed once more: their `replays` go up by one.
     replayed: list[int] = msgspec.field(default_factory=list)
     audits: list[AuditEntry] = msgspec.field(default_factory=list)
+    #: Partitions that stand, or (without a place where they stand) where something was stepped over.
+    notes: list[OffsetNote] = msgspec.field(default_factory=list)
     #: Operator requests that are dealt with.
     requests_done: list[int] = msgspec.field(default_factory=list)
     #: Batches of messages, all of which Kafka has acknowledged.

@@ -88,6 +88,15 @@ def _broken(row: Any, now: datetime) -> str:
     )
 
 
+def _standing(row: Any, now: datetime) -> str:
+    where = f"{row['topic']} partition {row['partition']}"
+    return (
+        f"{where} stands at offset {row['next']}, which can't be read ({row['problem']}): nothing behind it is "
+        "read, and no deadline fires. The way on is "
+        f"`segue topics skip {row['topic']} {row['partition']} {row['next']} --reason …`"
+    )
+
+
 def _quarantined(row: Any, now: datetime) -> str:
     where = f"message {row['id']} to {row['aggregatetype']}, key {row['aggregateid']}"
     return f"{where}: could not be published, in quarantine since {_moment(row['quarantined_at'])}: {row['error']}"
@@ -101,6 +110,7 @@ _Statement = tuple[str, Callable[[datetime], Select[*tuple[Any, ...]]], Callable
 _STATEMENTS: tuple[_Statement, ...] = (
     ("lost", lambda _: queries.lost_sagas(), _lost),
     ("history", lambda _: queries.broken_histories(), _broken),
+    ("reading", lambda _: queries.standing(), _standing),
     ("quarantine", lambda _: queries.quarantined(), _quarantined),
     ("request", queries.overdue_requests, _unanswered),
 )

@@ -126,7 +126,7 @@ def view_saga(reads: Reads, saga_id: str, *, all_runs: bool = False) -> SagaView
         events = read_history(connection, saga_id, all_runs=all_runs)
         heartbeats = read_heartbeats(connection, saga_id)
         requests, audits = read_requests(connection, saga_id), read_audits(connection, saga_id)
-        for letter in read_dead_letters(connection, DeadLetterFilter(saga_id=saga_id), 1000):
+        for letter in read_dead_letters(connection, DeadLetterFilter(saga_id=saga_id), 1000, whole=False):
             letters.setdefault(letter.state, []).append(letter.id)
     return make_view(row, events, now, requests=requests, audits=audits, dead_letters=letters, heartbeats=heartbeats)
 

@@ -49,7 +49,7 @@ from segue.saga.transition import advance, block, go_on, start
 from segue.saga.turn import Instance, wake_at
 from segue.topics import Codecs, TopicNames
 from segue.topics.broker import Record
-from segue.topics.deadletter import dead_letter_record
+from segue.topics.deadletter import dead_letter_record, kept
 from segue.topics.envelope import Reply
 
 _NO_TRACE: Mapping[str, str] = {}
@@ -219,11 +219,11 @@ class Work:
             self._moved(saga_id, instance, go_on(instance, definition, tools.converter, self.now, limits=tools.limits))
             self.claims.count("saga.continued")
 
-    def wake(self, saga_id: str, gate: int) -> None:
+    def wake(self, saga_id: str, gate: int, lost: int = 0) -> None:
         """Let a saga's due alarms fire. One that was woken for nothing gets its row's `wake_at` put right."""
         self.hear(self.instance(saga_id).state.signs)
         signs = {c: sign for c in self.instance(saga_id).state.signs if (sign := self._signs[c]) is not None}
-        happened = inputs.Wake(gate=gate, signs=signs)
+        happened = inputs.Wake(gate=gate, signs=signs, lost=lost)
         if isinstance(self.happen(saga_id, happened), Ignored) and saga_id not in self._wakes:
             self._wakes[saga_id] = wake_at(self.instance(saga_id).state)
 
@@ -473,7 +473,8 @@ class Work:
     def letter(
         self, record: Record, reason: str, error: BaseException, *, saga_id: str | None, state: DeadLetterState = "dead"
     ) -> None:
-        """Write a record to the dead letters, byte for byte."""
+        """Write a record to the dead letters, byte for byte; of one that is too large a reference."""
+        record = kept(record)
         moment = from_micros(self.now)
         self.changes.dead_letters.append(
             DeadLetterRow(

@@ -10,7 +10,7 @@ from segue.saga import events as e
 from segue.saga.effects import Ignored
 from segue.saga.inputs import Wake
 from segue.saga.reasons import attempt_silence, silence
-from segue.saga.retry import may_retry, retry_delay
+from segue.saga.retry import may_retry, resend_delay, retry_delay
 from segue.saga.signs import LastSign
 from segue.saga.state import Alarm
 from segue.saga.steps import Step
@@ -23,11 +23,16 @@ class Alarms(Turn):
     __slots__ = ()
 
     def wake(self, wake: Wake) -> Ignored | None:
-        """Let every alarm fire whose time has come and up to which all answers have been read; one at a time."""
+        """Let every alarm fire whose time has come and up to which all answers have been read; one at a time.
+
+        Where answers may have been lost: first of all, what was out by then goes out again.
+        """
         state = self.state
         until = min(self.now, wake.gate)
         for command, last in wake.signs.items():
             self.heed(command, last)
+        if wake.lost > state.asked_since and not state.undriven and not state.ended:
+            self.ask_again(wake.lost, until)
         while not state.undriven and not state.ended:
             alarm = state.alarm()
             if alarm is None or alarm[0] > until:
@@ -36,6 +41,22 @@ class Alarms(Turn):
             self.drive()
             self.undo()
         return None if self.events else Ignored("early", "no alarm is due")
+
+    def ask_again(self, lost: int, until: int) -> None:
+        """Give every command that was out by then its silence anew, and what waits for them as much time."""
+        state, alarm = self.state, self.state.alarm()
+        silences = [
+            resend_delay(step.retry, 0)
+            for step in state.open_steps.values()
+            if step.status == "issued" and step.sent_at <= lost
+        ]
+        silences += [
+            resend_delay(state.compensation, 0)
+            for step in state.undos.values()
+            if step.undo.status == "issued" and step.undo.sent_at <= lost
+        ]
+        if silences and alarm is not None and alarm[0] <= until:
+            self.record(e.Redriven(shift=self.now - alarm[0] + max(silences), since=lost))
 
     def fire(self, what: Alarm, name: str, signs: Mapping[CommandId, LastSign]) -> None:
         if what == "deadline":

@@ -158,9 +158,13 @@ class Undriven(Event, frozen=True, kw_only=True):
 
 
 class Redriven(Event, frozen=True, kw_only=True):
-    """The code may go on; deadlines that stood still move by `shift` microseconds, what was to be sent is sent now."""
+    """The code may go on; deadlines that stood still move by `shift` microseconds, what was to be sent is sent now.
+
+    `since`: answers to commands that were sent by then (microseconds) may be lost; those commands go out again.
+    """
 
     shift: int = 0
+    since: int = 0
 
 
 class DeadlineMoved(Event, frozen=True, kw_only=True):

@@ -236,6 +236,7 @@ def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
     """The clock stood still: deadlines move. What was to be sent meanwhile is sent now, not later by another shift."""
     state.undriven = False
     state.blocked = None
+    state.asked_since = max(state.asked_since, event.since)
     shift = event.shift
     if not shift:
         return
@@ -247,7 +248,7 @@ def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
     for step in state.open_steps.values():
         if step.due < NEVER:
             step.due, step.first_sent = step.due + shift, step.first_sent + shift
-            step.resend, step.retry_at = max(step.resend, at), max(step.retry_at, at)
+            step.resend, step.retry_at = _sent_now(step.resend, event, at), max(step.retry_at, at)
             step.attempt_due = min(NEVER, step.attempt_due + shift)
             on_steps.set_alarms(state, step)
     for step in state.undos.values():
@@ -257,7 +258,7 @@ def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
                 undo,
                 due=undo.due + shift,
                 first_sent=undo.first_sent + shift,
-                resend=max(undo.resend, at),
+                resend=_sent_now(undo.resend, event, at),
                 retry_at=max(undo.retry_at, at),
                 attempt_due=min(NEVER, undo.attempt_due + shift),
             )
@@ -265,6 +266,11 @@ def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
     for n in state.timers:
         state.timers[n] += shift
         state.set_alarm("timer", str(n), state.timers[n])
+
+
+def _sent_now(resend: int, event: e.Redriven, at: int) -> int:
+    """When silence is answered: not before now, and right now where the answer may be lost."""
+    return at if event.since and resend < NEVER else max(resend, at)
 
 
 def _signal(state: SagaState, event: e.ReceiveStarted | e.ReceiveCancelled | e.SignalReceived) -> None:

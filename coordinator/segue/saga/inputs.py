@@ -49,11 +49,13 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Wake(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Time has passed. Alarms up to `gate` (microseconds) may fire: until then every answer that came has been read.
 
-    `signs`: what is kept of the signs of life of commands that are in `SagaState.signs`.
+    `signs`: what is kept of the signs of life of commands that are in `SagaState.signs`. `lost`: when a batch that
+    nobody could read was last stepped over (0: never): answers may have been in it.
     """
 
     gate: int
     signs: Mapping[CommandId, LastSign] = {}
+    lost: int = 0
 
 
 class RetryStep(msgspec.Struct, frozen=True, kw_only=True, gc=False):

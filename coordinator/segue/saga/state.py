@@ -104,6 +104,8 @@ class SagaState(msgspec.Struct):
     #: An undo that the breaker holds back for now.
     held: e.StopHeld | None = None
     undriven_since: int = 0
+    #: Commands that were sent by then went out again, as answers to them may have been lost.
+    asked_since: int = 0
     pivot: bool = False
     returned: bool = False
     stop: e.StopRequested | None = None

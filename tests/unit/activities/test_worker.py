@@ -7,14 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Table, select, update
 from sqlalchemy.orm import sessionmaker
 
 from segue import outbox
 from segue.activities import Activity, Rejected, ReplyLater, RetryLater, Worker, reply
-from segue.errors import ConfigError, ContractError, NotAllowed, NotFound
-from segue.outbox.schema import inbox_table
-from segue.topics.broker import Outgoing, Polled
+from segue.errors import ConfigError, ContractError, NotAllowed, NotFound, RejectedRecord
+from segue.outbox.schema import inbox_table, outbox_quarantine_table, outbox_table
+from segue.topics.broker import Acked, Outgoing, Polled
 from segue.topics.memory import MemoryBroker, MemoryConsumer, MemoryProducer
 from tests.unit.activities.kit import (
     COMMANDS,
@@ -337,16 +337,54 @@ def test_a_broken_database_stops_the_partition_and_is_tried_again(service: Servi
     assert service.committed() == 1
 
 
-def test_a_dead_letter_topic_that_is_missing_stops_the_partition_and_loses_nothing(service: Service) -> None:
+def rows(service: Service, table: Table) -> list[Any]:
+    with service.engine.connect() as connection:
+        return [row._asdict() for row in connection.execute(select(table))]
+
+
+def test_a_dead_letter_whose_topic_is_missing_waits_in_the_database_and_the_partition_goes_on(service: Service) -> None:
     service.send(command(), body=b"{")
-    service.broker._auto_create = False
-    service.settle()
-    assert service.committed() == 0
-    service.broker.create_topic(DEAD)
     service.broker.create_topic("test.replies")
+    service.broker._auto_create = False
     service.settle(60)
-    assert len(service.broker.records(DEAD)) == 1
     assert service.committed() == 1
+    assert [row["aggregatetype"] for row in rows(service, outbox_table)] == [DEAD]
+    service.broker.create_topic(DEAD)
+    service.settle(60)
+    [letter] = service.broker.records(DEAD)
+    assert letter.value == b"{"
+    assert rows(service, outbox_table) == []
+
+
+def test_a_command_just_below_the_limit_does_not_stop_its_worker_when_its_dead_letter_is_too_large(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = MemoryProducer.send
+
+    def small(self: MemoryProducer, record: Outgoing, acked: Acked) -> None:
+        if record.topic == DEAD:
+            acked(RejectedRecord("too large with its headers"))
+        else:
+            send(self, record, acked)
+
+    monkeypatch.setattr(MemoryProducer, "send", small)
+    service.send(command(), body=b"{" + b" " * 900_000)
+    service.settle(120)
+    assert service.committed() == 1
+    [kept] = rows(service, outbox_quarantine_table)
+    assert kept["aggregatetype"] == DEAD
+
+
+def test_commands_that_nobody_can_read_are_stepped_over_with_one_dead_letter(service: Service) -> None:
+    service.send(command())
+    service.settle()
+    service.broker.damage(service.broker.append(Outgoing(topic=COMMANDS, key=b"o-2", value=b"?")))
+    service.send(command("o-2"))
+    service.settle(120)
+    [letter] = service.broker.records(DEAD)
+    headers = dict(letter.headers)
+    assert (letter.key, letter.value, headers["dlq_reason"]) == (None, None, b"unreadable_batch")
+    assert service.outcomes() == ["success", "success"]
 
 
 def test_a_later_answer_follows_a_pending_one(service: Service) -> None:

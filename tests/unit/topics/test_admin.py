@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import pytest
 
 from segue.topics.admin import TopicSpec, TopicState, as_shell, as_terraform, create, plan, verify
+from segue.topics.deadletter import HEADER_BYTES
 from segue.topics.memory import MemoryBroker
 from segue.topics.names import TopicNames
 
@@ -104,3 +106,33 @@ def test_the_plan_can_be_given_to_other_tools() -> None:
     terraform = as_terraform([dataclasses.replace(SPEC, name="1.replies")])
     assert 'resource "kafka_topic" "_1_replies" {' in terraform
     assert '"retention.ms" = "864000000"' in terraform
+
+
+def test_a_dead_letter_topic_is_planned_larger_than_what_it_must_hold() -> None:
+    specs = {spec.name: spec for spec in plan(TopicNames(coordinator="shop"), ["payments"])}
+    for dead, held in (("payments.dlq", ["payments.commands"]), ("shop.dlq", ["shop.replies", "shop.requests"])):
+        assert list(specs[dead].holds) == held
+        for name in held:
+            largest = int(specs[name].configs["max.message.bytes"])
+            assert int(specs[dead].configs["max.message.bytes"]) >= largest + HEADER_BYTES
+
+
+def test_a_dead_letter_topic_that_is_too_small_for_the_largest_record_is_named() -> None:
+    specs = [spec for spec in plan(TopicNames(coordinator="shop"), ["payments"]) if spec.name.startswith("payments")]
+    states = {
+        spec.name: TopicState(
+            name=spec.name, partitions=12, replication=3, configs={**spec.configs, "max.message.bytes": "900000"}
+        )
+        for spec in specs
+    }
+
+    class Broker:
+        def topics(self, names: Sequence[str]) -> Mapping[str, TopicState]:
+            return states
+
+        def create(self, specs: Sequence[TopicSpec]) -> Sequence[str]:
+            return []
+
+    [problem] = verify(Broker(), specs)
+    assert problem.topic == "payments.dlq"
+    assert "too few for the largest of payments.commands" in problem.text

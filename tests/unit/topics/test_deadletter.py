@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from segue.errors import DecodeError
 from segue.topics.broker import Record
-from segue.topics.deadletter import dead_letter_record
+from segue.topics.deadletter import HEADER_BYTES, dead_letter_record, is_reference, kept
 
 RECORD = Record(
     topic="payments.commands",
@@ -50,3 +50,22 @@ def test_a_message_is_cut_at_a_kibibyte_between_characters() -> None:
     assert message is not None
     assert len(message) == 1024
     assert message.decode() == "ü" * 512
+
+
+def test_a_record_that_unpacks_to_more_than_a_megabyte_is_kept_by_reference() -> None:
+    bomb = Record(topic="t", partition=1, offset=7, key=b"k", value=bytes(5_000_000), headers=(("ce_id", b"1"),))
+    reference = kept(bomb)
+    assert is_reference(reference)
+    assert (reference.topic, reference.partition, reference.offset, reference.key) == ("t", 1, 7, b"k")
+    told = dict(reference.headers)
+    assert (told["segue_bytes"], told["segue_first_bytes"]) == (b"5000007", bytes(256))
+    letter = dead_letter_record(bomb, "d", "undecodable", None, "g", 1, None)
+    assert letter.value is None
+    assert dict(letter.headers)["segue_sha256"] == told["segue_sha256"]
+    assert sum(len(name) + len(value or b"") for name, value in letter.headers) < HEADER_BYTES
+
+
+def test_whatever_kafka_takes_by_default_is_kept_whole() -> None:
+    record = Record(topic="t", partition=0, offset=0, value=bytes(1_048_000))
+    assert kept(record) is record
+    assert not is_reference(record)

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Literal, Protocol
 
 from segue.limits import DEFAULT_LIMITS, Limits
+from segue.topics.deadletter import HEADER_BYTES, MOST_KEPT
 from segue.topics.names import TopicNames, dead_letters_of
 
 #: Retention of a topic whose sagas have short deadlines or none: Kafka's own default.
@@ -36,6 +37,8 @@ class TopicSpec:
     configs: Mapping[str, str] = field(default_factory=dict)
     #: A record must be there at least so long: the longest deadline of a saga that may wait for it.
     keep: timedelta = timedelta()
+    #: Topics whose records it must be able to hold, with the headers of a dead letter.
+    holds: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,26 +85,35 @@ def plan(
 ) -> list[TopicSpec]:
     """The topics of a coordinator and of the services it commands, kept for longer than the longest deadline.
 
-    Each service has one for dead letters: a Python worker stops a partition rather than skip what it can't put there.
+    Each service has one for dead letters: what does not go there a Python worker keeps in its database. They take
+    larger messages than the topics that they are for, as a dead letter is the record with headers of its own.
     """
+    largest = limits.composed.payload_bytes + limits.header_bytes + RECORD_OVERHEAD
     configs = {
         "cleanup.policy": "delete",
         "retention.ms": _ms(max(USUAL_RETENTION, 2 * longest_deadline)),
-        "max.message.bytes": str(limits.composed.payload_bytes + limits.header_bytes + RECORD_OVERHEAD),
+        "max.message.bytes": str(largest),
         "min.insync.replicas": str(min(2, replication)),
     }
-    dead_letters = {**configs, "retention.ms": _ms(max(DEAD_LETTER_RETENTION, 2 * longest_deadline))}
+    dead_letters = {
+        **configs,
+        "retention.ms": _ms(max(DEAD_LETTER_RETENTION, 2 * longest_deadline)),
+        "max.message.bytes": str(largest + HEADER_BYTES),
+    }
     plain = [*dict.fromkeys(names.commands_of(service) for service in services), names.replies, names.requests]
     if events:
         plain.append(names.events)
 
-    def spec(name: str, configs: Mapping[str, str], keep: timedelta) -> TopicSpec:
-        return TopicSpec(name=name, partitions=partitions, replication=replication, configs=configs, keep=keep)
+    def spec(name: str, configs: Mapping[str, str], keep: timedelta, holds: Sequence[str] = ()) -> TopicSpec:
+        return TopicSpec(
+            name=name, partitions=partitions, replication=replication, configs=configs, keep=keep, holds=holds
+        )
 
-    dead = dict.fromkeys((*(dead_letters_of(service) for service in services), names.dlq))
+    dead: dict[str, list[str]] = {dead_letters_of(service): [names.commands_of(service)] for service in services}
+    dead.setdefault(names.dlq, []).extend((names.replies, names.requests))
     return [
         *(spec(name, configs, longest_deadline) for name in plain),
-        *(spec(name, dead_letters, timedelta()) for name in dead),
+        *(spec(name, dead_letters, timedelta(), holds) for name, holds in dead.items()),
     ]
 
 
@@ -115,7 +127,7 @@ def verify(admin: Admin, specs: Sequence[TopicSpec]) -> list[Problem]:
             text = f"topic {spec.name} does not exist; create it with `segue topics create`"
             problems.append(Problem(topic=spec.name, severity="error", text=text))
         else:
-            problems += _differences(spec, state)
+            problems += _differences(spec, state, [states[name] for name in spec.holds if name in states])
     return sorted(problems, key=lambda problem: problem.severity)
 
 
@@ -153,7 +165,7 @@ def as_terraform(specs: Sequence[TopicSpec]) -> str:
     return "\n".join(blocks)
 
 
-def _differences(spec: TopicSpec, state: TopicState) -> list[Problem]:
+def _differences(spec: TopicSpec, state: TopicState, held: Sequence[TopicState]) -> list[Problem]:
     found: list[Problem] = []
 
     def add(severity: Literal["error", "warning"], text: str) -> None:
@@ -171,7 +183,7 @@ def _differences(spec: TopicSpec, state: TopicState) -> list[Problem]:
         policy = state.configs["cleanup.policy"]
         add("error", f"has cleanup.policy={policy}, which drops messages of one saga; set it to delete")
     _check_retention(spec, state, add)
-    _check_size(spec, state, add)
+    _check_size(spec, state, held, add)
     return found
 
 
@@ -198,12 +210,23 @@ def _check_retention(spec: TopicSpec, state: TopicState, add: _Add) -> None:
         )
 
 
-def _check_size(spec: TopicSpec, state: TopicState, add: _Add) -> None:
+def _check_size(spec: TopicSpec, state: TopicState, held: Sequence[TopicState], add: _Add) -> None:
     given, planned = state.configs.get("max.message.bytes"), spec.configs.get("max.message.bytes")
-    if given is not None and planned is not None and int(given) < int(planned):
+    if given is None or planned is None:
+        return
+    if int(given) < int(planned):
         add(
             "error", f"takes messages of {given} bytes, payloads may have {planned}; set max.message.bytes to {planned}"
         )
+        return
+    for other in held:
+        needed = min(int(other.configs.get("max.message.bytes", 0)), MOST_KEPT) + HEADER_BYTES
+        if int(given) < needed:
+            add(
+                "warning",
+                f"takes messages of {given} bytes, too few for the largest of {other.name} with the headers of a dead "
+                f"letter: such a one stays in the database; set max.message.bytes to {needed}",
+            )
 
 
 def _identifier(name: str) -> str:

@@ -49,6 +49,14 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     headers: Headers = ()
 
 
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch of records that the client can't make records of, however often it is fetched."""
+
+    #: Where it begins.
+    offset: int
+    problem: str
+
+
 class Polled(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one poll."""
 
@@ -56,6 +64,8 @@ class Polled(msgspec.Struct, frozen=True, kw_only=True):
     #: Partitions whose end was reached, with the offset of the next record to come. It may lie beyond the last record
     #: + 1: control records of other people's transactions take offsets, too.
     ended: Mapping[Partition, int] = msgspec.field(default_factory=dict)
+    #: Partitions that stand, as what comes next can't be read; said again with each fetch.
+    unreadable: Mapping[Partition, Unreadable] = msgspec.field(default_factory=dict)
 
 
 class Starts(Protocol):
@@ -108,6 +118,13 @@ class Consumer(Protocol):
 
         That is the high watermark: records of other people's open transactions, and all that came after them, count,
         although they can't be read before the transaction has ended.
+        """
+        ...
+
+    def readable_from(self, partition: Partition, offset: int) -> int | None:
+        """Where reading can go on behind a batch that can't be read, as a fresh reader finds it.
+
+        `offset` itself if that reader can read there; None while no record behind it can be read, either.
         """
         ...
 

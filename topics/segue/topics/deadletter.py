@@ -7,23 +7,57 @@ them; `dlq_*` are Segue's own, as text. Replaced, never duplicated, when a recor
 from __future__ import annotations
 
 import struct
+from hashlib import sha256
+
+import msgspec
 
 from segue.topics.broker import Headers, Outgoing, Record
 
 #: Longest text of the error, in bytes of UTF-8; there is never a stack trace.
 MAX_MESSAGE_BYTES = 1024
 PREFIXES = ("kafka_dlt-", "dlq_")
+#: Bytes that the headers made here add to a record at most: names, numbers, a topic, a group, three texts.
+HEADER_BYTES = 8 * 1024
+#: Bytes of a record, key and headers included, that is kept as it is. Whatever Kafka takes uncompressed by default is
+#: smaller. Of a larger one (a few kB may unpack to hundreds of MB) only a reference is kept: the topic still has it.
+MOST_KEPT = 1_048_588
+#: What a reference says: the size in bytes, a hash, the first bytes of the value and of the key.
+REFERENCE = ("segue_bytes", "segue_sha256", "segue_first_bytes")
+_FIRST_BYTES = 256
+
+
+def kept(record: Record) -> Record:
+    """The record as it is, or a reference to it where it is too large to be stored, published or listed."""
+    size = _size(record)
+    if size <= MOST_KEPT:
+        return record
+    digest = sha256(record.key or b"")
+    digest.update(record.value or b"")
+    told = (str(size).encode(), digest.hexdigest().encode(), (record.value or b"")[:_FIRST_BYTES])
+    key = None if record.key is None else record.key[:_FIRST_BYTES]
+    return msgspec.structs.replace(record, key=key, value=None, headers=tuple(zip(REFERENCE, told, strict=True)))
+
+
+def is_reference(record: Record) -> bool:
+    """Whether this stands for a record that was too large to keep."""
+    return record.value is None and tuple(name for name, _ in record.headers) == REFERENCE
+
+
+def _size(record: Record) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
 
 
 def dead_letter_record(
     record: Record, topic: str, reason: str, error: BaseException | None, group: str, attempts: int, saga_id: str | None
 ) -> Outgoing:
-    """`record` as it is to be produced to the dead letter topic `topic`.
+    """`record`, or a reference to one that is too large, as it is to be produced to the dead letter topic `topic`.
 
     `reason` is a short code for programs, `group` the consumer group that gave up after `attempts` tries, `saga_id` the
     saga concerned if it is known.
     """
-    kept = tuple((name, value) for name, value in record.headers if not name.startswith(PREFIXES))
+    record = kept(record)
+    own = tuple((name, value) for name, value in record.headers if not name.startswith(PREFIXES))
     added: Headers = (
         ("kafka_dlt-original-topic", record.topic.encode()),
         ("kafka_dlt-original-partition", struct.pack(">i", record.partition)),
@@ -37,7 +71,7 @@ def dead_letter_record(
     )
     if saga_id is not None:
         added += (("dlq_saga_id", _cut(saga_id)),)
-    return Outgoing(topic=topic, key=record.key, value=record.value, headers=kept + added)
+    return Outgoing(topic=topic, key=record.key, value=record.value, headers=own + added)
 
 
 def _name_of(error: BaseException | None) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from segue.errors import BrokerUnavailable, ConfigError, RejectedRecord
 from segue.observe import Observer, Silent
 from segue.topics.admin import TopicSpec, TopicState
-from segue.topics.broker import Acked, Outgoing, Partition, Polled, Record, Starts
+from segue.topics.broker import Acked, Outgoing, Partition, Polled, Record, Starts, Unreadable
+from segue.topics.names import is_legal
 from segue.topics.partitioner import partition_of
 
 #: Kafka's default of max.message.bytes, about.
@@ -32,6 +33,8 @@ class _Log:
     records: deque[Record | None] = field(default_factory=deque)
     #: The first offset of each transaction that is open.
     open: dict[MemoryTransaction, int] = field(default_factory=dict)
+    #: Offsets of records that no client can read.
+    damaged: set[int] = field(default_factory=set)
 
     @property
     def end(self) -> int:
@@ -45,8 +48,12 @@ class _Log:
     def read(self, offset: int, most: int) -> list[Record]:
         """The records of the `most` offsets from `offset` on, as far as they can be read."""
         first = offset - self.begin
-        found = range(first, min(first + most, self.stable - self.begin))
+        found = range(first, min(first + most, self.readable(offset) - self.begin))
         return [record for i in found if (record := self.records[i]) is not None]
+
+    def readable(self, offset: int) -> int:
+        """How far it can be read from `offset` on."""
+        return min([self.stable, *(at for at in self.damaged if at >= offset)]) if self.damaged else self.stable
 
     def unread(self, offset: int) -> list[Record]:
         """All records from `offset` on, those of open transactions, too."""
@@ -107,6 +114,10 @@ class MemoryBroker:
     def producer(self) -> MemoryProducer:
         """A new producer."""
         return MemoryProducer(self)
+
+    def damage(self, record: Record) -> None:
+        """From now on nobody can read this record: as if it were packed in a way that no client knows."""
+        self.log(record.source).damaged.add(record.offset)
 
     def transaction(self) -> MemoryTransaction:
         """A transaction of another producer: Kafka has its records, and nobody gets them before it is committed."""
@@ -303,13 +314,18 @@ class MemoryConsumer:
         self._rebalance()
         records: list[Record] = []
         ended: dict[Partition, int] = {}
+        unreadable: dict[Partition, Unreadable] = {}
         order, paused = self._order, self._paused
         self._turn += 1
         for i in range(self._turn, self._turn + len(order)):
             partition = order[i % len(order)]
             if partition not in paused:
                 self._fetch(partition, max_records, records, ended)
-        return Polled(records=records, ended=ended)
+                log = self._broker.log(partition)
+                if log.damaged and self._positions[partition] in log.damaged:
+                    at = self._positions[partition]
+                    unreadable[partition] = Unreadable(offset=at, problem="damaged")
+        return Polled(records=records, ended=ended, unreadable=unreadable)
 
     def seek(self, offsets: Mapping[Partition, int]) -> None:
         for partition, offset in offsets.items():
@@ -339,6 +355,14 @@ class MemoryConsumer:
     def end_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
         self._broker.check_up()
         return {partition: self._broker.log(partition).end for partition in self._broker.partitions(topics)}
+
+    def readable_from(self, partition: Partition, offset: int) -> int | None:
+        self._broker.check_up()
+        log = self._broker.log(partition)
+        if offset not in log.damaged:
+            return offset if log.read(offset, 1) else None
+        beyond = [at for at in range(offset + 1, log.stable) if at not in log.damaged]
+        return offset + 1 if any(log.read(at, 1) for at in beyond) else None
 
     def stable_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
         self._broker.check_up()
@@ -421,10 +445,10 @@ class MemoryConsumer:
             return
         if not log.begin <= position <= log.end:
             position = self._positions[partition] = self._restarted(partition, log)
-        stable, room = log.stable, most - len(records)
+        stable, room = log.readable(position), most - len(records)
         records += log.read(position, room)
         position = self._positions[partition] = max(position, min(position + room, stable))
-        if position == stable and self._told_end.get(partition) != position:
+        if position == stable == log.stable and self._told_end.get(partition) != position:
             self._told_end[partition] = position
             ended[partition] = position
 
@@ -457,7 +481,10 @@ class MemoryProducer:
         if len(self._queued) >= MAX_QUEUED:
             raise BrokerUnavailable(f"the producer's queue is full ({MAX_QUEUED} records); poll it")
         size = len(record.key or b"") + len(record.value or b"")
-        if size > MAX_MESSAGE_BYTES:
+        if not is_legal(record.topic):
+            error = RejectedRecord(f"sending to {record.topic!r:.300}: no topic can have that name")
+            self._answered.append((acked, error))
+        elif size > MAX_MESSAGE_BYTES:
             error = RejectedRecord(f"sending to {record.topic}: {size} bytes, allowed are {MAX_MESSAGE_BYTES}")
             self._answered.append((acked, error))
         else:

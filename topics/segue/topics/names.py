@@ -6,6 +6,7 @@ import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from segue.errors import ConfigError
 from segue.limits import MAX_COORDINATOR_LENGTH
@@ -92,9 +93,15 @@ def dead_letters_of(worker: str) -> str:
     return f"{worker}.dlq"
 
 
+@lru_cache(maxsize=1024)
+def is_legal(name: str) -> bool:
+    """Whether Kafka takes `name` as a topic's name."""
+    return name not in (".", "..") and _LEGAL.fullmatch(name) is not None
+
+
 def legal(what: str, name: str) -> str:
     """Return `name` if Kafka takes it as a topic's name, else raise ConfigError."""
-    if name in (".", "..") or _LEGAL.fullmatch(name) is None:
+    if not is_legal(name):
         raise ConfigError(f"{what} is {name!r:.300}; a topic's name is 1 to 249 of A-Z a-z 0-9 . _ -")
     return name
 

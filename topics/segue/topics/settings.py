@@ -42,6 +42,8 @@ _PRODUCER_DEFAULTS: Mapping[str, Property] = {
     # nothing else to do does not wait for it (`Producer.poll` with a timeout).
     "linger.ms": 5,
     "compression.type": "lz4",
+    # The largest dead letter: the largest record that Kafka takes by default, with the headers of a dead letter.
+    "message.max.bytes": 1_060_000,
     "delivery.timeout.ms": int(DELIVERY_TIMEOUT * 1000),
     # Java's choice of partition; librdkafka's own default puts four keys of five elsewhere.
     "partitioner": "murmur2_random",

@@ -12,10 +12,11 @@ from confluent_kafka import Consumer as _Consumer
 
 from segue.clock import SYSTEM_CLOCK
 from segue.observe import Observer, Silent
-from segue.topics.broker import Partition, Polled, Record, Starts
+from segue.topics.broker import Partition, Polled, Record, Starts, Unreadable
 from segue.topics.kafka.admin import KafkaAdmin
-from segue.topics.kafka.errors import NOT_AUTHENTICATED, error_of, translated
+from segue.topics.kafka.errors import END, NOT_AUTHENTICATED, UNREADABLE, error_of, translated
 from segue.topics.kafka.log import LOGGER
+from segue.topics.kafka.probe import readable_from
 from segue.topics.kafka.process import OwnProcess
 from segue.topics.kafka.questions import QUESTION_TIMEOUT, partitions_of
 from segue.topics.settings import KafkaSettings
@@ -23,7 +24,6 @@ from segue.topics.settings import KafkaSettings
 _NOTHING = Polled()
 #: Seconds that the group has to take the partitions back when a consumer is closed.
 _LEAVE_PATIENCE = 5.0
-_EOF: int = KafkaError._PARTITION_EOF
 _OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
@@ -144,6 +144,11 @@ class KafkaConsumer:
         finally:
             client.close()
 
+    def readable_from(self, partition: Partition, offset: int) -> int | None:
+        self._process.check()
+        end = self._offsets([partition], OFFSET_END)[partition]
+        return readable_from(dict(self._settings.consumer(None)), self._bootstrap, partition, offset, end)
+
     def begin_offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         self._process.check()
         return self._offsets(partitions, OFFSET_BEGINNING)
@@ -188,10 +193,11 @@ class KafkaConsumer:
     def _polled(self, batch: Sequence[Message]) -> Polled:
         records: list[Record] = []
         ended: dict[Partition, int] = {}
+        unreadable: dict[Partition, Unreadable] = {}
         for message in batch:
             error = message.error()
             if error is not None:
-                self._on_message_error(message, error, ended)
+                self._on_message_error(message, error, ended, unreadable)
                 continue
             topic, partition, offset = message.topic(), message.partition(), message.offset()
             assert topic is not None and partition is not None and offset is not None  # noqa: PT018 - a consumed message
@@ -212,18 +218,30 @@ class KafkaConsumer:
         if self._unstarted:
             records = [record for record in records if record.source not in self._unstarted]
             ended = {partition: offset for partition, offset in ended.items() if partition not in self._unstarted}
-        if not records and not ended:
+        if not records and not ended and not unreadable:
             self._raise_failure()
-        return Polled(records=records, ended=ended)
+        return (
+            Polled(records=records, ended=ended, unreadable=unreadable)
+            if unreadable
+            else Polled(records=records, ended=ended)
+        )
 
-    def _on_message_error(self, message: Message, error: KafkaError, ended: dict[Partition, int]) -> None:
+    def _on_message_error(
+        self,
+        message: Message,
+        error: KafkaError,
+        ended: dict[Partition, int],
+        unreadable: dict[Partition, Unreadable],
+    ) -> None:
         partition = Partition(message.topic() or "", message.partition() or 0)
-        if error.code() == _EOF:
+        if error.code() == END:
             ended[partition] = message.offset() or 0
         elif error.code() in _OUT_OF_RANGE:
             self._observer.count("offset.reset")
             if partition in self._assigned:
                 self._unstarted.add(partition)
+        elif error.code() in UNREADABLE and partition in self._assigned:
+            unreadable[partition] = Unreadable(offset=message.offset() or 0, problem=error.str())
         else:
             self._note_fatal(error)
             self._failure = translated(error, f"reading {partition.topic or 'Kafka'}", self._bootstrap)

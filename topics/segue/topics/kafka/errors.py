@@ -19,6 +19,16 @@ NOT_AUTHENTICATED = (
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
     KafkaError.ILLEGAL_SASL_STATE,
 )
+#: The end of a partition.
+END: int = KafkaError._PARTITION_EOF
+#: What was fetched can't be unpacked or is damaged; fetched again it is the same.
+UNREADABLE = (
+    KafkaError._BAD_COMPRESSION,
+    KafkaError._BAD_MSG,
+    KafkaError._NOT_IMPLEMENTED,
+    KafkaError.INVALID_MSG,
+    KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
+)
 _NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 _BAD_SETTING = (
     KafkaError._INVALID_ARG,

@@ -9,12 +9,13 @@ from collections import deque
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as _Producer
 
-from segue.errors import BrokerUnavailable, SegueError
+from segue.errors import BrokerUnavailable, RejectedRecord, SegueError
 from segue.observe import Observer, Silent
 from segue.topics.broker import Acked, Outgoing
 from segue.topics.kafka.errors import error_of, translated
 from segue.topics.kafka.log import LOGGER
 from segue.topics.kafka.process import OwnProcess
+from segue.topics.names import is_legal
 from segue.topics.settings import KafkaSettings
 
 
@@ -34,6 +35,11 @@ class KafkaProducer:
 
     def send(self, record: Outgoing, acked: Acked) -> None:
         self._process.check()
+        if not is_legal(record.topic):
+            self._refused.append(
+                (acked, RejectedRecord(f"sending to {record.topic!r:.300}: no topic can have that name"))
+            )
+            return
         try:
             self._produce(record, acked)
         except KafkaException as exception:

@@ -1,0 +1,93 @@
+"""What real Kafka holds and its client can't unpack: a few kB that would be a hundred MB."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import confluent_kafka
+import pytest
+
+from segue.clock import fresh_id
+from segue.topics.admin import TopicSpec
+from segue.topics.broker import Partition, Unreadable
+from segue.topics.kafka import KafkaAdmin, KafkaConsumer
+from segue.topics.settings import KafkaSettings
+
+#: Seconds after which a test gives up.
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def reader(kafka_bootstrap: str) -> Iterator[tuple[KafkaConsumer, Partition]]:
+    settings = KafkaSettings(bootstrap=kafka_bootstrap)
+    topic = f"bombs-{fresh_id()}"
+    admin = KafkaAdmin(settings)
+    admin.create([TopicSpec(name=topic, partitions=1, replication=1)])
+    consumer = KafkaConsumer(settings, group=fresh_id())
+    consumer.subscribe([topic], starts=_at_the_beginning, revoked=_ignore)
+    yield consumer, Partition(topic, 0)
+    consumer.close()
+    admin.close()
+
+
+def write(bootstrap: str, topic: str, *values: bytes, **more: object) -> None:
+    producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, **more})
+    failed: list[object] = []
+    for value in values:
+        producer.produce(topic, value, on_delivery=lambda error, _message: failed.append(error) if error else None)
+    assert producer.flush(PATIENCE) == 0
+    assert not failed
+    producer.close()
+
+
+def bomb(bootstrap: str, topic: str, records: int) -> None:
+    """One batch of so many records, of 120 MB together and a few kB on the wire."""
+    large = {"message.max.bytes": 1_000_000_000, "batch.size": 900_000_000, "queue.buffering.max.kbytes": 900_000}
+    values = [bytes(120_000_000 // records)] * records
+    write(bootstrap, topic, *values, **large, **{"compression.type": "zstd", "linger.ms": 2000})
+
+
+@pytest.mark.parametrize("records", [1, 3])
+def test_a_batch_that_the_client_cannot_unpack_is_noticed_and_reading_goes_on_behind_it(
+    kafka_bootstrap: str, reader: tuple[KafkaConsumer, Partition], records: int
+) -> None:
+    consumer, partition = reader
+    write(kafka_bootstrap, partition.topic, b"before")
+    bomb(kafka_bootstrap, partition.topic, records)
+
+    first = _until_unreadable(consumer, partition)
+    assert first.offset == 1
+    assert consumer.readable_from(partition, 1) is None, "nothing behind it can be read"
+    write(kafka_bootstrap, partition.topic, b"after")
+    behind = consumer.readable_from(partition, 1)
+    assert behind == 1 + records
+    assert consumer.readable_from(partition, 0) == 0, "what can be read is no obstacle"
+    consumer.seek({partition: behind})
+    assert _next_value(consumer) == b"after"
+
+
+def _until_unreadable(consumer: KafkaConsumer, partition: Partition) -> Unreadable:
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        assert time.monotonic() < give_up
+        found = consumer.poll(100, 0.1).unreadable.get(partition)
+        if found is not None:
+            assert "Invalid compressed data" in found.problem
+            return found
+
+
+def _next_value(consumer: KafkaConsumer) -> bytes | None:
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        assert time.monotonic() < give_up
+        for record in consumer.poll(100, 0.1).records:
+            return record.value
+
+
+def _at_the_beginning(_partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+    return {}
+
+
+def _ignore(_partitions: Sequence[Partition]) -> None:
+    pass
