@@ -82,7 +82,11 @@ async def reviewed_order(s: Saga, order: Order) -> None:
 @saga("bulk-ship")
 async def bulk_ship(s: Saga, orders: list[Order]) -> int:
     results = await s.map(ship, orders, compensate=recall, concurrency=50, return_exceptions=True)
+    assert_type(results, list[Shipped | BaseException])
     assert_type([result for result in results if isinstance(result, Shipped)], list[Shipped])
+    assert_type(await s.map(ship, orders), list[Shipped])
+    assert_type(await s.map(reserve, orders, return_exceptions=False), list[None])
+    await s.sleep(minutes(5))
     return len(results)
 
 

@@ -18,6 +18,11 @@ O = TypeVar("O")  # noqa: E741
 T = TypeVar("T")
 
 
+def seconds(n: float) -> timedelta:
+    """`n` seconds."""
+    return timedelta(seconds=n)
+
+
 def minutes(n: float) -> timedelta:
     """`n` minutes."""
     return timedelta(minutes=n)

@@ -11,7 +11,7 @@ from segue.activities.later import reject, reply
 from segue.activities.loop import CommandLoop, LoopOptions
 from segue.activities.outcome import Rejected, ReplyLater, RetryLater
 from segue.activities.worker import Worker, WorkerOptions
-from segue.contract import Activity, Attribute, Signal, Undo, days, hours, minutes
+from segue.contract import Activity, Attribute, Signal, Undo, days, hours, minutes, seconds
 
 __all__ = [
     "Activity",
@@ -31,4 +31,5 @@ __all__ = [
     "minutes",
     "reject",
     "reply",
+    "seconds",
 ]

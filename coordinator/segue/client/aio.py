@@ -220,9 +220,16 @@ class AsyncHandle(Generic[O]):
         """Send a signal; as `Handle.signal`."""
         await self._link.send(self._link.requests.signal(self.id, signal, value, id), session, timeout)
 
-    async def cancel(self, reason: str = "", *, compensate: str = "all", timeout: timedelta = ACK_TIMEOUT) -> None:
+    async def cancel(
+        self,
+        reason: str = "",
+        *,
+        compensate: str = "all",
+        session: AsyncTarget | None = None,
+        timeout: timedelta = ACK_TIMEOUT,
+    ) -> None:
         """Ask for the saga to be stopped; as `Handle.cancel`."""
-        await self._link.send(self._link.requests.cancel(self.id, reason, compensate), None, timeout)
+        await self._link.send(self._link.requests.cancel(self.id, reason, compensate), session, timeout)
 
     async def status(self) -> Status:
         """Where the saga stands. Raises NotFound while there is no such saga."""

@@ -246,12 +246,20 @@ class Handle(Generic[O]):
         """
         self._link.send(self._link.requests.signal(self.id, signal, value, id), session, timeout)
 
-    def cancel(self, reason: str = "", *, compensate: str = "all", timeout: timedelta = ACK_TIMEOUT) -> None:
+    def cancel(
+        self,
+        reason: str = "",
+        *,
+        compensate: str = "all",
+        session: Target | None = None,
+        timeout: timedelta = ACK_TIMEOUT,
+    ) -> None:
         """Ask for the saga to be stopped, and what it did to be undone: `all`, `none`, or back to a step, `to:STEP`.
 
-        Returns once Kafka has the request; `result` then raises SagaError. A saga that is over stays as it is.
+        Returns once Kafka has the request or, with `session`, once it is in that transaction's outbox; `result` then
+        raises SagaError. A saga that is over stays as it is.
         """
-        self._link.send(self._link.requests.cancel(self.id, reason, compensate), None, timeout)
+        self._link.send(self._link.requests.cancel(self.id, reason, compensate), session, timeout)
 
     def status(self) -> Status:
         """Where the saga stands. Raises NotFound while there is no such saga."""

@@ -42,6 +42,7 @@ from segue.coordinator.store import (
 )
 from segue.errors import Fenced, SegueError
 from segue.outbox.message import Message
+from segue.saga.fingerprint import comparable
 from segue.saga.runs import coordinator_of
 from segue.topics.broker import Partition
 
@@ -194,7 +195,10 @@ class MemoryStore:
                 _forget(tables, [seq])
 
     def register(self, name: str, version: int, fingerprint: str) -> str:
-        return self.tables.definitions.setdefault((name, version), fingerprint)
+        known = self.tables.definitions.setdefault((name, version), fingerprint)
+        if not comparable(known, fingerprint):
+            known = self.tables.definitions[name, version] = fingerprint
+        return known
 
     def live_versions(self, coordinator: str) -> list[tuple[str, int]]:
         rows = (row for row in self.tables.sagas.values() if row.coordinator == coordinator)

@@ -21,6 +21,7 @@ from segue.coordinator.store import AuditEntry, Batch, Look, OperatorRequest, St
 from segue.errors import Fenced, StoreUnavailable
 from segue.observe import SILENT, Observer
 from segue.outbox.watchdog import Watchdog
+from segue.saga.fingerprint import comparable
 from segue.saga.runs import coordinator_of
 from segue.topics.broker import Partition
 
@@ -146,6 +147,9 @@ class SqlStore:
             checked(session, schema.definition, [values])
             session.change(statements.insert_new(session.dialect, schema.definition), [values])
             [row] = session.rows(statements.fingerprint_of(name, version))
+            if not comparable(row.fingerprint, fingerprint):
+                session.change(statements.replace_fingerprint(name, version, fingerprint))
+                return fingerprint
             return str(row.fingerprint)
 
     def live_versions(self, coordinator: str) -> list[tuple[str, int]]:

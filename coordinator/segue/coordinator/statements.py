@@ -404,6 +404,12 @@ def fingerprint_of(name: str, version: int) -> Select[Any]:
     return select(definition.c.fingerprint).where(here)
 
 
+def replace_fingerprint(name: str, version: int, fingerprint: str) -> Any:
+    """Put a fingerprint of a newer scheme in the place of one that says nothing about it."""
+    here = and_(definition.c.name == name, definition.c.version == version)
+    return update(definition).where(here).values(fingerprint=fingerprint)
+
+
 # PostgreSQL: arrays through the driver
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]

@@ -349,7 +349,10 @@ class Store(Protocol):
         ...
 
     def register(self, name: str, version: int, fingerprint: str) -> str:
-        """Record a definition if it is new; returns the fingerprint on record."""
+        """Record a definition if it is new; returns the fingerprint on record.
+
+        One of another scheme, which says nothing about this one, gives way to it.
+        """
         ...
 
     def live_versions(self, coordinator: str) -> list[tuple[str, int]]:

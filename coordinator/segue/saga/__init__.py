@@ -3,7 +3,7 @@
 The engine below is pure: `segue.saga.transition.advance` decides, `segue.saga.state.apply` folds, nothing does I/O.
 """
 
-from segue.contract import Activity, Attribute, Signal, Undo, days, hours, minutes
+from segue.contract import Activity, Attribute, Signal, Undo, days, hours, minutes, seconds
 from segue.saga.context import Saga
 from segue.saga.definition import Registry, SagaDefinition, saga
 from segue.saga.failures import (
@@ -37,4 +37,5 @@ __all__ = [
     "hours",
     "minutes",
     "saga",
+    "seconds",
 ]

@@ -134,6 +134,32 @@ class Saga:
             activity, input, compensate, retry, timeout, optional, on_failure, step, "", key, heartbeat_timeout
         )
 
+    @overload
+    async def map(
+        self,
+        activity: Activity[I, O],
+        inputs: Sequence[I],
+        *,
+        compensate: Activity[Undo[I, O], None] | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta = DEFAULT_TIMEOUT,
+        concurrency: int = 100,
+        return_exceptions: Literal[False] = False,
+        step: str | None = None,
+    ) -> list[O]: ...
+    @overload
+    async def map(
+        self,
+        activity: Activity[I, O],
+        inputs: Sequence[I],
+        *,
+        compensate: Activity[Undo[I, O], None] | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta = DEFAULT_TIMEOUT,
+        concurrency: int = 100,
+        return_exceptions: bool,
+        step: str | None = None,
+    ) -> list[O | BaseException]: ...
     async def map(
         self,
         activity: Activity[I, O],
@@ -146,7 +172,7 @@ class Saga:
         concurrency: int = 100,
         return_exceptions: bool = False,
         step: str | None = None,
-    ) -> list[O | BaseException]:
+    ) -> list[Any]:
         """`call` for each input, at most `concurrency` at a time; results in the order of the inputs.
 
         Occurrences are named `activity[0]`, `activity[1]`, … With `return_exceptions` a spent one is an item; without,
@@ -236,6 +262,10 @@ class Saga:
         if self._program.pivot:
             raise ContractError("compensated: the saga is past its pivot, nothing is undone any more")
         return cast("T", Compensated(result))
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Wait, durably: `asyncio.sleep` for a timedelta."""
+        await asyncio.sleep(duration.total_seconds())
 
     def pivot(self) -> None:
         """The point of no return: from here on nothing is compensated automatically, only retried or parked."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Iterable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from segue.errors import ContractError
 from segue.limits import check_name
+from segue.saga.fingerprint import fingerprint_of
 from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, Retry, micros
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def saga(
             deadline_waits=deadline_waits,
             compensation=compensation,
             compensation_timeout=compensation_timeout,
-            fingerprint=_fingerprint(function),
+            fingerprint=fingerprint_of(function),
         )
 
     return define
@@ -170,22 +170,3 @@ def _hints_of_caller(name: str, function: Callable[..., Any]) -> dict[str, Any]:
         except NameError:
             frame = frame.f_back
     raise ContractError(f"saga {name!r}: its annotations name types that can't be found")
-
-
-def _fingerprint(function: Callable[..., Any]) -> str:
-    """A hash of the compiled code, its constants included; comments and formatting do not count."""
-    digest = hashlib.sha256()
-
-    def add(code: Any) -> None:
-        digest.update(code.co_code)
-        digest.update(repr(code.co_names).encode())
-        for constant in code.co_consts:
-            if hasattr(constant, "co_code"):
-                add(constant)
-            elif isinstance(constant, frozenset):
-                digest.update(repr(sorted(map(repr, constant))).encode())
-            else:
-                digest.update(repr(constant).encode())
-
-    add(function.__code__)
-    return digest.hexdigest()

@@ -46,6 +46,10 @@ Request = (
 )
 
 
+#: What to do about a timedelta where asyncio wants seconds.
+_SECONDS = "; asyncio takes seconds: write `await s.sleep(duration)`, or `duration.total_seconds()`"
+
+
 @dataclass(slots=True)
 class CodeFailed(Exception):
     """The saga's code failed in a way that must not start an undo: a bug. The saga is blocked, nothing is lost."""
@@ -291,7 +295,8 @@ def _listed(names: Collection[str]) -> str:
 
 def _failure_of(error: BaseException, what: str) -> e.Failure:
     place = "" if isinstance(error, Nondeterminism) else _place(error)
-    message = ": ".join(part for part in (what, f"{str(error)[:900]}{place}") if part)
+    hint = _SECONDS if isinstance(error, TypeError) and "datetime.timedelta" in str(error) else ""
+    message = ": ".join(part for part in (what, f"{str(error)[:900]}{hint}{place}") if part)
     return e.Failure(code=type(error).__name__, message=message, kind="saga", class_name=type(error).__name__)
 
 

@@ -244,6 +244,23 @@ def test_a_result_that_takes_too_long_says_where_the_saga_is(client: Client, wai
 # --- in the caller's own transaction
 
 
+def test_a_cancellation_in_a_session_goes_if_and_only_if_it_commits(
+    estate: Estate, url: str, waiter: EstateWaiter, tmp_path: Path
+) -> None:
+    service = create_engine(f"sqlite:///{tmp_path / 'service.db'}")
+    outbox.metadata.create_all(service)
+    with Client(NAMES, database=url, clock=waiter) as client:
+        with Session(service) as session:
+            client.handle(reviewed, "r-1").cancel("no more", session=session)
+            session.rollback()
+        with Session(service) as session, session.begin():
+            client.handle(reviewed, "r-1").cancel("no more", compensate="none", session=session)
+    with service.connect() as connection:
+        [row] = connection.execute(select(outbox_table)).all()
+    assert (row.aggregateid, row.type, row.saga_action) == ("r-1", "none", "cancel")
+    service.dispose()
+
+
 def test_a_start_and_a_signal_in_a_session_go_if_and_only_if_it_commits(
     estate: Estate, url: str, waiter: EstateWaiter, tmp_path: Path
 ) -> None:

@@ -53,6 +53,28 @@ def test_no_deadline_fires_before_everything_that_came_in_time_has_been_read(beg
     assert run.status == "running"
 
 
+def test_a_saga_sleeps_for_a_timedelta(begin: Any) -> None:
+    @saga("naps")
+    async def naps(s: Saga, order: Order) -> str:
+        before = s.now()
+        await s.sleep(hours(6))
+        return str(s.now() - before)
+
+    run = begin(naps)
+    run.wake(hours(6))
+    assert bytes(run.state.result) == b'"6:00:00"'
+
+
+def test_a_timedelta_where_asyncio_wants_seconds_is_said_in_a_sentence(begin: Any) -> None:
+    @saga("wrong")
+    async def wrong(s: Saga, order: Order) -> None:
+        await asyncio.sleep(hours(6))  # type: ignore[call-overload]
+
+    run = begin(wrong)
+    assert run.state.attention == "blocked"
+    assert "asyncio takes seconds: write `await s.sleep(duration)`" in run.state.blocked.message
+
+
 def test_sleep_is_durable(begin: Any) -> None:
     @saga("sleepy")
     async def sleepy(s: Saga, order: Order) -> str:
