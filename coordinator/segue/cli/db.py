@@ -13,6 +13,7 @@ from segue.cli.connections import database_url
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.coordinator.reads import check_exists, parse_url, translated
+from segue.errors import ConfigError
 from segue.settings.embedded import make_private, make_private_file
 
 
@@ -43,7 +44,10 @@ def migrate(url: str) -> tuple[str | None, str | None]:
         make_private_file(Path(parsed.database))
     with translated(parsed):
         before = runner.current(url)
-        runner.upgrade(url)
+        try:
+            runner.upgrade(url)
+        except runner.TablesInTheWay as error:
+            raise ConfigError(f"database: {error}") from None
         return before, runner.current(url)
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from segue.errors import ConfigError
 from segue.outbox.line import Line
+from segue.outbox.pooler import shares_sessions
 
 _LINE = "segue.line"
 
@@ -96,6 +97,13 @@ def _postgres(url: URL, pool_size: int, lock_timeout: timedelta, call_timeout: t
 
     @event.listens_for(engine, "connect")
     def prepare(dbapi_connection: Any, record: Any) -> None:
+        if shares_sessions(dbapi_connection):
+            # Before anything is set, which another client would find in its session.
+            raise ConfigError(
+                f"database: behind {url.host}:{url.port} is a connection pooler in transaction mode, which gives each "
+                "transaction another session of PostgreSQL; Segue sets up sessions of its own, and holds few of them: "
+                "give the address of PostgreSQL itself, or of a pool in session mode"
+            )
         dbapi_connection.execute(query, [text for pair in settings.items() for text in pair])
         record.info[_LINE] = Line(dbapi_connection.fileno())
 

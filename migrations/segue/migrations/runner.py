@@ -27,9 +27,37 @@ _LOCK = text("SELECT pg_advisory_xact_lock(495790221618)")
 _LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '30s'")
 
 
+#: What the first migration makes.
+FIRST_TABLES = frozenset(
+    (
+        "audit",
+        "consumer_offset",
+        "correlation",
+        "dead_letter",
+        "definition",
+        "operator_request",
+        "outbox",
+        "outbox_batch",
+        "outbox_lane",
+        "outbox_quarantine",
+        "outbox_relay",
+        "saga",
+        "saga_event",
+    )
+)
+
+
+class TablesInTheWay(Exception):
+    """Tables of these names are there, and no migration of Segue has made them."""
+
+
 def upgrade(url: str) -> None:
-    """Bring the database to `head()`, in one transaction; nothing happens if it is there. Safe to run twice at once."""
+    """Bring the database to `head()`, in one transaction; nothing happens if it is there. Safe to run twice at once.
+
+    Raises TablesInTheWay where somebody else has made such tables, and then does nothing.
+    """
     with _transaction(url) as connection:
+        _refuse_strangers(connection)
         _upgrade(connection)
     _write_ahead(url)
 
@@ -73,6 +101,18 @@ def _upgrade(connection: Connection) -> None:
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _refuse_strangers(connection: Connection) -> None:
+    if _current(connection) is not None:
+        return
+    found = sorted(FIRST_TABLES & set(inspect(connection).get_table_names()))
+    if found:
+        raise TablesInTheWay(
+            f"the database has {', '.join(found)} already, which no migration of Segue's has made: a service has its "
+            "outbox there. Give the coordinator a database of its own, or a schema (CREATE SCHEMA segue, and "
+            "?options=-csearch_path%3Dsegue in its URL)"
+        )
 
 
 def _current(connection: Connection) -> str | None:

@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from segue.outbox.line import Line
+from segue.outbox.pooler import ask_pid, is_pooled
 from segue.outbox.watchdog import Watchdog
 
 #: How long one call to a service's database may take, unless somebody says otherwise.
@@ -37,7 +38,10 @@ _TIMEOUT: ContextVar[timedelta | None] = ContextVar("segue.call_timeout", defaul
 
 
 def watch(bind: Engine | AsyncEngine | Connection | AsyncConnection | None) -> None:
-    """Make `deadline` hold for this engine; again is harmless, and for other drivers than psycopg nothing happens."""
+    """Make `deadline` hold for this engine, and let it work behind a pooler in transaction mode.
+
+    Again is harmless, and for other drivers than psycopg nothing happens.
+    """
     engine = _engine_of(bind)
     if engine is None or engine.dialect.driver not in _DRIVERS or event.contains(engine, "close", _close):
         return
@@ -47,6 +51,10 @@ def watch(bind: Engine | AsyncEngine | Connection | AsyncConnection | None) -> N
     # Connections that were made before this.
     event.listen(engine, "checkout", _guard)
     event.listen(engine, "close", _close)
+    # What is prepared in a session is somebody else's in the next transaction.
+    spare = _Pooler()
+    event.listen(engine, "connect", spare)
+    event.listen(engine, "checkout", spare)
 
 
 class deadline:  # noqa: N801 - a block, as `contextmanager` would make it, at a third of the cost
@@ -122,6 +130,20 @@ def _guard(dbapi_connection: Any, record: Any, *_: object) -> None:
     line = record.info[_LINE] = Line(driver.fileno())
     bounded = _bounded_async if hasattr(driver, "__aenter__") else _bounded
     driver.wait = bounded(type(driver).wait, weakref.ref(driver), line)
+
+
+class _Pooler:
+    """Turns prepared statements off on the connections of an engine behind a pooler; asks the first one only."""
+
+    def __init__(self) -> None:
+        self._found: bool | None = None
+
+    def __call__(self, dbapi_connection: Any, record: Any, *_: object) -> None:
+        driver = record.driver_connection
+        if self._found is None and driver.prepare_threshold is not None:
+            self._found = is_pooled(driver, ask_pid(dbapi_connection))
+        if self._found:
+            driver.prepare_threshold = None
 
 
 def _close(dbapi_connection: Any, record: Any) -> None:
