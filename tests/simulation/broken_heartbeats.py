@@ -8,7 +8,9 @@ from msgspec.structs import replace
 
 import segue.saga.replies as replies
 import segue.saga.transition as transition
+from segue.activities import unit
 from segue.coordinator.work import Work
+from segue.outbox.inbox import lock_fence
 from segue.saga.effects import ForgetSign
 from segue.saga.signs import heard
 from tests.simulation.patching import Patch, mutant
@@ -65,3 +67,21 @@ def extended_from_now(patch: Patch) -> None:
         return bool(extended(self, step, action, last and replace(last, at=self.now + 1)))
 
     patch(Turn, "extended", from_now)
+
+
+class _AnyLease(int):
+    """Is every lease."""
+
+    __hash__ = int.__hash__
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+@mutant("a delivery that was taken over answers all the same", focus="beating")
+def old_lease(patch: Patch) -> None:
+    def lock(*args: Any) -> Any:
+        fence, now = lock_fence(*args)
+        return replace(fence, lease=_AnyLease(fence.lease)), now
+
+    patch(unit, "lock_fence", lock)

@@ -519,13 +519,15 @@ class BookSession:
     def update_inbox_row(self, consumer: str, saga_key: str, values: Mapping[str, Any]) -> None:
         self.rows[saga_key] = {**(self.rows[saga_key] or _BLANK), **values}
 
-    def store_details(self, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
+    def store_details(self, consumer: str, saga_key: str, command_id: str, details: bytes, lease: int) -> bool:
         row, new, _ = self.lock_inbox_row(consumer, saga_key)
         handled = any(row[f"{a}_id"] == command_id and row[f"{a}_reply"] is None for a in ("invoke", "compensate"))
+        handled = handled and row["lease"] == lease
         if handled:
             self.update_inbox_row(consumer, saga_key, {"details": details})
         elif new:
             self.delete_inbox_row(consumer, saga_key)
+        return handled
 
     def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
         self.rows[saga_key] = None
@@ -564,6 +566,7 @@ _BLANK: Mapping[str, Any] = {
     "compensate_reply": None,
     "tombstone": False,
     "details": None,
+    "lease": 0,
 }
 
 

@@ -23,7 +23,7 @@ from tests.simulation.run_invariants import S23Runs
 from tests.simulation.shadow import SagaSeen, StepSeen
 from tests.simulation.time_invariants import SIGNS, TIME, WAKE
 from tests.simulation.told_invariants import TOLD
-from tests.simulation.worker_invariants import BEATS, BREAKER, KEYS, LATER
+from tests.simulation.worker_invariants import BEATS, BREAKER, KEYS, LATER, LEASES
 
 if TYPE_CHECKING:
     from tests.simulation.database import Books, BookSession
@@ -669,4 +669,5 @@ ORACLES: Sequence[type[Oracle]] = (
     STRANGERS,
     LEAPS,
     FENCEKEY,
+    LEASES,
 )  # fmt: skip

@@ -136,3 +136,34 @@ class BREAKER(Oracle):
                 waits = self.all.shadow.of(row.id).waits  # then a held deadline stands still
                 if row.id in self.held and row.attention == "parked" and row.wake_at is None and not waits:
                     self.fail(f"the undo of {row.id} is held, and nothing will try it again")
+
+
+class LEASES(Oracle):
+    """Of a command that runs outside of a transaction only the newest delivery answers; older ones are refused."""
+
+    def __init__(self, all: Oracles) -> None:
+        super().__init__(all)
+        #: Fence key → the process that began last, and under which lease.
+        self.owners: dict[str, tuple[str, int, int]] = {}
+
+    def booked(self, books: Books, session: BookSession) -> None:
+        who = session.process.name, session.process.incarnation
+        for key, row in session.rows.items():
+            before = session.before.get(key)
+            if row is None:
+                continue
+            if row["lease"] > (before["lease"] if before else 0):
+                if key in self.owners and self.owners[key][:2] != who:
+                    self.all.system.world.points["taken_over"] += 1
+                self.owners[key] = (*who, row["lease"])
+            elif before is not None and self._answers(before, row) and self.owners.get(key, who)[:2] != who:
+                self.fail(f"{key} is answered by {who}, and {self.owners[key]} has taken it over")
+
+    @staticmethod
+    def _answers(before: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+        return any(
+            before[f"{action}_id"] == row[f"{action}_id"] is not None
+            and before[f"{action}_reply"] is None
+            and row[f"{action}_reply"] is not None
+            for action in ("invoke", "compensate")
+        )

@@ -26,6 +26,7 @@ class Beat:
 
     prepared: Prepared
     details: bytes
+    lease: int = 0
 
 
 class Heartbeats:
@@ -37,7 +38,7 @@ class Heartbeats:
         self._latest: dict[str, Beat] = {}
         self._sent_at: dict[str, float] = {}
 
-    def put(self, prepared: Prepared, details: Any) -> None:
+    def put(self, prepared: Prepared, details: Any, lease: int = 0) -> None:
         """Replace the command's waiting heartbeat. Raises UsageError where the details can't be JSON of 64 KiB."""
         try:
             encoded = msgspec.json.encode(details)
@@ -50,7 +51,9 @@ class Heartbeats:
         except DecodeError as error:
             raise UsageError(f"details of a heartbeat must be JSON that everybody can read: {error}") from error
         with self._lock:
-            self._latest[prepared.command.id] = Beat(prepared, encoded)
+            waiting = self._latest.get(prepared.command.id)
+            if waiting is None or waiting.lease <= lease:  # who was taken over has nothing to say any more
+                self._latest[prepared.command.id] = Beat(prepared, encoded, lease)
 
     def due(self, now: float) -> Sequence[Beat]:
         """Those to be sent at `now` (monotonic seconds); the rest wait, and may be replaced."""
@@ -61,6 +64,10 @@ class Heartbeats:
             for id in ids:
                 self._sent_at[id] = now
             return [self._latest.pop(id) for id in ids]
+
+    def last(self, command_id: str) -> float:
+        """When the command's last heartbeat was sent (monotonic seconds); 0.0: none was."""
+        return self._sent_at.get(command_id, 0.0)
 
     def forget(self, command_id: str) -> None:
         """The command was answered."""

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from segue.activities.handlers import Prepared, Reader
 from segue.activities.heartbeat import Beat, Heartbeats
@@ -259,11 +258,34 @@ class CommandLoop:
             work = works[(self._turn + number) % len(works)]
             while self._has_room and (task := work.next_ready(now)) is not None:
                 moved = True
+                task.since = now
                 shares = self._take(task, first=True)
                 while shares and self._has_room:
                     following = work.next_after(task, now)
                     shares = following is not None and self._take(following, first=False)
+            while self._has_room and (task := work.next_behind(self._is_silent, now)) is not None:
+                moved = True
+                task.since = now
+                self._observer.event("worker.taken_over", partition=task.record.source, offset=task.record.offset)
+                self._take(task, first=True)
         return self._start_groups() or moved
+
+    def _is_silent(self, running: Task, again: Task) -> bool:
+        """Whether a handler has said nothing for as long as its command allows, and the command has come again."""
+        prepared = running.prepared
+        if prepared is None or prepared.command.heartbeat is None:
+            return False
+        registration = prepared.registration
+        if registration is None or registration.transaction != "manual":
+            return False  # it holds its fence row, and whoever came next would only wait for that
+        heard = max(running.since, self._heartbeats.last(prepared.command.id))
+        if self._clock.monotonic() - heard < prepared.command.heartbeat:
+            return False
+        try:
+            again.prepared = again.prepared or self._reader.prepare(again.record)
+        except Exception:  # noqa: BLE001 - said when its turn comes
+            return False
+        return again.prepared.command.id == prepared.command.id
 
     @property
     def _has_room(self) -> bool:
@@ -381,6 +403,7 @@ class CommandLoop:
         self._observer.count("worker.handled")
         if handled.dead is None:
             self._running -= 1
+            task.home.overtake(task)
             task.home.answered(task)
         if handled.reply is None:
             self._delivered(task, prepared, handled)
@@ -404,6 +427,9 @@ class CommandLoop:
 
     def _failed(self, task: Task, prepared: Prepared, error: BaseException) -> None:
         """The database (or our own code) failed: nothing was committed, or nobody knows."""
+        if task.overtaken:
+            self._put_back(task)
+            return
         task.tries += 1
         fault = fault_of(error)
         waits = fault in (DatabaseFault.PASSES, DatabaseFault.UNFIT)
@@ -484,20 +510,23 @@ class CommandLoop:
         command, now = beat.prepared.command, self._clock.now()
         answered = Answered(outcome="pending", body=beat.details)
         message = reply_to(command, answered, source=f"/{self._name}", now=now, sequence=to_micros(now))
-        self._publisher.send(message.outgoing(), _not_needed)
         registration = beat.prepared.registration
         if registration is None or registration.transaction != "manual":
+            self._publisher.send(message.outgoing(), _not_needed)
             return
 
-        def store(desk: Desk) -> None:
+        def store(desk: Desk) -> bool:
             with desk.transaction() as sessions:
-                sessions.rows.store_details(self._name, command.key, command.id, beat.details)
+                return sessions.rows.store_details(self._name, command.key, command.id, beat.details, beat.lease)
 
-        self._runner.submit(store, self._beat_stored)
+        self._runner.submit(store, partial(self._beat_stored, message))
 
-    def _beat_stored(self, result: Done[Any]) -> None:
+    def _beat_stored(self, message: Message, result: Done[bool]) -> None:
+        """Say that work goes on, unless another delivery has taken it over."""
         if result.error is not None:
             self._observer.event("worker.heartbeat.failed", error=result.error)
+        if result.error is not None or result.value:
+            self._publisher.send(message.outgoing(), _not_needed)
 
     # --- flow control and offsets
 

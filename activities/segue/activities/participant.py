@@ -66,7 +66,7 @@ class Participant:
         consumer: str,
         *,
         converter: Converter,
-        beat: Callable[[Prepared, Any], None],
+        beat: Callable[[Prepared, Any, int], None],
         codecs: Codecs | None = None,
         horizon: timedelta = HORIZON,
         limits: Limits = DEFAULT_LIMITS,
@@ -202,7 +202,7 @@ class Participant:
             command=command,
             details=_details(prepared, fence),
             token=f"{self.consumer}/{command.action}/{command.key}",
-            beat=lambda details: self._beat(prepared, details),
+            beat=lambda details: self._beat(prepared, details, fence.lease),
         )
 
 

@@ -7,6 +7,7 @@ every record is done: handled, and its reply acknowledged.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from segue.activities.handlers import Prepared
@@ -27,8 +28,11 @@ class Task:
     dead: Outgoing | None = None
     #: Its command, once it was read.
     prepared: Prepared | None = None
-    #: It was given out, and is not back.
+    #: It was given out, and is not back; since when (monotonic seconds).
     taken: bool = False
+    since: float = 0.0
+    #: Its command came again while it was silent, and was answered then: what it still says is of no consequence.
+    overtaken: bool = False
 
     def follows(self, other: Task) -> bool:
         """Whether it has to wait for `other`, or for what that waits for."""
@@ -43,6 +47,8 @@ class PartitionWork:
         self._done: set[int] = set()
         self._lines: dict[bytes | int, deque[Task]] = {}
         self._ready: deque[Task] = deque()
+        #: Lines with a record that came while an earlier one was being handled.
+        self._behind: set[bytes | int] = set()
         self._watermark: int | None = None
         self.running = 0
         #: Revoked: results that still come are of no consequence for offsets.
@@ -72,6 +78,28 @@ class PartitionWork:
             self._ready.append(task)
         else:
             line.append(task)
+            if line[0].taken:
+                self._behind.add(line_key)
+
+    def next_behind(self, silent: Callable[[Task, Task], bool], now: float) -> Task | None:
+        """A task that repeats one of the same key which is being handled, and `silent`: it is run beside that one."""
+        for line_key in list(self._behind):
+            line = self._lines.get(line_key, deque())
+            waiting = [task for task in line if not task.taken]
+            if not waiting or len(line) < 2:
+                self._behind.discard(line_key)
+            elif line[0].taken and waiting[0].not_before <= now and silent(line[0], waiting[0]):
+                return self._given(waiting[0])
+        return None
+
+    def overtake(self, task: Task) -> None:
+        """The task is handled: so are those of the same command that were begun before it and have never ended."""
+        line = self._lines.get(self._line_key(task.record), ())
+        for other in [other for other in line if other is not task and other.taken and _same(other, task)]:
+            self.answered(other)
+            self.delivered(other)
+            other.overtaken = True
+            self.running += 1  # till it ends
 
     def next_ready(self, now: float) -> Task | None:
         """A task that may run now; it counts as running until `finished` or `again`."""
@@ -94,6 +122,8 @@ class PartitionWork:
     def again(self, task: Task) -> None:
         """It is to run once more, before all later ones of its key."""
         self.running -= 1
+        if task.overtaken:
+            return
         task.taken = False
         if self._lines[self._line_key(task.record)][0] is task:
             self._ready.append(task)
@@ -101,6 +131,8 @@ class PartitionWork:
     def answered(self, task: Task) -> None:
         """It is handled, and its reply is on its way: the next of its key may run."""
         self.running -= 1
+        if task.overtaken:
+            return
         line_key = self._line_key(task.record)
         line = self._lines[line_key]
         if line[0] is not task:
@@ -114,6 +146,8 @@ class PartitionWork:
 
     def delivered(self, task: Task) -> None:
         """Kafka has its reply: it is done, and the watermark may pass it."""
+        if task.overtaken:
+            return
         self._done.add(task.record.offset)
         while self._open and self._open[0] in self._done:
             offset = self._open.popleft()
@@ -141,3 +175,9 @@ class PartitionWork:
     @staticmethod
     def _line_key(record: Record) -> bytes | int:
         return record.offset if record.key is None else record.key
+
+
+def _same(one: Task, other: Task) -> bool:
+    return (
+        one.prepared is not None and other.prepared is not None and one.prepared.command.id == other.prepared.command.id
+    )

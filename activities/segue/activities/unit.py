@@ -187,7 +187,7 @@ class UnitOfWork:
             fence, _, handled = self._participant.decided(sessions.rows, prepared)
             if handled is not None:
                 return handled
-            store_begun(sessions.rows, self._participant.consumer, prepared.command, fence)
+            fence = store_begun(sessions.rows, self._participant.consumer, prepared.command, fence)
         try:
             with desk.bare() as sessions:
                 answered = self._participant.called(desk, sessions, prepared, fence)
@@ -197,12 +197,12 @@ class UnitOfWork:
             # No local retry: outside of a transaction nothing proves that the handler did not do it.
             self._log(prepared, error)
             answered = answer_of_exception(error, effect="unknown")
-        return self._answer_later(desk, prepared, answered)
+        return self._answer_later(desk, prepared, answered, fence.lease)
 
-    def _answer_later(self, desk: Desk, prepared: Prepared, answered: Answered) -> Handled:
-        return _persistently(desk, ANSWER_TRIES, lambda: self._answer_once(desk, prepared, answered))
+    def _answer_later(self, desk: Desk, prepared: Prepared, answered: Answered, lease: int) -> Handled:
+        return _persistently(desk, ANSWER_TRIES, lambda: self._answer_once(desk, prepared, answered, lease))
 
-    def _answer_once(self, desk: Desk, prepared: Prepared, answered: Answered) -> Handled:
+    def _answer_once(self, desk: Desk, prepared: Prepared, answered: Answered, lease: int) -> Handled:
         command = prepared.command
         with desk.transaction() as sessions:
             fence, now = lock_fence(sessions.rows, self._participant.consumer, command.key)
@@ -212,6 +212,8 @@ class UnitOfWork:
                 # A second delivery was faster, or a later attempt has the row by now and keeps it.
                 _, _, handled = self._participant.decided(sessions.rows, prepared)
                 return handled or Handled()
+            if fence.lease != lease:
+                return Handled()  # another delivery has taken over, and answers
             if command.action == "invoke" and fence.compensate.attempt > 0:
                 answered = failure("compensated", "it was compensated while it was being done", effect="unknown")
             return self._participant.answer(sessions.rows, command, fence, answered, now)

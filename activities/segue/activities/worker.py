@@ -217,8 +217,8 @@ class Worker(Generic[S]):
 
         loop: CommandLoop
 
-        def beat(prepared: Prepared, details: Any) -> None:
-            heartbeats.put(prepared, details)
+        def beat(prepared: Prepared, details: Any, lease: int) -> None:
+            heartbeats.put(prepared, details, lease)
             if isinstance(runner, InlineRunner):
                 loop.serve_heartbeats()  # nobody else runs while the handler does
 

@@ -62,18 +62,18 @@ def delete_inbox_row(connection: Connection, consumer: str, saga_key: str) -> No
     connection.execute(delete(inbox).where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key))
 
 
-def store_details(connection: Connection, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
-    """Keep the last heartbeat's details, while that command is still being handled."""
+def store_details(
+    connection: Connection, consumer: str, saga_key: str, command_id: str, details: bytes, lease: int
+) -> bool:
+    """Keep the last heartbeat's details, while that command is still being handled under this lease; whether it is."""
     inbox = inbox_table
     handled = or_(
         and_(inbox.c.invoke_id == command_id, inbox.c.invoke_reply.is_(None)),
         and_(inbox.c.compensate_id == command_id, inbox.c.compensate_reply.is_(None)),
     )
-    connection.execute(
-        update(inbox)
-        .where(inbox.c.consumer == consumer, inbox.c.saga_key == saga_key, handled)
-        .values(details=details, updated_at=DatabaseTime())
-    )
+    here = (inbox.c.consumer == consumer, inbox.c.saga_key == saga_key, inbox.c.lease == lease)
+    kept = update(inbox).where(*here, handled).values(details=details, updated_at=DatabaseTime())
+    return bool(connection.execute(kept).rowcount)
 
 
 def sweep_inbox_rows(connection: Connection, consumer: str, retention: timedelta, limit: int) -> int:
@@ -143,8 +143,8 @@ class SqlServiceRows:
         for rows in alike.values():
             postgres.update_fences(self._connection, consumer, rows, with_commit=self._with_commit)
 
-    def store_details(self, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
-        store_details(self._connection, consumer, saga_key, command_id, details)
+    def store_details(self, consumer: str, saga_key: str, command_id: str, details: bytes, lease: int) -> bool:
+        return store_details(self._connection, consumer, saga_key, command_id, details, lease)
 
     def delete_inbox_row(self, consumer: str, saga_key: str) -> None:
         delete_inbox_row(self._connection, consumer, saga_key)

@@ -62,6 +62,8 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     details: bytes | None = None
     #: The row was inserted by this very transaction.
     new: bool = True
+    #: Of the delivery that was begun last outside of a transaction.
+    lease: int = 0
 
     def answer_to(self, command: Command) -> Answer:
         return self.invoke if command.action == "invoke" else self.compensate
@@ -173,6 +175,7 @@ def lock_fence(rows: ServiceRows, consumer: str, command_key: str) -> tuple[Fenc
         tombstone=row["tombstone"],
         details=row["details"],
         new=new,
+        lease=row["lease"],
     )
     return fence, now
 
@@ -182,13 +185,18 @@ def forget_fence(rows: ServiceRows, consumer: str, command_key: str) -> None:
     rows.delete_inbox_row(consumer, command_key)
 
 
-def store_begun(rows: ServiceRows, consumer: str, command: Command, fence: Fence) -> None:
-    """Note that a command is being handled outside of any transaction; its answer follows."""
+def store_begun(rows: ServiceRows, consumer: str, command: Command, fence: Fence) -> Fence:
+    """Note that a command is being handled outside of any transaction; its answer follows, under the lease returned.
+
+    Whoever began before has lost its lease by that: its answer and its details are refused from now on.
+    """
     outcome: StoredOutcome | None = "unknown" if may_have_had_an_effect(fence.answer_to(command)) else None
     values = dict(_columns(command, outcome, None))
     if command.action == "compensate" and fence.compensate.attempt == 0:
         values["details"] = None  # those of the invoke
+    values["lease"] = fence.lease + 1
     rows.update_inbox_row(consumer, command.key, values)
+    return msgspec.structs.replace(fence, lease=fence.lease + 1)
 
 
 def may_have_had_an_effect(answer: Answer) -> bool:

@@ -33,12 +33,14 @@ FENCE_COLUMNS = (
     "compensate_reply",
     "tombstone",
     "details",
+    "lease",
 )
 #: A fence row that has just been inserted.
 BLANK: Mapping[str, Any] = dict.fromkeys(FENCE_COLUMNS) | {
     "attempt": 0,
     "compensate_attempt": 0,
     "tombstone": False,
+    "lease": 0,
 }
 _NUL = "\x00"
 

@@ -155,6 +155,8 @@ inbox_table = Table(
     Column("compensate_reply", Bytes),
     Column("tombstone", Boolean, nullable=False, default=False),
     Column("details", Bytes),
+    # Counts the deliveries that were begun outside of a transaction: only the newest one may answer.
+    Column("lease", Integer, nullable=False, default=0, server_default="0"),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Index("inbox_updated_at", "updated_at"),

@@ -95,8 +95,8 @@ class ServiceRows(Protocol):
 class GroupRows(ServiceRows, Protocol):
     """The same for many commands at once, and the outbox."""
 
-    def store_details(self, consumer: str, saga_key: str, command_id: str, details: bytes) -> None:
-        """Keep the last heartbeat's details, while that command is still being handled."""
+    def store_details(self, consumer: str, saga_key: str, command_id: str, details: bytes, lease: int) -> bool:
+        """Keep a heartbeat's details, while that command is still being handled under this lease; whether it is."""
         ...
 
     def lock_inbox_rows(self, consumer: str, saga_keys: Sequence[str]) -> Mapping[str, LockedRow]:

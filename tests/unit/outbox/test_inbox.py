@@ -160,7 +160,7 @@ def test_explore_judges_a_negative_answer_as_the_worker_does(
 ) -> None:
     sent = replace(command(), id="c1")
     fence = Fence(invoke=Answer(attempt=attempt, command_id=known, outcome=outcome), new=False)
-    worker = Participant("payments", converter=Converter(), beat=lambda prepared, details: None)
+    worker = Participant("payments", converter=Converter(), beat=lambda *_: None)
     judged = worker._sticky(fence, sent, failure("no", "")).effect == "unknown"
     explored = participants._sticky(fence, sent, answers.negative("failure", "no", ""))
     assert explored.effect_unknown == judged

@@ -107,6 +107,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     time: datetime | None = None
     content_type: str = JSON
     passed_on: tuple[tuple[str, str], ...] = ()
+    #: So many seconds a handler may be silent before the command is asked again; None: it was not said.
+    heartbeat: float | None = None
 
     def headers(self) -> Headers:
         """As they travel; the inverse of `parse_command`."""
@@ -135,6 +137,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             pairs.append(("ce_sagadone", "true"))
         if self.deadline is not None:
             pairs.append(("ce_sagadeadline", rfc3339(self.deadline)))
+        if self.heartbeat is not None:
+            pairs.append(("ce_sagaheartbeat", f"{self.heartbeat:g}"))
         return encode_headers(pairs)
 
 
@@ -275,7 +279,17 @@ def parse_command(record: Record) -> Command:
         time=_needed_moment(headers, "ce_time"),
         content_type=headers.get("content-type") or JSON,
         passed_on=_passed_on(headers),
+        heartbeat=_heartbeat(headers.get("ce_sagaheartbeat", "")),
     )
+
+
+def _heartbeat(text: str) -> float | None:
+    """Advisory: what is no positive number of seconds counts as absent."""
+    try:
+        seconds = float(text) if text and len(text) < 40 else 0.0
+    except ValueError:
+        return None
+    return seconds if 0.0 < seconds < 1e9 else None
 
 
 def _mandatory(headers: Mapping[str, str]) -> tuple[str, ...]:
