@@ -68,12 +68,15 @@ class Participant:
         converter: Converter,
         beat: Callable[[Prepared, Any, int], None],
         codecs: Codecs | None = None,
+        session: Any = None,
         horizon: timedelta = HORIZON,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.consumer = consumer
         self._converter = converter
         self._beat = beat
+        #: What handlers are handed instead of the session, where that is none of theirs.
+        self._session = session
         self._codecs = codecs or Codecs(limits=limits)
         self._horizon = horizon
         self._limits = limits
@@ -198,7 +201,7 @@ class Participant:
     def _context(self, handed: Any, prepared: Prepared, fence: Fence) -> Context[Any]:
         command = prepared.command
         return Context(
-            session=handed,
+            session=handed if self._session is None else self._session,
             command=command,
             details=_details(prepared, fence),
             token=f"{self.consumer}/{command.action}/{command.key}",

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
 from segue.activities.context import Context
+from segue.activities.forgetful import NO_SESSION, ForgetfulRunner
 from segue.activities.handlers import Prepared, Reader, Registration, TransactionMode
 from segue.activities.heartbeat import Heartbeats
 from segue.activities.loop import CommandLoop, LoopOptions
@@ -72,8 +73,23 @@ class Worker(Generic[S]):
     `sessions` makes the sessions that handlers work with: a `sessionmaker` for sync handlers, which run in threads, an
     `async_sessionmaker` for `async def` handlers, which run on one event loop. All workers of one service share the
     name, and one database for the handlers and the tables of `segue.outbox`.
+
+    Without `sessions`, `Worker("mail")`, it is for what may be done twice: a command that comes again is answered with
+    the stored reply while the process lives, and handled anew after a restart or by another process. Its handlers run
+    as with `transaction="manual"`, so what they raise proves nothing, and they can undo nothing.
     """
 
+    @overload
+    def __init__(
+        self: Worker[Session],
+        name: str,
+        sessions: None = None,
+        *,
+        options: WorkerOptions = ...,
+        codecs: Codecs | None = ...,
+        clock: Clock = ...,
+        observer: Observer = ...,
+    ) -> None: ...
     @overload
     def __init__(
         self: Worker[Session],
@@ -99,7 +115,7 @@ class Worker(Generic[S]):
     def __init__(
         self,
         name: str,
-        sessions: sessionmaker[Any] | async_sessionmaker[Any],
+        sessions: sessionmaker[Any] | async_sessionmaker[Any] | None = None,
         *,
         options: WorkerOptions = WorkerOptions(),
         codecs: Codecs | None = None,
@@ -108,7 +124,7 @@ class Worker(Generic[S]):
     ) -> None:
         if "." in name or "/" in name or not name or len(name) > 100:
             raise ConfigError(f"worker name {name!r:.120} must be a service's: 1 to 100 characters, no dots or slashes")
-        if not isinstance(sessions, (sessionmaker, async_sessionmaker)):
+        if not isinstance(sessions, (sessionmaker, async_sessionmaker, type(None))):
             raise ConfigError(f"sessions of worker {name!r} is {sessions!r:.80}; give a sessionmaker of either kind")
         self.name = legal("the worker's name", name)
         self.options = options
@@ -171,6 +187,14 @@ class Worker(Generic[S]):
             allowed = ", ".join(get_args(TransactionMode))
             raise ContractError(f"transaction of {activity.name} is {transaction!r}; allowed are {allowed}")
 
+        if self._sessions is None:
+            transaction = "manual"
+            if activity.undoes is not None:
+                raise ContractError(
+                    f"{activity.name} undoes {activity.undoes}, and what was done must be remembered for as long as "
+                    f"commands are: worker {self.name!r} needs a database, give it `sessions=`"
+                )
+
         def register(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             if inspect.iscoroutinefunction(function) != self.is_async:
                 wanted = "an async def function" if self.is_async else "a plain function"
@@ -188,6 +212,8 @@ class Worker(Generic[S]):
 
     def create_tables(self) -> None:
         """Create the outbox and inbox tables where they are missing; for services without migrations."""
+        if self._sessions is None:
+            return  # it makes its own, each time that it runs
         runner = self._runner()
         try:
             runner.transact(create_all)
@@ -232,6 +258,7 @@ class Worker(Generic[S]):
             converter=converter,
             beat=beat,
             codecs=codecs,
+            session=NO_SESSION if self._sessions is None else None,
             horizon=self.options.horizon,
             limits=limits,
         )
@@ -316,6 +343,8 @@ class Worker(Generic[S]):
     def _runner(self) -> Runner:
         if isinstance(self._sessions, async_sessionmaker):
             return AsyncRunner(self._sessions, call_timeout=self.options.call_timeout)
+        if self._sessions is None:
+            return ForgetfulRunner(self.options.loop.concurrency, call_timeout=self.options.call_timeout)
         return ThreadRunner(self._sessions, self.options.loop.concurrency, call_timeout=self.options.call_timeout)
 
     def _connect(self, bootstrap: str | None, properties: Mapping[str, Property]) -> tuple[Consumer, Producer]:

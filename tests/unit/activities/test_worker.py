@@ -538,7 +538,7 @@ def test_a_wrong_registration_is_a_sentence() -> None:
     with pytest.raises(ContractError, match="plain function"):
         Worker("payments", sessions=sessionmaker()).handle(charge)(coroutine)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="sessionmaker"):
-        Worker("payments", sessions=None)  # type: ignore[call-overload]
+        Worker("payments", sessions="sqlite://")  # type: ignore[call-overload]
 
 
 def test_a_broker_that_goes_away_is_read_again_when_it_is_back(service: Service) -> None:
