@@ -15,7 +15,7 @@ FROM python:3.12-slim AS runtime
 # The number, not the name, is what Kubernetes checks for runAsNonRoot.
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin segue
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir "$(echo /wheels/*.whl)[postgres]"
+    pip install --no-cache-dir "$(echo /wheels/*.whl)[postgres,registry]"
 ENV PYTHONUNBUFFERED=1
 WORKDIR /app
 RUN chown segue /app
