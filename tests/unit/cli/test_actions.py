@@ -227,8 +227,8 @@ def test_dead_letters_are_listed_filtered_and_grouped(database: Database, on_dat
     ran = on_database("dlq", "ls", "--json")
     assert [one["offset"] for one in ran.json["dead_letters"]] == [1, 2]
     assert sorted(ran.json["dead_letters"][0]) == [
-        "attempts", "bytes", "created_at", "error_class", "error_message", "fingerprint", "id", "offset", "partition",
-        "reason", "replays", "saga_id", "state", "timestamp_ms", "topic", "topic_id", "updated_at",
+        "attempts", "bytes", "coordinator", "created_at", "error_class", "error_message", "fingerprint", "id", "offset",
+        "partition", "reason", "replays", "saga_id", "state", "timestamp_ms", "topic", "topic_id", "updated_at",
     ]  # fmt: skip
 
     def offsets(*options: str) -> list[int]:
