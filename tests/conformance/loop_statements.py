@@ -142,6 +142,8 @@ def _batches(store: SqlStore) -> set[str]:
         batch.due(COORDINATOR, T0, 10, ORDER)
         batch.requests(COORDINATOR, 10)
         batch.foldable(COORDINATOR, 10)
+        batch.message("o-1", "x")
+        batch.parked(COORDINATOR, ["o-1"])
         [dead] = batch.dead_letters([1])
         batch.write(
             Changes(
@@ -157,7 +159,7 @@ def _batches(store: SqlStore) -> set[str]:
         )
     return {
         "now", "fence", "revisions", "lock", "history", "earlier", "seen", "due", "requests", "foldable",
-        "heartbeats", "kept_for", "dead_letters", "write",
+        "heartbeats", "kept_for", "message", "parked", "dead_letters", "write",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from segue.coordinator.store import BEGINNING, Changes, Look
+from segue.coordinator.store import BEGINNING, Changes, DeadLetterState, Look
 from segue.errors import Fenced
 from segue.topics.broker import Partition
 from tests.conformance.store_kit import (
@@ -256,6 +256,31 @@ def test_a_message_that_is_in_the_history_is_seen_and_can_not_be_written_twice(b
     with pytest.raises(Fenced):
         write(store, events=[event("o-1", 2, "m-1")])
     write(store, events=[event("o-1", 2, "m-2")])
+
+
+def test_the_transition_of_a_message_is_found_by_it(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga("o-1"), saga("o-2")], events=[event("o-1", 1, "m-1"), event("o-2", 1, "m-1")])
+    with store.batch() as batch:
+        found = batch.message("o-2", "m-1")
+        assert found is not None
+        assert (found.saga_id, found.seq, found.payload) == ("o-2", 1, event("o-2", 1, "m-1").payload)
+        assert batch.message("o-2", "m-2") is None
+
+
+def test_what_is_parked_for_sagas_is_found_in_the_order_in_which_it_came(bench: Bench) -> None:
+    store = bench.store()
+    places: list[tuple[str, DeadLetterState]] = [
+        ("o-1", "parked"),
+        ("o-2", "parked"),
+        ("o-1", "dead"),
+        ("o-3", "parked"),
+        ("o-1", "parked"),
+    ]
+    write(store, dead_letters=[letter(n, state=state, saga_id=saga_id) for n, (saga_id, state) in enumerate(places)])
+    with store.batch() as batch:
+        assert [found.record.offset for found in batch.parked(COORDINATOR, ["o-1", "o-2", "o-9"])] == [0, 1, 4]
+        assert batch.parked(COORDINATOR, []) == []
 
 
 # The outbox

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from tests.simulation.plan import Plan
+from tests.simulation.sagas import ODD_SIGNALS
 from tests.simulation.world import SECOND
 
 #: One of so many schedules has a focus.
@@ -75,7 +76,7 @@ def signals(plan: Plan) -> Plan:
     """Signals come before their sagas, twice, and more of them than may wait."""
     return replace(
         plan,
-        features=plan.features | {"signal", "sleep"},
+        features=plan.features | {"signal", "sleep", ODD_SIGNALS},
         pieces=("signal", "sleep", "call"),
         signals=6,
         spread_us=5 * SECOND,

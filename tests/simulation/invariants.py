@@ -21,6 +21,7 @@ from tests.simulation.person_invariants import CAUSE, STILL
 from tests.simulation.plan import NEVER
 from tests.simulation.run_invariants import S23Runs
 from tests.simulation.shadow import SagaSeen, StepSeen
+from tests.simulation.signal_invariants import S24Signals
 from tests.simulation.time_invariants import SIGNS, TIME, WAKE
 from tests.simulation.told_invariants import TOLD
 from tests.simulation.worker_invariants import BEATS, BREAKER, KEYS, LATER, LEASES
@@ -551,8 +552,8 @@ class S21Bounds(Oracle):
     """Limits hold."""
 
     def event(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
-        if isinstance(event, e.SignalReceived) and saga.pending_signals >= self.all.system.signal_limit:
-            self.fail(f"{saga.pending_signals + 1} signals wait for {saga.id}")
+        if isinstance(event, e.SignalReceived) and len(saga.waiting) >= self.all.system.signal_limit:
+            self.fail(f"{len(saga.waiting) + 1} signals wait for {saga.id}")
 
     def commit(self, commit: Commit) -> None:
         plan = self.all.system.plan
@@ -604,7 +605,7 @@ class L1Witness(Oracle):
                     row.wake_at is None
                     and row.attention == "none"
                     and not tables.unpublished.get(row.id)
-                    and not saga.waiting_signals
+                    and not saga.receives
                 ):
                     self.fail(f"{row.id} is {row.status} at {row.step}, and nothing will ever move it")
                 alarm = tables.alarms.get(row.id)
@@ -670,4 +671,5 @@ ORACLES: Sequence[type[Oracle]] = (
     LEAPS,
     FENCEKEY,
     LEASES,
+    S24Signals,
 )  # fmt: skip

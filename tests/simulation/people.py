@@ -17,6 +17,7 @@ from tests.simulation.broker import DELAYS, again, damaged
 from tests.simulation.odd_headers import STRANGE
 from tests.simulation.oracles import header
 from tests.simulation.processes import NAMES
+from tests.simulation.sagas import ODD_SIGNALS
 from tests.simulation.world import SECOND
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def client(system: System) -> None:
             world.at(at + 1_000_000, lambda rival=rival: system.broker.append(rival))  # type: ignore[misc]
         if "signal" in plan.features:
             for k in range(stream.pick(plan.signals + 1)):
-                nudge = system.send("signal", saga_id, "nudge", b"%d" % k, derive("nudge", saga_id, str(k)))
+                body = b'{"odd":%d}' % k if ODD_SIGNALS in plan.features and k % 3 == 1 else b"%d" % k
+                nudge = system.send("signal", saga_id, "nudge", body, derive("nudge", saga_id, str(k)))
                 when = stream.pick(6 * SECOND)
                 for copy in range(1 + stream.pick(2)):
                     world.at(when + copy * 700_000, lambda nudge=nudge: system.broker.append(nudge))  # type: ignore[misc]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tests.simulation.sagas import CONTINUE, FEATURES
+from tests.simulation.sagas import CONTINUE, FEATURES, ODD_SIGNALS
 from tests.simulation.tape import Stream
 from tests.simulation.world import FAULTS, SECOND
 
@@ -105,7 +105,9 @@ def draw(s: Stream) -> Plan:
     if s.pick(2):
         plan = replace(plan, features=plan.features | {CONTINUE})
     plan = replace(plan, commit_s=(0.0, 0.2, 1.0)[s.pick(3)])
-    return replace(plan, enabled=plan.enabled | {"db.hangs"}) if s.pick(2) else plan
+    if s.pick(2):
+        plan = replace(plan, enabled=plan.enabled | {"db.hangs"})
+    return replace(plan, features=plan.features | {ODD_SIGNALS}) if s.pick(2) else plan
 
 
 def calm(plan: Plan) -> Plan:

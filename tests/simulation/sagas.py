@@ -128,6 +128,8 @@ class Code:
                     s.set(STAGE, node.ms)
             case "sleep":
                 await asyncio.sleep(node.ms / 1000)
+            case "signal" if node.flags:
+                await self.first_of_two(s, node)
             case "signal":
                 try:
                     s.set(STAGE, await s.receive(NUDGE, timeout=_ms(node.ms)))
@@ -144,6 +146,28 @@ class Code:
                     raise ZeroDivisionError("a bug")
             case _:
                 raise AssertionError(node)
+
+    async def first_of_two(self, s: Saga, node: Node) -> None:
+        """Two wait, and whoever gets a signal ends the other's wait; then somebody looks, and takes what is there."""
+        waits = [asyncio.ensure_future(s.receive(NUDGE)) for _ in range(2)]
+        try:
+            await asyncio.wait(waits, timeout=node.ms / 1000, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        for wait in waits:
+            if wait.done() and not wait.cancelled():
+                s.set(STAGE, wait.result())
+        try:
+            async with asyncio.timeout(0):
+                s.set(STAGE, await s.receive(NUDGE))
+        except TimeoutError:
+            pass
+        try:
+            while True:
+                s.set(STAGE, await s.receive(NUDGE, timeout=timedelta(0)))
+        except TimeoutError:
+            pass
 
     def again(self, s: Saga, node: Node) -> None:
         deadline = timedelta(seconds=8) if node.flags & RENEWED else None
@@ -260,7 +284,8 @@ def _piece(s: Stream, features: frozenset[str], depth: int, pieces: Sequence[str
         return _nested(s, features, depth, feature, kind)
     match feature:
         case "signal":
-            return Node("signal", ms=(2_000, 10_000)[s.pick(2)])
+            ms = (2_000, 10_000)[s.pick(2)]
+            return Node("signal", ms=ms, flags=s.pick(2) if ODD_SIGNALS in features else 0)
         case "parked":
             return Node("call", _COMPENSABLE[s.pick(2)], _TIMES[0], PARK)
         case "recover":
@@ -299,6 +324,8 @@ _PIECES = {
 }
 #: Some sagas have several runs. Drawn apart from the others, which were there before.
 CONTINUE = "continue"
+#: Some signals are no values of their type, and some sagas wait for one in several places at once.
+ODD_SIGNALS = "odd signals"
 #: What a seed may turn on.
 FEATURES = (
     "parallel", "within", "signal", "map", "try", "sleep", "readonly", "bare", "manual", "optional", "park", "pivot",

@@ -91,10 +91,11 @@ class SagaSeen:
     deadline: int = NEVER
     #: It failed after its pivot, and waits for a person.
     parked: bool = False
-    waiting_signals: int = 0
-    pending_signals: int = 0
-    #: Signals that nobody has received, in their order; all have one name here.
+    #: Signals that nobody has received, in their order; waits for one, first come first; what each wait was handed in
+    #: this transition or before it. All signals have one name here.
     waiting: list[bytes] = field(default_factory=list)
+    receives: list[int] = field(default_factory=list)
+    handed: dict[int, bytes] = field(default_factory=dict)
     #: The number of the run and of its first transition; set when the code has asked for the next one.
     run: int = 1
     first: int = 1
@@ -228,7 +229,7 @@ class Shadow:
                 _undone(saga.steps[event.step], event)
             case e.RetryPlanned() | e.ProgressReported() | e.CommandResent():
                 _postponed(saga.steps[event.step], event)
-            case e.ReceiveStarted() | e.ReceiveCancelled() | e.SignalReceived():
+            case e.ReceiveStarted() | e.ReceiveCancelled() | e.SignalReceived() | e.SignalRejected():
                 _signal(saga, event)
             case e.TimerStarted() | e.TimerFired() | e.TimerCancelled():
                 _timer(saga, event)
@@ -334,7 +335,7 @@ def _other(saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
         case e.RunEnded():
             saga.next = event
             saga.timers.clear()
-            saga.waiting_signals = 0
+            saga.receives.clear()
             if event.deadline is not None:
                 saga.deadline, saga.deadline_missed = event.deadline, False
         case e.Continued():
@@ -351,7 +352,7 @@ def _other(saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
             saga.stop, saga.status, saga.undriven = event, "compensating", False
             saga.blocked, saga.held_until, saga.parked = False, NEVER, False
             saga.timers.clear()
-            saga.waiting_signals = 0
+            saga.receives.clear()
         case e.Ended():
             saga.ended, saga.status = event, event.status
         case e.Undriven():
@@ -384,7 +385,7 @@ def _continued(saga: SagaSeen, event: e.Continued) -> None:
     saga.planned.clear()
     saga.pivot = False
     saga.waiting = [bytes(payload) for waiting in event.signals.values() for payload in waiting]
-    saga.pending_signals = len(saga.waiting)
+    saga.handed.clear()
 
 
 def _timer(saga: SagaSeen, event: e.TimerStarted | e.TimerFired | e.TimerCancelled) -> None:
@@ -396,20 +397,34 @@ def _timer(saga: SagaSeen, event: e.TimerStarted | e.TimerFired | e.TimerCancell
         saga.fired.add(event.n)
 
 
-def _signal(saga: SagaSeen, event: e.ReceiveStarted | e.ReceiveCancelled | e.SignalReceived) -> None:
+def _signal(saga: SagaSeen, event: e.ReceiveStarted | e.ReceiveCancelled | e.SignalReceived | e.SignalRejected) -> None:
     match event:
-        case e.ReceiveStarted() if saga.pending_signals:
-            saga.pending_signals -= 1
-            saga.waiting.pop(0)
-        case e.ReceiveStarted():
-            saga.waiting_signals += 1
+        case e.ReceiveStarted() | e.SignalRejected():
+            saga.handed.pop(event.n, None)
+            if saga.waiting:
+                saga.handed[event.n] = saga.waiting.pop(0)
+            else:
+                saga.receives.append(event.n)
+        case e.ReceiveCancelled(returned=True):
+            _given_back(saga, event.n)
         case e.ReceiveCancelled():
-            saga.waiting_signals -= 1
-        case e.SignalReceived() if saga.waiting_signals:
-            saga.waiting_signals -= 1
+            saga.receives.remove(event.n)
+        case e.SignalReceived() if saga.receives:
+            saga.handed[saga.receives.pop(0)] = bytes(event.payload)
         case e.SignalReceived():
-            saga.pending_signals += 1
             saga.waiting.append(bytes(event.payload))
+
+
+def _given_back(saga: SagaSeen, n: int) -> None:
+    """What wait `n` was to get goes to the next that was to get one, and so on; what is left waits again, as first."""
+    behind = list(saga.handed)[list(saga.handed).index(n) + 1 :]
+    left = saga.handed.pop(n)
+    for other in behind:
+        saga.handed[other], left = left, saga.handed[other]
+    if saga.receives:
+        saga.handed[saga.receives.pop(0)] = left
+    else:
+        saga.waiting.insert(0, left)
 
 
 def _shifted(saga: SagaSeen, shift: int, at: int, *, lost: bool) -> None:

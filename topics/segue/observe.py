@@ -41,7 +41,7 @@ class Silent:
 class Logging:
     """Counts in memory, events to the `segue` logger as `name key=value …` on one line, control characters escaped.
 
-    A field `traceback` holds an exception: its traceback follows, each line behind `  | `.
+    A field `traceback` holds an exception, or lines of one: its traceback follows, each line behind `  | `.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
@@ -55,7 +55,7 @@ class Logging:
         level = logging.WARNING if name.endswith((".failed", ".blocked", ".dead", ".alert")) else logging.INFO
         raised = fields.pop("traceback", None)
         text = " ".join(f"{key}={_logged(value):.300}" for key, value in fields.items())
-        lines = [f"{name} {text}", *(_traceback_of(raised) if isinstance(raised, BaseException) else ())]
+        lines = [f"{name} {text}", *(_traceback_of(raised) if isinstance(raised, BaseException) else raised or ())]
         self._logger.log(level, "%s", "\n  | ".join(line.encode("unicode_escape").decode("ascii") for line in lines))
 
 

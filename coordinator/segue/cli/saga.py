@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from segue.cli import saga_actions, saga_export, saga_show, saga_start
+from segue.cli import saga_actions, saga_export, saga_show, saga_signal, saga_start
 from segue.cli.arguments import since_option
 from segue.cli.connections import reads
 from segue.cli.invocation import Invocation, command
@@ -42,11 +42,12 @@ class By(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the noun."""
-    sagas = typer.Typer(help="List sagas, show one, start one, and act on them.", no_args_is_help=True)
+    sagas = typer.Typer(help="List sagas, show, start and signal one, and act on them.", no_args_is_help=True)
     command(sagas, "ls")(list_sagas)
     command(sagas, "show")(saga_show.show_saga)
     command(sagas, "export")(saga_export.export_sagas)
     command(sagas, "start")(saga_start.start_saga)
+    command(sagas, "signal")(saga_signal.signal_saga)
     saga_actions.register(sagas)
     app.add_typer(sagas, name="saga")
 

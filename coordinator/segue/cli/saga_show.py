@@ -38,6 +38,7 @@ def show_saga(
         run.out.warn(warning)
     _head(run.out, view)
     _steps(run.out, view, 100_000 if everything else 60)
+    _signals(run.out, view, 100_000 if everything else 60)
     _undo(run.out, view)
     _people(run.out, view)
     _history(run.out, view, everything)
@@ -56,6 +57,7 @@ def _head(out: Out, view: SagaView) -> None:
             ("status", status),
             ("run", _run(row)),
             ("why", view.why),
+            *((("where" if n == 0 else ""), escape(line)) for n, line in enumerate(view.where)),
             ("step", row.step if row.ended_at is None else None),
             *((("waits for" if n == 0 else ""), _wait(wait, now)) for n, wait in enumerate(view.waits)),
             ("error", _error(row.error_code, row.error_message)),
@@ -126,6 +128,14 @@ def _step_row(step: StepView, longest: int) -> tuple[Cell, ...]:
         result,
         _compensation(step),
     )
+
+
+def _signals(out: Out, view: SagaView, longest: int) -> None:
+    if not view.signals:
+        return
+    out.line()
+    rows = ((x.name, x.at, x.status, x.sender, x.id, excerpt(bytes(x.payload), longest)) for x in view.signals)
+    out.table(("signal", "came", "status", "from", "id", "payload"), rows)
 
 
 def _status(status: str) -> Text:

@@ -144,7 +144,12 @@ def send_start(client: KafkaSettings, names: TopicNames, begun: Begun, codecs: C
         time=SYSTEM_CLOCK.now(),
         content_type=content_type,
     )
-    record = Outgoing(topic=names.requests, key=begun.saga_id.encode(), value=value, headers=request.headers())
+    send_request(client, names, request, value, f"start again with --id {begun.saga_id}")
+
+
+def send_request(client: KafkaSettings, names: TopicNames, request: Request, body: bytes | None, again: str) -> None:
+    """Send a request; returns once Kafka has it. Raises BrokerUnavailable, ConfigError; `again` is what to do then."""
+    record = Outgoing(topic=names.requests, key=request.saga_id.encode(), value=body, headers=request.headers())
     errors: list[Exception] = []
     producer = KafkaProducer(client)
     try:
@@ -156,8 +161,8 @@ def send_start(client: KafkaSettings, names: TopicNames, begun: Begun, codecs: C
         raise error
     if missing:
         raise BrokerUnavailable(
-            f"Kafka at {client.bootstrap} has not acknowledged the start within {ACKNOWLEDGED:g} s; it may still "
-            f"arrive: start again with --id {begun.saga_id}"
+            f"Kafka at {client.bootstrap} has not acknowledged the {request.action} within {ACKNOWLEDGED:g} s; it may "
+            f"still arrive: {again}"
         )
 
 

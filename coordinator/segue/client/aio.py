@@ -50,6 +50,8 @@ class AsyncLink:
     reader: AsyncReader
     requests: Requests
     sender: AsyncSender
+    #: It has a database to look at.
+    sees: bool
 
     async def send(self, asked: Asked, session: AsyncTarget | None, timeout: timedelta) -> None:
         """To Kafka, or into the transaction of `session`."""
@@ -80,13 +82,13 @@ class AsyncClient:
         source: str = SOURCE,
     ) -> None:
         self._converter = converter or Converter()
-        self._sees = database is not None
         self._link = AsyncLink(
             clock=clock,
             sleep=sleep,
             reader=async_reader_of(database),
             requests=Requests(names, self._converter, clock, source, codecs),
             sender=AsyncSender(producer, clock, sleep),
+            sees=database is not None,
         )
         self._owned: Producer | None = None
 
@@ -171,7 +173,7 @@ class AsyncClient:
         await self.close()
 
     async def _is_there(self, subject: Subject[Any]) -> bool:
-        if not self._sees:
+        if not self._link.sees:
             return False
         try:
             sight = await self._link.reader.look(subject.id)
@@ -218,7 +220,10 @@ class AsyncHandle(Generic[O]):
         timeout: timedelta = ACK_TIMEOUT,
     ) -> None:
         """Send a signal; as `Handle.signal`."""
-        await self._link.send(self._link.requests.signal(self.id, signal, value, id), session, timeout)
+        asked = self._link.requests.signal(self.id, signal, value, id)
+        if id is None:
+            await self._check_receives(signal)
+        await self._link.send(asked, session, timeout)
 
     async def cancel(
         self,
@@ -245,6 +250,15 @@ class AsyncHandle(Generic[O]):
 
     def __repr__(self) -> str:
         return f"<AsyncHandle of saga {self.id}>"
+
+    async def _check_receives(self, signal: Signal[Any]) -> None:
+        if not self._link.sees:
+            return
+        try:
+            sight = await self._link.reader.look(self.id)
+        except Unavailable:
+            return
+        self._subject.check_receives(sight, signal.name)
 
     async def _glance(self, wait: Wait) -> Sight | None:
         try:

@@ -10,7 +10,7 @@ import msgspec
 
 from segue.client.rows import ENDED, Refusal, SagaDescription, Sight
 from segue.contract import Attribute
-from segue.errors import InputError, InvalidPayload, NotFound, SegueError, StartConflict, StoreUnavailable
+from segue.errors import InputError, InvalidPayload, NotAllowed, NotFound, SegueError, StartConflict, StoreUnavailable
 from segue.saga.definition import SagaDefinition
 from segue.saga.failures import SagaError
 from segue.topics.converter import Converter
@@ -75,6 +75,12 @@ class Subject(Generic[O]):
             raise SagaError(row.error_code or row.status, row.error_message or "", status=row.status)
         output = None if row.result is None else self.converter.from_bytes(row.result, self.output_type)
         return Finished(output=output)  # type: ignore[arg-type]
+
+    def check_receives(self, sight: Sight, signal: str) -> None:
+        """Raise NotAllowed for a signal to a saga whose code is over."""
+        row = sight.row
+        if row is not None and row.status != "running":
+            raise NotAllowed(f"saga {self.id!r} is {row.status}: nobody receives the signal {signal!r} any more")
 
     def attribute(self, sight: Sight, attribute: Attribute[T]) -> T | None:
         """The attribute's value, None where the saga has not set it. Raises what `row` raises, and InvalidPayload."""

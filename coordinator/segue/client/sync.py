@@ -56,6 +56,8 @@ class Link:
     reader: Reader
     requests: Requests
     sender: Sender
+    #: It has a database to look at.
+    sees: bool
 
     def send(self, asked: Asked, session: Target | None, timeout: timedelta) -> None:
         """To Kafka, or into the transaction of `session`."""
@@ -85,12 +87,12 @@ class Client:
         source: str = SOURCE,
     ) -> None:
         self._converter = converter or Converter()
-        self._sees = database is not None
         self._link = Link(
             clock=clock,
             reader=reader_of(database),
             requests=Requests(names, self._converter, clock, source, codecs),
             sender=Sender(producer, clock),
+            sees=database is not None,
         )
         self._owned: Producer | None = None
 
@@ -186,7 +188,7 @@ class Client:
 
     def _is_there(self, subject: Subject[Any]) -> bool:
         """Whether the database shows this very saga already. A start does not depend on a database that answers."""
-        if not self._sees:
+        if not self._link.sees:
             return False
         try:
             sight = self._link.reader.look(subject.id)
@@ -241,10 +243,15 @@ class Handle(Generic[O]):
         """Send a signal; one that comes before its saga waits for it.
 
         With an `id` it is received once, however often it is sent; but two of them can't wait in one outbox: the
-        second transaction fails with an IntegrityError until the relay has sent the first. Raises InvalidPayload for a
-        value of another type, BrokerUnavailable after `timeout`.
+        second transaction fails with an IntegrityError until the relay has sent the first. Another value under a known
+        id is refused: it becomes a dead letter, as does one that the saga has not received by its end. Raises
+        InvalidPayload for a value of another type, NotAllowed where the database shows that the saga receives nothing
+        any more (not with an `id`: it may have received just this one), BrokerUnavailable after `timeout`.
         """
-        self._link.send(self._link.requests.signal(self.id, signal, value, id), session, timeout)
+        asked = self._link.requests.signal(self.id, signal, value, id)
+        if id is None:
+            self._check_receives(signal)
+        self._link.send(asked, session, timeout)
 
     def cancel(
         self,
@@ -275,6 +282,16 @@ class Handle(Generic[O]):
 
     def __repr__(self) -> str:
         return f"<Handle of saga {self.id}>"
+
+    def _check_receives(self, signal: Signal[Any]) -> None:
+        """A signal does not depend on a database that answers."""
+        if not self._link.sees:
+            return
+        try:
+            sight = self._link.reader.look(self.id)
+        except Unavailable:
+            return
+        self._subject.check_receives(sight, signal.name)
 
     def _glance(self, wait: Wait) -> Sight | None:
         try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from segue.coordinator.breaker import Breaker
 from segue.observe import Observer
+from segue.saga.events import Failure
+from segue.saga.state import SagaState
 
 
 class Claims:
@@ -29,6 +32,20 @@ class Claims:
     def event(self, name: str, **fields: Any) -> None:
         """Something a person may want to read in the log, if the transaction commits."""
         self._events.append((name, fields))
+
+    def blocked(self, state: SagaState, failure: Failure) -> None:
+        """A saga's code can't go on. What its message says of a payload stays out of the log."""
+        self.event(
+            "saga.blocked",
+            saga=state.id,
+            definition=f"{state.definition} v{state.version}",
+            error=failure.code,
+            traceback=failure.frames,
+        )
+
+    def warning(self, saga_id: str) -> Callable[[str], None]:
+        """Takes what a replay warns of."""
+        return lambda difference: self.event("replay.alert", saga=saga_id, difference=difference)
 
     def held_until(self, definition: str, now: int) -> int | None:
         """As `Breaker.held_until`; the undos that begin with this transaction count."""

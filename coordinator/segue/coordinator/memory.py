@@ -289,6 +289,15 @@ class MemoryBatch:
         kept = self._tables.heartbeats
         return {command_id: kept[command_id] for command_id in command_ids if command_id in kept}
 
+    def message(self, saga_id: str, message_id: str) -> EventRow | None:
+        events = self._tables.events.get(saga_id, ())
+        return next((event for event in events if event.message_id == message_id), None)
+
+    def parked(self, coordinator: str, saga_ids: Collection[str]) -> list[DeadLetterRow]:
+        letters = self._tables.letters.values()
+        own = [x for x in letters if x.state == "parked" and x.coordinator in (coordinator, "")]
+        return sorted((x for x in own if x.saga_id in saga_ids), key=lambda x: x.id)
+
     def due(
         self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
     ) -> list[SagaRow]:

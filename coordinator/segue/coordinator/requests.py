@@ -9,6 +9,7 @@ import msgspec
 
 from segue.clock import from_micros
 from segue.coordinator.intake import Intake
+from segue.coordinator.signals import DROPPED, sent_again
 from segue.coordinator.store import AuditEntry, Batch, DeadLetterRow, OperatorRequest, RequestKind
 from segue.coordinator.work import Work
 from segue.errors import DecodeError, InputError, SegueError, Unavailable
@@ -163,18 +164,28 @@ def replay(letter: DeadLetterRow, record: Record, work: Work, intake: Intake, *,
     if is_reference(record):
         return "refused: the record was too large to keep, here is only a reference to it; give a value, or discard it"
     item = intake.item(record)
+    if item.request is not None:
+        item = msgspec.structs.replace(item, request=sent_again(letter, item.request))
     if item.saga_id is not None:
         messages = () if item.request is None else ((item.saga_id, item.request.id),)
         work.prepare([item.saga_id], messages=messages)
     work.changes.replayed.append(letter.id)
     _unblock(letter, work, actor)
-    dead = len(work.changes.dead_letters)
+    letters = work.changes.dead_letters
+    dead = len(letters)
     work.item(item)
-    if len(work.changes.dead_letters) > dead:
-        again = work.changes.dead_letters.pop()  # its row is there already
+    # Moving the saga may have given up other signals, too; and one that was parked has reached its saga now.
+    here = (record.topic, record.partition, record.offset)
+    own = [n for n in range(dead, len(letters)) if _place(letters[n]) == here]
+    if own and not (letter.state == "parked" and letters[own[0]].reason in DROPPED):
+        again = letters.pop(own[0])  # its row is there already
         return f"still dead: {again.reason}: {again.error_message}"
     work.changes.settled[letter.id] = "replayed"
     return "done"
+
+
+def _place(letter: DeadLetterRow) -> tuple[str, int, int]:
+    return letter.record.topic, letter.record.partition, letter.record.offset
 
 
 def _unblock(letter: DeadLetterRow, work: Work, actor: str) -> None:

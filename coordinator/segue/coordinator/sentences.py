@@ -18,6 +18,8 @@ _OTHER_BLOCKS = {
     "history_limit": "it has made as many transitions as are allowed",
     "internal_error": "Segue itself failed at it",
 }
+#: Characters of a payload in a sentence.
+_LONGEST = 60
 _CAUSES = {"failure": "a failure", "deadline": "its deadline", "cancel": "a cancel", "returned": "its own code"}
 
 
@@ -59,6 +61,8 @@ def sentence(event: e.AnyEvent) -> str:
             | e.ReceiveStarted()
             | e.ReceiveCancelled()
             | e.SignalReceived()
+            | e.SignalRejected()
+            | e.SignalsReturned()
         ):
             return _waited(event)
         case _:
@@ -84,6 +88,11 @@ def what_unblocks(failure: e.Failure) -> str:
     if failure.code in _LIMITS:
         return "deploy code that asks for less, then `segue saga retry`, or `segue saga cancel`"
     return "deploy code that fits, then `segue saga retry`"
+
+
+def _excerpt(payload: bytes) -> str:
+    text = payload.decode("utf-8", "replace")
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def _by(actor: str) -> str:
@@ -149,7 +158,14 @@ def _settled(
 
 
 def _waited(
-    event: e.TimerStarted | e.TimerFired | e.TimerCancelled | e.ReceiveStarted | e.ReceiveCancelled | e.SignalReceived,
+    event: e.TimerStarted
+    | e.TimerFired
+    | e.TimerCancelled
+    | e.ReceiveStarted
+    | e.ReceiveCancelled
+    | e.SignalReceived
+    | e.SignalRejected
+    | e.SignalsReturned,
 ) -> str:
     match event:
         case e.TimerStarted():
@@ -161,9 +177,16 @@ def _waited(
         case e.ReceiveStarted():
             return f"waits for the signal {event.signal}"
         case e.ReceiveCancelled():
-            return f"wait {event.n} for a signal is over"
+            back = "; the signal that was on its way to it waits again" if event.returned else ""
+            return f"wait {event.n} for a signal is over{back}"
         case e.SignalReceived():
-            return f"the signal {event.signal} came"
+            sender = f" from {event.sender}" if event.sender else ""
+            identity = f" ({event.id})" if event.id else ""
+            return f"the signal {event.signal} came{sender}{identity}: {_excerpt(bytes(event.payload))}"
+        case e.SignalRejected():
+            return f"the signal {event.signal} is a dead letter, the code is not told of it: {event.error.message}"
+        case e.SignalsReturned():
+            return "signals that the code has not been told wait again"
         case _:
             assert_never(event)
 

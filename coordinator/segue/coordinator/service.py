@@ -330,15 +330,37 @@ class Coordinator:
                 for item in items
                 if item.request is not None and item.saga_id is not None
             }
+            early = self._came_early(batch, items)
             if ids:
                 work.prepare(sorted(ids), messages=messages)
             work.hear({i.reply.command_id for i in items if i.reply is not None and i.reply.outcome == "pending"})
             for item in items:
-                work.item(item)
+                self._apply_in_order(work, item, early)
             hit("batch.moved")
 
         self._transact(work_on)
         self._positions.update(ends)
+
+    def _came_early(self, batch: Batch, items: Sequence[Item]) -> list[tuple[DeadLetterRow, Item]]:
+        """What is parked for sagas that these records are signals and cancels for: it came first."""
+        later = {x.request.saga_id for x in items if x.request is not None and x.request.action != "start"}
+        letters = batch.parked(self.name, sorted(later)) if later else ()
+        return [(letter, self._intake.item(letter.record)) for letter in letters]
+
+    def _apply_in_order(self, work: Work, item: Item, early: list[tuple[DeadLetterRow, Item]]) -> None:
+        """Apply a record; before a signal or cancel, what was parked for its saga."""
+        request = item.request
+        if request is not None and request.action != "start" and work.knows(request.saga_id):
+            for letter, parked in [x for x in early if x[1].saga_id == request.saga_id]:
+                early.remove((letter, parked))
+                self._fold_letter(work, letter)
+            for parked in work.take_early(request.saga_id):
+                work.item(parked)
+        work.item(item)
+
+    def _fold_letter(self, work: Work, letter: DeadLetterRow) -> None:
+        if replay(letter, letter.record, work, self._intake, actor=self.name) != "done":
+            work.changes.settled[letter.id] = "dead"
 
     def _move(self, partition: Partition, end: int) -> OffsetMove:
         return OffsetMove(
@@ -525,8 +547,7 @@ class Coordinator:
             return batch.foldable(self.name, most)
 
         def fold(work: Work, batch: Batch, letter: DeadLetterRow) -> None:
-            if replay(letter, letter.record, work, self._intake, actor=self.name) != "done":
-                work.changes.settled[letter.id] = "dead"
+            self._fold_letter(work, letter)
 
         def bury(work: Work, letter: DeadLetterRow, error: Exception) -> None:
             record = letter.record

@@ -85,6 +85,14 @@ class SqlBatch:
         rows = self._session.rows(statements.heartbeats_of(sorted(set(command_ids)))) if command_ids else ()
         return {row.command_id: HeartbeatRow(**row._mapping) for row in rows}
 
+    def message(self, saga_id: str, message_id: str) -> EventRow | None:
+        rows = self._session.rows(statements.message_of(saga_id, message_id))
+        return next((EventRow(**row._mapping) for row in rows), None)
+
+    def parked(self, coordinator: str, saga_ids: Collection[str]) -> list[DeadLetterRow]:
+        rows = self._session.rows(statements.parked_of(coordinator, sorted(set(saga_ids)))) if saga_ids else ()
+        return [dead_letter_of(row._asdict()) for row in rows]
+
     def due(
         self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
     ) -> list[SagaRow]:

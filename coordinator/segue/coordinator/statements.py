@@ -243,6 +243,11 @@ def seen_of(pairs: Sequence[tuple[str, str]]) -> Select[Any, Any]:
     return select(columns.saga_id, columns.message_id).where(tuple_(columns.saga_id, columns.message_id).in_(pairs))
 
 
+def message_of(saga_id: str, message_id: str) -> Select[Any]:
+    """The transition that this message made."""
+    return select(saga_event).where(saga_event.c.saga_id == saga_id, saga_event.c.message_id == message_id)
+
+
 # Signs of life
 
 
@@ -343,6 +348,12 @@ def foldable_dead_letters(coordinator: str, limit: int) -> Select[Any]:
     """Lock parked records whose saga exists by now, oldest first."""
     oldest_first = _waits_for_its_saga(coordinator).order_by(dead_letter.c.created_at, dead_letter.c.id)
     return oldest_first.limit(limit).with_for_update(skip_locked=True)
+
+
+def parked_of(coordinator: str, ids: Sequence[str]) -> Select[Any]:
+    """The parked records of these sagas, first come first."""
+    here = and_(dead_letter.c.saga_id.in_(ids), dead_letter.c.state == "parked", _own_letter(coordinator))
+    return select(dead_letter).where(here).order_by(dead_letter.c.id)
 
 
 SETTLE_DEAD_LETTER = (

@@ -265,6 +265,17 @@ class Batch(Protocol):
         """What is kept of these commands' signs of life. Not locked: whoever writes them has moved an offset."""
         ...
 
+    def message(self, saga_id: str, message_id: str) -> EventRow | None:
+        """The transition that this message made; asked only about one that was seen."""
+        ...
+
+    def parked(self, coordinator: str, saga_ids: Collection[str]) -> list[DeadLetterRow]:
+        """The coordinator's `parked` dead letters of these sagas, first come first.
+
+        They are not locked: whoever else takes one of them moves the same saga.
+        """
+        ...
+
     def due(
         self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
     ) -> list[SagaRow]:

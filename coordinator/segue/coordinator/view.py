@@ -25,6 +25,7 @@ from segue.coordinator.reads import (
     read_saga,
 )
 from segue.coordinator.sentences import blocked_by, failure_text, sentence, what_unblocks
+from segue.coordinator.signals import SignalView, signals_of
 from segue.coordinator.store import AuditEntry, EventRow, HeartbeatRow, OperatorRequest, SagaRow
 from segue.errors import DecodeError
 from segue.ids import CommandId
@@ -104,6 +105,10 @@ class SagaView:
     compensated: Sequence[str] = ()
     #: Steps still to be compensated, or that would be if the saga stopped now: in the order of the undo.
     to_compensate: Sequence[str] = ()
+    #: Where a blocked saga's code failed: the innermost lines of it, the last one first.
+    where: Sequence[str] = ()
+    #: Signals that have come, in that order.
+    signals: Sequence[SignalView] = ()
     pivot: bool = False
     #: When the saga's deadline rings; the row has it as it was promised.
     deadline_at: datetime | None = None
@@ -166,6 +171,8 @@ def make_view(
         steps=[_step(state, step, now, alive.get(step.name)) for step in state.steps.values()],
         compensated=_compensated(timeline_events(of_run)),
         to_compensate=[step.name for step in undo_order(state)],
+        where=() if state.blocked is None else state.blocked.frames,
+        signals=signals_of(timeline_events(of_run), state),
         pivot=state.pivot,
         deadline_at=_moment(state.deadline),
         stands_still=state.waits_for_person or (state.undriven and not state.undoing),

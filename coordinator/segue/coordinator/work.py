@@ -21,6 +21,7 @@ from segue.coordinator.intake import Item
 from segue.coordinator.letters import fingerprint_of
 from segue.coordinator.projection import row_of
 from segue.coordinator.rows import heartbeat_of, sign_of
+from segue.coordinator.signals import brought, record_of
 from segue.coordinator.store import (
     Batch,
     Changes,
@@ -30,14 +31,23 @@ from segue.coordinator.store import (
     HeartbeatRow,
     SagaRow,
 )
-from segue.errors import ContractError, Fenced, InputError, NotFound, SegueError, StartConflict
+from segue.errors import (
+    ContractError,
+    Fenced,
+    InputError,
+    InvalidPayload,
+    NotAllowed,
+    NotFound,
+    SegueError,
+    StartConflict,
+)
 from segue.ids import CommandId, derive
 from segue.limits import MAX_ID_LENGTH, Limits
 from segue.outbox.message import Message, raw_message
 from segue.saga import events as e
 from segue.saga import inputs
 from segue.saga.definition import Converter, Registry, SagaDefinition
-from segue.saga.effects import Effect, Finish, ForgetSign, Ignored, Moved, NoteSign, SendCommand
+from segue.saga.effects import DropSignal, Effect, Finish, ForgetSign, Ignored, Moved, NoteSign, SendCommand
 from segue.saga.failures import Nondeterminism
 from segue.saga.fold import fold
 from segue.saga.replay import rebuild
@@ -93,6 +103,7 @@ class Work:
         self._seen: set[tuple[str, str]] = set()
         #: Sagas of others that share the database → whose they are.
         self._others: dict[str, str] = {}
+        self._parked: dict[str, list[Item]] = {}
         #: What no column has a place for, of every command.
 
     # --- before
@@ -180,7 +191,7 @@ class Work:
         if silent or (row.attention == "blocked" and not fresh):
             definition = None
         try:
-            return rebuild(row.id, transitions, definition, self.tools.converter)
+            return rebuild(row.id, transitions, definition, self.tools.converter, warn=self.claims.warning(row.id))
         except Nondeterminism as difference:
             instance = rebuild(row.id, transitions, None, self.tools.converter)
             failure = e.Failure(code=difference.code, message=str(difference), kind="saga", class_name="Nondeterminism")
@@ -188,7 +199,6 @@ class Work:
                 return instance  # code that has asked for a new run has nothing more to say in this one, either
             if instance.state.blocked != failure:
                 self._moved(row.id, instance, block(instance, failure, self.now, limits=self.tools.limits))
-            self.claims.event("saga.blocked", saga=row.id, difference=str(difference))
             return instance
 
     # --- what happens
@@ -293,10 +303,20 @@ class Work:
     def _seen_before(self, item: Item) -> bool:
         assert item.request is not None
         key = (item.request.saga_id, item.request.id)
-        if key in self._seen:
+        if key not in self._seen:
+            return False
+        if item.request.action == "signal" and not self._same_signal(*key, item.request.name, item.body):
+            error = NotAllowed(f"signal {item.request.id} came before with another value or under another name")
+            self._dead(item, "signal_conflict", error)
+        else:
             self.claims.count("ignored.duplicate")
-            return True
-        return False
+        return True
+
+    def _same_signal(self, saga_id: str, message_id: str, name: str, body: bytes) -> bool:
+        """Whether a message that was seen before says what it said then; what is forgotten by now, it did."""
+        fresh = (x for x in self.changes.events if x.saga_id == saga_id and x.message_id == message_id)
+        row = next(fresh, None) or self.batch.message(saga_id, message_id)
+        return row is None or brought(row, name, body)
 
     def _reply(self, item: Item) -> None:
         reply = item.reply
@@ -419,18 +439,46 @@ class Work:
         request = item.request
         assert request is not None
         if not self.knows(request.saga_id):
-            self._dead(item, "early", NotFound(f"no saga {request.saga_id!r} yet"), state="parked")
+            self._early(item)
             return
-        signal = inputs.SignalArrived(name=request.name, payload=msgspec.Raw(item.body))
+        record = item.record
+        signal = inputs.SignalArrived(
+            name=request.name,
+            payload=msgspec.Raw(item.body),
+            id=request.id,
+            sender=printable(request.source)[:MAX_ID_LENGTH],
+            origin=(record.partition, record.offset, record.timestamp_ms),
+        )
         result = self.happen(request.saga_id, signal, message_id=request.id)
-        if isinstance(result, Ignored) and result.reason == "limit":
-            self._dead(item, "too_many_signals", NotFound(result.detail))
+        if isinstance(result, Ignored):
+            reason, detail = ("too_many_signals" if result.reason == "limit" else "saga_ended"), result.detail
+        elif not any(isinstance(event, e.SignalReceived) for event in result.events):
+            # It was driven again before the signal was its turn, and that was the end of it.
+            reason, detail = "saga_ended", "the saga's code has ended"
+        else:
+            return
+        lead = "" if reason == "too_many_signals" else f"nobody receives the signal {request.name} any more: "
+        self._dead(item, reason, NotAllowed(lead + detail))
+
+    def _early(self, item: Item) -> None:
+        """There is no such saga yet: the record waits for it."""
+        assert item.request is not None
+        self._dead(item, "early", NotFound(f"no saga {item.request.saga_id!r} yet"), state="parked")
+        self._parked.setdefault(item.request.saga_id, []).append(item)
+
+    def take_early(self, saga_id: str) -> list[Item]:
+        """What this batch has parked for a saga that is there by now; it is parked no more."""
+        items = self._parked.pop(saga_id, [])
+        parked = {id(item.record) for item in items}
+        letters = self.changes.dead_letters
+        letters[:] = [x for x in letters if x.state != "parked" or id(x.record) not in parked]
+        return items
 
     def _cancel(self, item: Item) -> None:
         request = item.request
         assert request is not None
         if not self.knows(request.saga_id):
-            self._dead(item, "early", NotFound(f"no saga {request.saga_id!r} yet"), state="parked")
+            self._early(item)
             return
         cancel = inputs.Cancel(
             compensate=request.name, reason=(request.reason or "")[:1024], actor=request.source[:255]
@@ -471,7 +519,14 @@ class Work:
         self.letter(item.record, reason, error, saga_id=item.saga_id, state=state)
 
     def letter(
-        self, record: Record, reason: str, error: BaseException, *, saga_id: str | None, state: DeadLetterState = "dead"
+        self,
+        record: Record,
+        reason: str,
+        error: BaseException,
+        *,
+        saga_id: str | None,
+        state: DeadLetterState = "dead",
+        topic_id: str | None = None,
     ) -> None:
         """Write a record to the dead letters, byte for byte; of one that is too large a reference."""
         record = kept(record)
@@ -480,7 +535,7 @@ class Work:
             DeadLetterRow(
                 state=state,
                 record=record,
-                topic_id=self.tools.topic_ids.get(record.topic, ""),
+                topic_id=self.tools.topic_ids.get(record.topic, "") if topic_id is None else topic_id,
                 reason=reason,
                 error_class=type(error).__name__,
                 error_message=printable(str(error))[:1024],
@@ -527,13 +582,26 @@ class Work:
                     self.claims.count("compensations")
             elif isinstance(effect, Finish):
                 self.claims.count(f"saga.{effect.status}")
+            elif isinstance(effect, DropSignal):
+                self._drop(saga_id, effect)
             else:
                 self._keep_or_forget(saga_id, effect)
         for event in moved.events:
             if isinstance(event, e.StopRequested) and event.cause != "cancel" and not event.actor and state.steps:
                 self.claims.undo_begun(state.definition, self.now)
+            elif isinstance(event, e.Undriven) and event.error is not None:
+                self.claims.blocked(state, event.error)
             elif isinstance(event, e.StopHeld):
                 self.claims.event("breaker.alert", saga=saga_id, definition=state.definition)
+
+    def _drop(self, saga_id: str, dropped: DropSignal) -> None:
+        """A signal that its saga will never be told: a dead letter, one for each time."""
+        record = record_of(dropped, self.tools.names.requests, saga_id)
+        if record is None:
+            self.claims.event("signal.failed", saga=saga_id, signal=dropped.signal.signal, why=dropped.reason)
+            return
+        unique = derive("dropped signal", saga_id, str(self.instances[saga_id].state.revision), dropped.signal.id)
+        self.letter(record, dropped.reason, InvalidPayload(dropped.message), saga_id=saga_id, topic_id=unique)
 
     def _message(self, state: SagaState, command: SendCommand) -> Message:
         trace = dict(state.trace) if state.trace else _NO_TRACE

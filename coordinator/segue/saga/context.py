@@ -19,7 +19,7 @@ from segue.limits import MAX_ID_LENGTH, check_id
 from segue.saga import events as e
 from segue.saga.failures import ContinueAsNew, SagaStopped
 from segue.saga.program import Compensated, Pending
-from segue.saga.retry import Retry, micros
+from segue.saga.retry import Retry, check_duration, micros
 from segue.saga.scope import Scope, enter_step, request_undo, step_to_undo
 
 if TYPE_CHECKING:
@@ -278,6 +278,8 @@ class Saga:
         """Put a value on the saga's row, where clients query it."""
         self._check()
         data = self._program.converter.to_bytes(value, attribute.type)
+        if self._program.types is not None:
+            self._program.types[f"@{attribute.name}"] = attribute.type
         self._program.requests.append(e.AttributeSet(name=attribute.name, value=msgspec.Raw(data)))
 
     def continue_as_new(self, input: Any, *, deadline: timedelta | None = None) -> NoReturn:
@@ -292,8 +294,8 @@ class Saga:
         program = self._program
         if (why_not := program.why_not_continue()) != "":
             raise ContractError(f"continue_as_new: {why_not}")
-        if deadline is not None and deadline <= _NO_TIME:
-            raise ContractError(f"continue_as_new: deadline={deadline}, it must be positive")
+        if deadline is not None:
+            check_duration("continue_as_new: deadline", deadline)
         data = program.converter.to_bytes(input, program.definition.input_type)
         raise ContinueAsNew(data, None if deadline is None else program.loop.now + micros(deadline))
 
@@ -323,8 +325,7 @@ class Saga:
             )
         if compensate is not None and compensate.undoes != activity.name:
             raise ContractError(f"{compensate.name} undoes {compensate.undoes or 'nothing'}, not {activity.name}")
-        if timeout <= _NO_TIME:
-            raise ContractError(f"{activity.name}: timeout={timeout}, it must be positive")
+        check_duration(f"{activity.name}: timeout", timeout)
         if heartbeat_timeout is not None and heartbeat_timeout <= _NO_TIME:
             raise ContractError(f"{activity.name}: heartbeat_timeout={heartbeat_timeout}, it must be positive")
         name = step + index if index and step else self._occurrence(activity.name, step, index)
@@ -335,6 +336,8 @@ class Saga:
         enter_step(name)
         if compensate is not None:
             program.compensable[name] = activity.name
+        if program.types is not None:
+            program.types[activity.name] = activity.input
         pending = Pending(program.loop.create_future(), activity.output, undoable=compensate is not None)
         program.steps[name] = pending
         program.requests.append(

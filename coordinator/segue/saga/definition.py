@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from segue.errors import ContractError
 from segue.limits import check_name
 from segue.saga.fingerprint import fingerprint_of
-from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, Retry, micros
+from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, Retry, check_duration, micros
 
 if TYPE_CHECKING:
     from segue.saga.context import Saga
@@ -77,8 +77,9 @@ def saga(
     check_name("saga", name)
     if version < 1:
         raise ContractError(f"saga {name!r}: version={version}, versions count from 1")
-    if deadline is not None and deadline <= timedelta(0):
-        raise ContractError(f"saga {name!r}: deadline={deadline}, it must be positive")
+    if deadline is not None:
+        check_duration(f"saga {name!r}: deadline", deadline)
+    check_duration(f"saga {name!r}: compensation_timeout", compensation_timeout)
 
     def define(function: Callable[[Saga, I], Awaitable[O]]) -> SagaDefinition[I, O]:
         input_type, output_type = _types(name, function)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from segue.ids import CommandId
-from segue.saga.events import Action, AnyEvent, EndStatus
+from segue.saga.events import Action, AnyEvent, EndStatus, SignalReceived
 from segue.saga.signs import LastSign
 
 
@@ -51,7 +51,15 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: EndStatus
 
 
-Effect = SendCommand | NoteSign | ForgetSign | Finish
+class DropSignal(msgspec.Struct, frozen=True, gc=False):
+    """A signal that the saga will never be told is given up, for a reason: `invalid_signal` or `unreceived`."""
+
+    signal: SignalReceived
+    reason: str
+    message: str
+
+
+Effect = SendCommand | NoteSign | ForgetSign | Finish | DropSignal
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -23,9 +23,14 @@ EndStatus = Literal["completed", "compensated", "failed", "cancelled"]
 NULL = msgspec.Raw(b"null")
 #: What saga code may rely on has changed so often; a run goes by the rules that it began with, so that it replays.
 #: 1: a `map` that fails cancels its other items; an undo can't be called.
-RULES = 1
+#: 2: a replay that gives a step another input blocks the saga; of older runs it only warns.
+RULES = 2
 #: Stands for "no payload at all" (msgspec knows no optional raw field).
 NOTHING = msgspec.Raw(b"")
+
+
+#: Where a message stands in its topic: partition, offset, timestamp in milliseconds.
+Origin = tuple[int, int, int]
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -36,6 +41,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     kind: Literal["rejected", "timeout", "spent", "saga"] = "spent"
     details: msgspec.Raw = NULL
     class_name: str = ""
+    #: Where the saga's code failed: the innermost lines of it, the last one first. No values of it are in them.
+    frames: tuple[str, ...] = ()
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="e", tag=str.lower, gc=False):
@@ -125,6 +132,8 @@ class Continued(Event, frozen=True, kw_only=True):
     attributes: dict[str, msgspec.Raw] = {}
     signals: dict[str, list[msgspec.Raw]] = {}
     rules: int = 0
+    #: Beside each of `signals`: its id, sender and origin.
+    signal_sources: dict[str, list[tuple[str, str, Origin | None]]] = {}
 
 
 class StopRequested(Event, frozen=True, kw_only=True):
@@ -399,16 +408,39 @@ class ReceiveStarted(Event, frozen=True, kw_only=True):
 
 
 class ReceiveCancelled(Event, frozen=True, kw_only=True):
-    """The code stopped waiting."""
+    """The code stopped waiting. `returned`: a signal was on its way to this wait; it waits again, as the first."""
 
     n: int
+    returned: bool = False
 
 
 class SignalReceived(Event, frozen=True, kw_only=True):
-    """A signal came; it waits until somebody receives it."""
+    """A signal came; it waits until somebody receives it.
+
+    `id` and `sender` are its message's, `origin` is where that stands in the requests topic; histories from before have
+    none of them.
+    """
 
     signal: str
     payload: msgspec.Raw = NULL
+    id: str = ""
+    sender: str = ""
+    origin: Origin | None = None
+
+
+class SignalRejected(Event, frozen=True, kw_only=True):
+    """The signal that wait `n` was to get does not fit the type that the code declares: the code is not told of it."""
+
+    n: int
+    signal: str
+    error: Failure
+    id: str = ""
+
+
+class SignalsReturned(Event, frozen=True, kw_only=True):
+    """The code has ended without being told the last `pending` deliveries; the signals among them wait again."""
+
+    pending: int
 
 
 AnyEvent: TypeAlias = (
@@ -449,6 +481,8 @@ AnyEvent: TypeAlias = (
     | ReceiveStarted
     | ReceiveCancelled
     | SignalReceived
+    | SignalRejected
+    | SignalsReturned
 )
 
 _ENCODER = msgspec.json.Encoder()

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+import segue.saga.fold_signals as on_signals
 import segue.saga.fold_steps as on_steps
 from segue.saga import events as e
 from segue.saga.retry import DEFAULT_COMPENSATION_RETRY
@@ -58,8 +59,8 @@ def apply(state: SagaState, event: e.AnyEvent, at: int) -> None:
             state.deliveries.append(Delivery("timer", n=event.n))
         case e.TimerCancelled():
             state.timers.pop(event.n, None)
-        case e.ReceiveStarted() | e.ReceiveCancelled() | e.SignalReceived():
-            _signal(state, event)
+        case e.ReceiveStarted() | e.ReceiveCancelled() | e.SignalReceived() | e.SignalRejected() | e.SignalsReturned():
+            on_signals.moved(state, event)
         case e.StepFailed() | e.StepUnknown() | e.StepSkipped() | e.StepParked() | e.StepInDoubt() | e.StepAbandoned():
             on_steps.spent(state, event, at)
         case e.UndoRequested():
@@ -129,6 +130,7 @@ def _saga(
             state.ended_at = at
             state.blocked = state.parked = state.held = None
             state.signs.clear()
+            state.signals.clear()
         case _:
             assert_never(event)
 
@@ -168,10 +170,7 @@ def _run_ended(state: SagaState, event: e.RunEnded) -> None:
     state.timers.clear()
     state.receives.clear()
     state.undo_requests.clear()
-    untold = state.deliveries[len(state.deliveries) - event.pending :]
-    for delivery in reversed(untold):
-        if delivery.kind == "signal":
-            state.signals.setdefault(delivery.step, []).insert(0, delivery.payload)
+    on_signals.put_back(state, event.pending)
     state.deliveries.clear()
     if event.deadline is not None:
         state.deadline = state.promised = event.deadline
@@ -197,7 +196,7 @@ def _continued(state: SagaState, event: e.Continued, at: int) -> None:
     state.compensation_timeout = event.compensation_timeout
     state.trace = event.trace
     state.attributes = dict(event.attributes)
-    state.signals = {name: list(waiting) for name, waiting in event.signals.items()}
+    state.signals = on_signals.carried(event)
     state.deadline_missed = event.deadline_missed
     state.deadline_runs = event.deadline_runs
     if event.deadline is not None:
@@ -271,24 +270,3 @@ def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
 def _sent_now(resend: int, event: e.Redriven, at: int) -> int:
     """When silence is answered: not before now, and right now where the answer may be lost."""
     return at if event.since and resend < NEVER else max(resend, at)
-
-
-def _signal(state: SagaState, event: e.ReceiveStarted | e.ReceiveCancelled | e.SignalReceived) -> None:
-    match event:
-        case e.ReceiveStarted():
-            waiting = state.signals.get(event.signal)
-            if waiting:
-                state.deliveries.append(Delivery("signal", event.signal, event.n, waiting.pop(0)))
-            else:
-                state.receives[event.n] = event.signal
-        case e.ReceiveCancelled():
-            state.receives.pop(event.n, None)
-        case e.SignalReceived():
-            for n, name in state.receives.items():
-                if name == event.signal:
-                    del state.receives[n]
-                    state.deliveries.append(Delivery("signal", event.signal, n, event.payload))
-                    return
-            state.signals.setdefault(event.signal, []).append(event.payload)
-        case _:
-            assert_never(event)

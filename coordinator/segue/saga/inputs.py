@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from segue.ids import CommandId
-from segue.saga.events import NOTHING, NULL
+from segue.saga.events import NOTHING, NULL, Origin
 from segue.saga.signs import LastSign
 
 
@@ -32,10 +32,13 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class SignalArrived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A signal for this saga."""
+    """A signal for this saga; `id`, `sender` and `origin` are those of its message, as far as there is one."""
 
     name: str
     payload: msgspec.Raw = NULL
+    id: str = ""
+    sender: str = ""
+    origin: Origin | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, gc=False):

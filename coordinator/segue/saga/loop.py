@@ -14,13 +14,23 @@ from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-from segue.errors import UsageError
+from segue.errors import ContractError, UsageError
+from segue.saga.retry import LONGEST
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 #: Callbacks in one run; a saga that never comes to rest is a bug in its code, not a reason to hang the coordinator.
 MAX_CALLBACKS = 5_000_000
+
+
+_LONGEST_WAIT = LONGEST.total_seconds()
+
+
+def _check_wait(seconds: float) -> None:
+    """Raise ContractError for a wait that never ends, or is no number: here its line is still known."""
+    if not seconds <= _LONGEST_WAIT:
+        raise ContractError(f"a wait of {seconds:g} s: the longest is {_LONGEST_WAIT:,.0f} s (1,000 years)")
 
 
 class _NumberedTask(asyncio.Task[T]):
@@ -117,6 +127,7 @@ class SagaLoop(asyncio.AbstractEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
+        _check_wait(delay)
         return self._call_at_micros(self.now + round(delay * 1_000_000), callback, args, context)
 
     def call_at(
@@ -126,6 +137,7 @@ class SagaLoop(asyncio.AbstractEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
+        _check_wait(when - self.time())
         return self._call_at_micros(round(when * 1_000_000), callback, args, context)
 
     def _call_at_micros(

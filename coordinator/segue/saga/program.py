@@ -7,9 +7,11 @@ it came to rest. It can be thrown away at any moment and made anew by telling it
 from __future__ import annotations
 
 import asyncio
+import linecache
 from collections.abc import Awaitable, Collection, Coroutine
 from dataclasses import dataclass
 from itertools import islice
+from types import CodeType
 from typing import Any
 
 import msgspec
@@ -48,6 +50,8 @@ Request = (
 
 #: What to do about a timedelta where asyncio wants seconds.
 _SECONDS = "; asyncio takes seconds: write `await s.sleep(duration)`, or `duration.total_seconds()`"
+#: Lines of the saga's code that are kept of an exception.
+_FRAMES = 5
 
 
 @dataclass(slots=True)
@@ -61,6 +65,13 @@ class Compensated(msgspec.Struct, frozen=True):
     """What `s.compensated` makes of a result: all is to be undone, and the saga ends with it."""
 
     value: Any
+
+
+@dataclass(slots=True)
+class SignalUnfit(Exception):
+    """A signal is no value of the type that the code waits for: the sender's mistake. The code was not told."""
+
+    failure: e.Failure
 
 
 class Pending(msgspec.Struct):
@@ -100,6 +111,8 @@ class Program(msgspec.Struct):
     undos: dict[int, asyncio.Future[None]] = {}
     undos_asked: int = 0
     pivot: bool = False
+    #: At a replay: the type of what each activity and attribute is given, by its name.
+    types: dict[str, Any] | None = None
     stopped: bool = False
     #: The code is told again what it was told before: also a null that is refused today, where it went on with it.
     replaying: bool = False
@@ -107,9 +120,8 @@ class Program(msgspec.Struct):
     finished: bool = False
 
     def deliver(self, delivery: Delivery, now: int) -> list[Request]:
-        """Tell the code one thing at `now` (microseconds) and run it until it rests. Raises CodeFailed."""
+        """Tell the code one thing at `now` (microseconds) and run it until it rests. Raises CodeFailed, SignalUnfit."""
         self.loop.now = max(self.loop.now, now)
-        self.told += 1
         match delivery.kind:
             case "start":
                 self._start()
@@ -122,9 +134,8 @@ class Program(msgspec.Struct):
                 if undo is not None and not undo.done():
                     undo.set_result(None)
             case "signal":
-                pending = self.receives.pop(delivery.n, None)
-                if pending is not None and not pending.future.done():
-                    self._resolve(pending, delivery.payload, f"signal {delivery.n}")
+                self._receive(delivery)
+        self.told += 1
         return self._run()
 
     def why_not_continue(self) -> str:
@@ -191,6 +202,15 @@ class Program(msgspec.Struct):
             settled=delivery.settled,
         )
         pending.future.set_exception(error)
+
+    def _receive(self, delivery: Delivery) -> None:
+        pending = self.receives.get(delivery.n)
+        if pending is not None and not pending.future.done():
+            try:
+                self._resolve(pending, delivery.payload, f"the signal {delivery.step}")
+            except CodeFailed as failed:
+                raise SignalUnfit(failed.failure) from failed
+        self.receives.pop(delivery.n, None)
 
     def _resolve(self, pending: Pending, payload: msgspec.Raw, what: str) -> None:
         data = bytes(payload)
@@ -297,16 +317,31 @@ def _failure_of(error: BaseException, what: str) -> e.Failure:
     place = "" if isinstance(error, Nondeterminism) else _place(error)
     hint = _SECONDS if isinstance(error, TypeError) and "datetime.timedelta" in str(error) else ""
     message = ": ".join(part for part in (what, f"{str(error)[:900]}{hint}{place}") if part)
-    return e.Failure(code=type(error).__name__, message=message, kind="saga", class_name=type(error).__name__)
+    name = type(error).__name__
+    return e.Failure(code=name, message=message, kind="saga", class_name=name, frames=_frames(error))
 
 
 def _place(error: BaseException) -> str:
     """` (sagas.py:17)`: the innermost line that is the user's; empty where none is."""
-    place = ""
+    lines = _user_lines(error)
+    return f" ({lines[-1][0].co_filename.rpartition('/')[2]}:{lines[-1][1]})" if lines else ""
+
+
+def _frames(error: BaseException) -> tuple[str, ...]:
+    """The innermost lines that are the user's, as `sagas.py:17, in order_saga: await s.call(charge, order)`."""
+    found = []
+    for code, line in _user_lines(error)[: -_FRAMES - 1 : -1]:
+        source = linecache.getline(code.co_filename, line).strip()
+        found.append(f"{code.co_filename.rpartition('/')[2]}:{line}, in {code.co_name}: {source}"[:200])
+    return tuple(found)
+
+
+def _user_lines(error: BaseException) -> list[tuple[CodeType, int]]:
+    lines = []
     trace = error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
         if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in ("segue", "asyncio"):
-            place = f" ({frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
+            lines.append((frame.f_code, trace.tb_lineno))
         trace = trace.tb_next
-    return place
+    return lines

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
+from segue.errors import InputError
 from segue.saga import events as e
 from segue.saga.definition import Converter, SagaDefinition
 from segue.saga.failures import Nondeterminism
 from segue.saga.fold import apply, end_transition
-from segue.saga.program import CodeFailed, Program, Request
+from segue.saga.program import CodeFailed, Program, Request, SignalUnfit
 from segue.saga.runs import begins_run
 from segue.saga.state import SagaState
 from segue.saga.turn import Instance
@@ -43,17 +44,20 @@ def rebuild(
     converter: Converter,
     *,
     exact: bool = False,
+    warn: Callable[[str], None] | None = None,
 ) -> Instance:
     """The instance after these transitions ((microseconds, payload) by `seq`).
 
     Those of earlier runs are passed over. Without a definition, or where the code is not needed any more, it has no
     program. Raises Nondeterminism if the code asks for something else than the history holds; the caller rebuilds
     without a definition and records the block.
-    `exact`: payloads and policies must be the same, too, as tests of unchanged code demand.
+    Inputs are compared as values of today's types, so that a new field with a default makes no difference; where the
+    history is older than that rule, `warn` is told. `exact`: payloads and policies must be the same, too, byte by byte,
+    as tests of unchanged code demand.
     """
     transitions = of_last_run(transitions)
     state = SagaState(saga_id)
-    replay = None if definition is None else _Replay(saga_id, definition, converter, exact=exact)
+    replay = None if definition is None else _Replay(saga_id, definition, converter, exact=exact, warn=warn)
     for at, payload in transitions:
         for event in e.decode_events(payload):
             if replay is not None:
@@ -83,13 +87,22 @@ def _ends_code(event: e.AnyEvent) -> bool:
 
 
 class _Replay:
-    __slots__ = ("asked", "exact", "program", "recorded")
+    __slots__ = ("asked", "converter", "exact", "program", "recorded", "types", "warn")
 
     def __init__(
-        self, saga_id: str, definition: SagaDefinition[Any, Any], converter: Converter, *, exact: bool
+        self,
+        saga_id: str,
+        definition: SagaDefinition[Any, Any],
+        converter: Converter,
+        *,
+        exact: bool,
+        warn: Callable[[str], None] | None,
     ) -> None:
         self.exact = exact
-        self.program = Program(definition, saga_id, converter, b"null")
+        self.warn = warn
+        self.converter = converter
+        self.types: dict[str, Any] = {}
+        self.program = Program(definition, saga_id, converter, b"null", types=self.types)
         self.asked: deque[Request] = deque()
         self.recorded: deque[e.AnyEvent] = deque()
 
@@ -116,7 +129,7 @@ class _Replay:
         self.program.replaying = True
         try:
             self.asked.extend(self.program.deliver(state.deliveries.pop(0), at))
-        except CodeFailed as failed:
+        except (CodeFailed, SignalUnfit) as failed:
             raise Nondeterminism(f"the code fails where it went on before: {failed.failure.message}") from failed
         self.program.replaying = False
 
@@ -127,21 +140,53 @@ class _Replay:
                 raise Nondeterminism(f"the history has {_shown(recorded)}, the code asks for {_shown(asked)}")
             if self.exact and asked != recorded:
                 raise Nondeterminism(f"{_shown(recorded)}: {_difference(recorded, asked)}")
+            self.compare_values(asked, recorded)
         if self.recorded and strict:
             raise Nondeterminism(f"the history has {_shown(self.recorded[0])}, the code does not ask for it")
         if self.asked:
             raise Nondeterminism(f"the code asks for {_shown(self.asked[0])}, which the history does not have")
 
+    def compare_values(self, asked: Request, recorded: e.AnyEvent) -> None:
+        """The input of a step, or the value of an attribute: the same, or equal once both are of today's type."""
+        match asked, recorded:
+            case e.StepScheduled(), e.StepScheduled():
+                now, before, of = asked.input, recorded.input, asked.activity or asked.step
+            case e.AttributeSet(), e.AttributeSet():
+                now, before, of = asked.value, recorded.value, f"@{asked.name}"
+            case _:
+                return
+        if now == before or self.equal(bytes(now), bytes(before), self.types.get(of, Any)):
+            return
+        difference = (
+            f"{_shown(recorded)} is asked for with another value than the history has; iterating over a set, the clock "
+            "and random numbers do that, and so does code that has changed"
+        )
+        if self.program.rules >= 2:
+            raise Nondeterminism(difference)
+        if self.warn is not None:
+            self.warn(difference)
+
+    def equal(self, now: bytes, before: bytes, type: Any) -> bool:
+        try:
+            return self.converter.to_bytes(self.converter.from_bytes(before, type), type) == now
+        except InputError:
+            return False
+
 
 def _brief(recorded: e.AnyEvent) -> e.AnyEvent:
-    """As it is recorded today: the activity of a step that has its name was not left out before."""
+    """As the code asks for it: without what was decided about it, and as it is recorded today.
+
+    The activity of a step that has its name was not left out before.
+    """
+    if isinstance(recorded, e.ReceiveCancelled) and recorded.returned:
+        return replace(recorded, returned=False)
     if isinstance(recorded, e.StepScheduled) and recorded.activity == recorded.step:
         return replace(recorded, activity="")
     return recorded
 
 
 def _same(asked: Request, recorded: e.AnyEvent) -> bool:
-    """Whether the code asks for what was recorded. Payloads and policies may change; what is done may not."""
+    """Whether the code asks for what was recorded, whatever values and policies it gives it."""
     if type(asked) is not type(recorded):
         return False
     if isinstance(asked, e.StepScheduled) and isinstance(recorded, e.StepScheduled):

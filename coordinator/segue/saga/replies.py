@@ -146,5 +146,9 @@ class Replies(Turn):
             return Ignored("stopping", "the saga's code has ended")
         if sum(map(len, self.state.signals.values())) >= self.limits.pending_signals:
             return Ignored("limit", f"{self.limits.pending_signals} signals wait already")
-        self.record(e.SignalReceived(signal=signal.name, payload=signal.payload))
+        self.record(
+            e.SignalReceived(
+                signal=signal.name, payload=signal.payload, id=signal.id, sender=signal.sender, origin=signal.origin
+            )
+        )
         return None

@@ -11,6 +11,8 @@ from segue.errors import ContractError
 _ZERO = timedelta(0)
 _SECOND = timedelta(seconds=1)
 _MICROSECOND = timedelta(microseconds=1)
+#: The longest time that anything may wait: its end is a moment that a database and a calendar can hold.
+LONGEST = timedelta(days=365_250)
 #: What a call and an undo may take where nothing else is said, in microseconds.
 STEP_TIMEOUT, COMPENSATION_TIMEOUT = 300_000_000, 1_800_000_000
 # msgspec leaves a default out only where the value is the very same object.
@@ -47,7 +49,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ContractError(f"Retry: attempts={self.attempts}, allowed are 1 to 10,000")
         if self.initial < _ZERO:
             raise ContractError(f"Retry: initial={self.initial}, it can't be negative")
-        if self.factor < 1:
+        if not self.factor >= 1:  # nor is it one that is no number
             raise ContractError(f"Retry: factor={self.factor}, allowed is 1 or more")
         if self.maximum < self.initial:
             raise ContractError(f"Retry: maximum={self.maximum} is less than initial={self.initial}")
@@ -93,6 +95,16 @@ def may_retry(policy: Retry, attempt: int, code: str, first_sent: int, now: int)
     if attempt >= policy.attempts or code in policy.non_retryable:
         return False
     return policy.budget is None or now - first_sent < micros(policy.budget)
+
+
+def check_duration(what: str, duration: timedelta) -> None:
+    """Raise ContractError for a time that is not positive, or so long that no clock will show its end."""
+    if not isinstance(duration, timedelta):
+        raise ContractError(f"{what}={duration!r}, it must be a timedelta: minutes(5), hours(1)")
+    if duration <= _ZERO:
+        raise ContractError(f"{what}={duration}, it must be positive")
+    if duration > LONGEST:
+        raise ContractError(f"{what}={duration}, the longest is {LONGEST.days:,} days (1,000 years)")
 
 
 def micros(duration: timedelta) -> int:

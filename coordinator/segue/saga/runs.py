@@ -43,7 +43,12 @@ def continued(state: SagaState, definition: SagaDefinition[Any, Any] | None) -> 
         trace=state.trace,
         rules=e.RULES,
         attributes=dict(state.attributes),
-        signals={name: list(waiting) for name, waiting in state.signals.items() if waiting},
+        signals={name: [signal.payload for signal in waiting] for name, waiting in state.signals.items() if waiting},
+        signal_sources={
+            name: [(signal.id, signal.sender, signal.origin) for signal in waiting]
+            for name, waiting in state.signals.items()
+            if waiting
+        },
     )
 
 

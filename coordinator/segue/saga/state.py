@@ -96,7 +96,8 @@ class SagaState(msgspec.Struct):
     signs: dict[CommandId, Signs] = {}
     timers: dict[int, int] = {}
     receives: dict[int, str] = {}
-    signals: dict[str, list[msgspec.Raw]] = {}
+    #: Signals that nobody has received, by name, first come first.
+    signals: dict[str, list[e.SignalReceived]] = {}
     deliveries: list[Delivery] = []
     undriven: bool = False
     blocked: e.Failure | None = None

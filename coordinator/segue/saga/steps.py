@@ -98,7 +98,8 @@ class Step(msgspec.Struct, kw_only=True, gc=False):
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """Something that the saga's code is to be told: the outcome of a step, a fired timer, a signal, an undo's end.
 
-    `step` is the name of the step, or of the signal. `skipped`: the code goes on without the step's output.
+    `step` is the name of the step, or of the signal; `signal` is what is handed over. `skipped`: the code goes on
+    without the step's output.
     """
 
     kind: Literal["start", "step", "timer", "signal", "undo"]
@@ -108,6 +109,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     error: e.Failure | None = None
     settled: int = 0
     skipped: bool = False
+    signal: e.SignalReceived | None = None
 
 
 def undo_body(step: Step) -> bytes:

@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from segue.ids import CommandId
 from segue.limits import Limits
 from segue.saga import events as e
-from segue.saga.effects import Effect, Finish, ForgetSign, Moved, SendCommand
+from segue.saga.effects import DropSignal, Effect, Finish, ForgetSign, Moved, SendCommand
 from segue.saga.fold import apply, end_transition
 from segue.saga.fold_steps import put_off_resend
 from segue.saga.inputs import RetryStep
-from segue.saga.program import CodeFailed, Program, Request
+from segue.saga.program import CodeFailed, Program, Request, SignalUnfit
 from segue.saga.reasons import ABANDONED, STOPPED, too_long, too_many
 from segue.saga.retry import resend_delay
 from segue.saga.signs import LastSign
@@ -87,6 +87,7 @@ class Turn:
         state = self.state
         while state.deliveries and not state.undriven:
             if self.code_is_over:
+                self.return_signals()
                 return
             program = self.instance.program
             if program is None:
@@ -98,6 +99,9 @@ class Turn:
                 return
             try:
                 requests = program.deliver(delivery, self.now)
+            except SignalUnfit as unfit:
+                self.reject(delivery, unfit.failure)
+                continue
             except CodeFailed as failed:
                 self.block(failed.failure, delivery)
                 return
@@ -106,6 +110,19 @@ class Turn:
                 return
             for request in requests:
                 self.requested(request)
+
+    def reject(self, delivery: Delivery, failure: e.Failure) -> None:
+        """Give up a signal that the code could not read; the code goes on waiting."""
+        signal = delivery.signal
+        assert signal is not None
+        self.record(e.SignalRejected(n=delivery.n, signal=delivery.step, error=failure, id=signal.id))
+        self.effects.append(DropSignal(signal, "invalid_signal", failure.message))
+
+    def return_signals(self) -> None:
+        """Signals that were on their way to code that is over wait again."""
+        deliveries = self.state.deliveries
+        if any(delivery.signal is not None for delivery in deliveries):
+            self.record(e.SignalsReturned(pending=len(deliveries)))
 
     def outstanding_after(self, requests: Sequence[Request]) -> int:
         """How many steps are open once the code has what it asks for."""
@@ -142,6 +159,9 @@ class Turn:
                 self.record(request)
                 for step in list(state.open_steps.values()):
                     self.abandon(step)
+            case e.ReceiveCancelled():
+                handed = any(d.signal is not None and d.n == request.n for d in state.deliveries)
+                self.record(replace(request, returned=True) if handed else request)
             case e.RunEnded():
                 self.record(replace(request, pending=len(state.deliveries)))
             case e.StopRequested():
@@ -337,6 +357,7 @@ class Turn:
     def stop(self, event: e.StopRequested) -> None:
         """Forward execution ends. What is still in flight becomes unknown at once, if it can be undone."""
         open_steps = list(self.state.open_steps.values())
+        self.return_signals()
         self.record(event)
         self.drop_program()
         for step in open_steps:
@@ -392,6 +413,10 @@ class Turn:
             self.end("failed")
 
     def end(self, status: e.EndStatus) -> None:
+        for waiting in self.state.signals.values():
+            for signal in waiting:
+                message = f"the saga is {status}, and its code has not received the signal {signal.signal}"
+                self.effects.append(DropSignal(signal, "unreceived", message))
         self.record(e.Ended(status=status))
         self.effects.append(Finish(status=status))
 

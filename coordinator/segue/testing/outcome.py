@@ -46,6 +46,8 @@ class Outcome(Generic[O]):
     waiting_for: tuple[str, ...]
     #: Replies, signals and requests that changed nothing: duplicates, late ones, what was not allowed.
     ignored: tuple[Ignored, ...]
+    #: Signals that were no values of their type, or that the saga's code had not received by its end: (name, why).
+    dropped: tuple[tuple[str, str], ...]
     #: Everything that was said, as text.
     conversation: str
     _saga: VirtualSaga = field(compare=False)
@@ -92,6 +94,7 @@ def outcome_of(saga: VirtualSaga) -> Outcome[Any]:
         ),
         waiting_for=saga.waiting_for,
         ignored=tuple(saga.ignored),
+        dropped=tuple((dropped.signal.signal, dropped.message) for dropped in saga.dropped),
         conversation=saga.story().strip(),
         _saga=saga,
     )

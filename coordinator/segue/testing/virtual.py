@@ -18,7 +18,7 @@ from segue.contract import Attribute
 from segue.ids import CommandId
 from segue.saga import events as e
 from segue.saga.definition import SagaDefinition
-from segue.saga.effects import Ignored, Moved, SendCommand
+from segue.saga.effects import DropSignal, Ignored, Moved, SendCommand
 from segue.saga.failures import Nondeterminism
 from segue.saga.inputs import Input, Reply
 from segue.saga.replay import rebuild
@@ -73,6 +73,8 @@ class VirtualSaga:
         self.evict = evict
         self.rows: list[tuple[int, bytes]] = []
         self.ignored: list[Ignored] = []
+        #: Signals that the code will never be told.
+        self.dropped: list[DropSignal] = []
         self.lines: list[Line] = []
         self.wake_at: int | None = None
         self._replayed = 0
@@ -157,6 +159,7 @@ class VirtualSaga:
         if self.evict and self._replayed + count <= _REPLAYED + _REPLAYED_PER_EVENT * count:
             self._replayed += count
             self.replay(blocked=self.state.blocked is not None)
+        self.dropped += [effect for effect in moved.effects if isinstance(effect, DropSignal)]
         return commands_of(moved.effects)
 
     # --- what can be seen
@@ -270,6 +273,8 @@ def _told(event: e.AnyEvent) -> str | None:
             text = f"{event.step} {_SPENT[type(event)]}: {describe_failure(event.error)}"
         case e.StepAbandoned():
             text = f"{event.step} abandoned by the saga's code"
+        case e.SignalRejected():
+            text = f"a dead letter, and the code is not told of it: {event.error.message}"
         case e.SagaParked():
             text = f"parked: {describe_failure(event.error)}"
         case e.PivotPassed():

@@ -18,6 +18,7 @@ from segue.errors import (
     ConfigError,
     InvalidId,
     InvalidPayload,
+    NotAllowed,
     NotFound,
     StartConflict,
     StoreUnavailable,
@@ -369,3 +370,11 @@ def test_a_client_closes_what_it_made_and_leaves_what_it_was_given(url: str) -> 
     connected = Client.connect(bootstrap="localhost:1", coordinator="test", database=url)
     connected.close()
     connected.close()
+
+
+def test_a_signal_to_a_saga_that_is_over_is_refused_where_the_database_shows_it(estate: Any, client: Client) -> None:
+    handle = client.start(order_saga, ORDER, id="o-9")
+    handle.result(minutes(1))
+    with pytest.raises(NotAllowed, match="saga 'o-9' is completed: nobody receives the signal 'decision' any more"):
+        handle.signal(decision, True)
+    handle.signal(decision, True, id="maybe sent before")

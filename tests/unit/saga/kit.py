@@ -19,7 +19,7 @@ from segue.saga import events as e
 from segue.saga.definition import SagaDefinition
 from segue.saga.effects import Ignored, Moved, SendCommand
 from segue.saga.fold import fold
-from segue.saga.inputs import Cancel, Input, Reply, SignalArrived, Wake
+from segue.saga.inputs import Cancel, Input, Reply, RetryStep, SignalArrived, Wake
 from segue.saga.replay import rebuild
 from segue.saga.state import SagaState
 from segue.saga.transition import advance, go_on, start
@@ -130,8 +130,21 @@ class Run:
     def undone(self, step: str) -> Any:
         return self.reply(step, undo=True)
 
-    def signal(self, signal: Signal[Any], value: Any) -> Any:
-        return self.happen(SignalArrived(name=signal.name, payload=raw(value)))
+    def signal(self, signal: Signal[Any], value: Any, **more: Any) -> Any:
+        return self.happen(SignalArrived(name=signal.name, payload=raw(value), **more))
+
+    @property
+    def attention(self) -> str:
+        return self.state.attention  # type: ignore[no-any-return]
+
+    @property
+    def result(self) -> Any:
+        return msgspec.json.decode(self.state.result)
+
+    def retry_blocked(self) -> Any:
+        """A person: the code is mended, go on."""
+        self.instance = rebuild("s-1", self.rows, self.definition, self.converter)
+        return self.happen(RetryStep())
 
     def cancel(self, compensate: str = "all") -> Any:
         return self.happen(Cancel(compensate=compensate, reason="asked"))

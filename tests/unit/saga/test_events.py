@@ -27,7 +27,7 @@ def test_what_is_usual_is_not_written_down() -> None:
     assert order_saga.compensation_timeout == timedelta(minutes=30)
     assert "compensation_timeout" not in kinds["started"]
     assert "timeout" not in kinds["stepscheduled"]
-    assert set(kinds["commandsent"]) == {"e", "step"}
+    assert set(kinds["commandsent"]) == {"e", "step", "keyed"}
     assert e.decode_events(e.encode_events(moved.events)) == list(moved.events)
 
 

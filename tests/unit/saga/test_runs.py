@@ -389,7 +389,9 @@ def test_what_comes_while_a_run_is_ending_is_kept_for_the_next_one(begin: Any) -
     run.wake_until(lambda: run.undos)
     run.signal(tick, 5)
     run.undone("payments.charge")
-    assert {name: [bytes(x) for x in waiting] for name, waiting in run.state.signals.items()} == {"tick": [b"5"]}
+    assert {name: [bytes(x.payload) for x in waiting] for name, waiting in run.state.signals.items()} == {
+        "tick": [b"5"]
+    }
 
 
 def test_a_saga_can_be_cancelled_while_its_run_is_ending(begin: Any) -> None:
