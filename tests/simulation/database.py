@@ -429,11 +429,13 @@ class Savepoint:
 
     def __init__(self, session: BookSession) -> None:
         self._session = session
-        self._mark = len(session.staged)
+        self._mark = len(session.staged), len(session.messages)
         self.is_active = True
 
     def rollback(self) -> None:
-        del self._session.staged[self._mark :]
+        staged, messages = self._mark
+        del self._session.staged[staged:]
+        del self._session.messages[messages:]
         self._end()
 
     def commit(self) -> None:

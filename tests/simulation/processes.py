@@ -343,7 +343,12 @@ def book(process: WorkerProcess, ctx: Any, amount: int) -> None:
 def do(ctx: Any, job: Job) -> Done:
     process = here()
     plan = process.system.plan
-    misbehave(process, ctx)
+    try:
+        misbehave(process, ctx)
+    except Rejected:
+        if plan.late_trouble:
+            book(process, ctx, job.amount)  # it says no to what it has begun
+        raise
     book(process, ctx, job.amount)
     if plan.late_trouble:
         misbehave(process, ctx, after=True)
