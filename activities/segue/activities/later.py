@@ -8,7 +8,7 @@ from typing import Any, overload
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from segue.activities.outcome import Answered, Rejected, failure, reply_to
+from segue.activities.outcome import Answered, Rejected, rejection, reply_to
 from segue.errors import NotAllowed, NotFound, UsageError
 from segue.outbox.fences import SqlServiceRows
 from segue.outbox.inbox import Fence, lock_fence, store_answer
@@ -43,7 +43,7 @@ def reject(session: Session, token: str, rejected: Rejected) -> None: ...
 def reject(session: AsyncSession, token: str, rejected: Rejected) -> Awaitable[None]: ...
 def reject(session: Session | AsyncSession, token: str, rejected: Rejected) -> Awaitable[None] | None:
     """Answer `failure`: what the handler did before `ReplyLater` is undone by the caller in this same transaction."""
-    return _in_session(session, token, failure(rejected.code, rejected.message, rejected.details))
+    return _in_session(session, token, rejection(rejected))
 
 
 def _in_session(session: Session | AsyncSession, token: str, answered: Answered) -> Awaitable[None] | None:

@@ -75,6 +75,8 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     code: str | None = None
     effect: Effect = "none"
     retry_after: float | None = None
+    #: Said by the handler, and not by the protocol.
+    rejected: bool = False
 
     @property
     def stored_outcome(self) -> StoredOutcome:
@@ -92,6 +94,12 @@ def _checked_code(code: Any, of: str) -> str:
 def failure(code: str, message: str, details: Any = None, *, effect: Effect = "none") -> Answered:
     """A `failure` with the protocol's body: `{"code": …, "message": …, "details": …}`."""
     return Answered(outcome="failure", code=code, effect=effect, body=error_body(code, message, details))
+
+
+def rejection(rejected: Rejected) -> Answered:
+    """The `failure` that a handler asks for, whatever code it gives."""
+    answered = failure(rejected.code, rejected.message, rejected.details)
+    return msgspec.structs.replace(answered, rejected=True)
 
 
 def answer_of_exception(error: BaseException, *, effect: Effect) -> Answered:
@@ -133,6 +141,8 @@ def reply_to(command: Command, answered: Answered, *, source: str, now: datetime
         extras["ce_subject"] = command.subject
     if answered.effect == "unknown":
         extras["ce_sagaeffect"] = "unknown"
+    if answered.rejected and answered.code == "expired":
+        extras["ce_sagarejected"] = "true"  # else it would be taken for the protocol's own, which is tried again
     if answered.retry_after is not None:
         extras["ce_sagaretryafter"] = f"{answered.retry_after:g}"
     return Message(

@@ -10,7 +10,7 @@ import msgspec
 
 from segue.activities.context import Context
 from segue.activities.handlers import Prepared, Registration
-from segue.activities.outcome import Answered, Rejected, ReplyLater, failure, readdressed, reply_to
+from segue.activities.outcome import Answered, Rejected, ReplyLater, failure, readdressed, rejection, reply_to
 from segue.activities.runner import Desk, Sessions
 from segue.activities.shared import GUARD, transaction_ended
 from segue.errors import DecodeError, InputError
@@ -101,7 +101,7 @@ class Participant:
                 answered = self.called(desk, sessions, prepared, fence)
             except Rejected as rejected:
                 savepoint.rollback()
-                return failure(rejected.code, rejected.message, rejected.details)
+                return rejection(rejected)
             if not savepoint.is_active or session.get_nested_transaction() is not savepoint:
                 raise transaction_ended(prepared.command.activity)
             session.flush()

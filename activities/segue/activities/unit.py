@@ -20,7 +20,7 @@ from typing import TypeAlias
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from segue.activities.handlers import Prepared
-from segue.activities.outcome import Answered, Rejected, RetryLater, answer_of_exception, failure
+from segue.activities.outcome import Answered, Rejected, RetryLater, answer_of_exception, failure, rejection
 from segue.activities.pace import Pace
 from segue.activities.participant import Handled, Participant
 from segue.activities.runner import Desk, Sessions
@@ -192,7 +192,7 @@ class UnitOfWork:
             with desk.bare() as sessions:
                 answered = self._participant.called(desk, sessions, prepared, fence)
         except Rejected as rejected:
-            answered = failure(rejected.code, rejected.message, rejected.details)
+            answered = rejection(rejected)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is answered
             # No local retry: outside of a transaction nothing proves that the handler did not do it.
             self._log(prepared, error)

@@ -333,6 +333,7 @@ class Work:
                 error=(reply.error or "")[:255],
                 effect_unknown=reply.effect == "unknown",
                 retry_after=reply.retry_after,
+                rejected=reply.rejected,
                 message_id=reply.id if len(reply.id) <= MAX_ID_LENGTH else derive(reply.id),
                 said_at=_said_at(reply),
                 last_sign=self._last_sign(item.saga_id, reply.command_id),

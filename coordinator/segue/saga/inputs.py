@@ -25,6 +25,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: str = ""
     effect_unknown: bool = False
     retry_after: float | None = None
+    #: The handler's own word, though its code may be one of the protocol's.
+    rejected: bool = False
     message_id: str = ""
     said_at: int = 0
     #: What is kept of the command's signs of life, where `SagaState.signs` has the command.

@@ -105,7 +105,7 @@ class Replies(Turn):
             if not may_retry(step.retry, step.attempt, failure.code, step.first_sent + shift, self.now):
                 return False
             at += retry_delay(step.retry, step.attempt, reply.command_id, reply.retry_after)
-        elif failure.code != "expired" or step.due <= step.sent_due:
+        elif failure.code != "expired" or reply.rejected or step.due <= step.sent_due:
             return False  # `expired` by a deadline that has moved since: the next try carries the new one
         if at >= step.due + shift:
             return False

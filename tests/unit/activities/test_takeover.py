@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from segue.activities import Rejected
 from segue.activities.heartbeat import Heartbeats
 from segue.activities.partitions import PartitionWork, Task
 from segue.contract import Activity
@@ -58,6 +59,19 @@ def test_the_answer_of_a_delivery_that_was_taken_over_is_refused(service: Servic
     assert seen == [None, {"done": 3}]
     assert service.outcomes()[-1] == "success"
     assert service.committed() == 2
+
+
+def test_a_code_that_the_protocol_has_too_is_the_handlers_own_if_it_says_so(service: Service) -> None:
+    def refuse(ctx: Any, order: Order) -> Any:
+        raise Rejected("expired" if order.id == "o-1" else "no")
+
+    service.behaviour = refuse
+    service.send(command("o-1"), command("o-2"))
+    service.settle()
+    assert {(reply.saga_id, reply.error, reply.rejected) for reply in service.replies()} == {
+        ("o-1", "expired", True),
+        ("o-2", "no", False),
+    }
 
 
 def record(offset: int, key: bytes = b"k") -> Record:

@@ -150,3 +150,11 @@ def test_what_was_due_while_a_saga_was_blocked_is_sent_at_once_with_all_its_time
     assert run.wake_at == run.now
     run.wake()
     assert (run.sent[-1].attempt, left(run)) == (2, 5 * 60 * MICROS)
+
+
+def test_a_handlers_own_code_expired_ends_the_step_whatever_its_deadline_became(begin: Any) -> None:
+    run = begin(order_saga)
+    run.wake(minutes(4))
+    run.reply(CHARGE, "pending")
+    run.reply(CHARGE, "failure", error="expired", rejected=True)
+    assert run.state.steps[CHARGE].status == "failed"

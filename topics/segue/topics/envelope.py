@@ -60,6 +60,8 @@ _OURS = frozenset(
         "ce_causationid",
         "ce_sagadeadline",
         "ce_sagadone",
+        "ce_sagaheartbeat",
+        "ce_sagarejected",
         "ce_sagaoutcome",
         "ce_sagaerror",
         "ce_sagaeffect",
@@ -152,6 +154,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: str | None = None
     effect: Effect = "none"
     retry_after: float | None = None
+    #: Of a `failure`: the handler's own word, though its code may be one of the protocol's.
+    rejected: bool = False
     source: str = ""
     type: str = ""
     saga_type: str | None = None
@@ -182,6 +186,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             ("ce_sagaoutcome", self.outcome),
             ("ce_sagaerror", self.error),
             ("ce_sagaeffect", "unknown" if self.effect == "unknown" else None),
+            ("ce_sagarejected", "true" if self.rejected else None),
             ("ce_sagaretryafter", None if self.retry_after is None else f"{self.retry_after:g}"),
             ("content-type", self.content_type),
             *self.passed_on,
@@ -329,6 +334,7 @@ def parse_reply(record: Record) -> Reply:
         error=_advice(headers, "ce_sagaerror", 255),
         effect=_effect(headers),
         retry_after=_seconds(headers, "ce_sagaretryafter"),
+        rejected=headers.get("ce_sagarejected") == "true",
         source=_advice(headers, "ce_source") or "",
         type=_advice(headers, "ce_type") or "",
         saga_type=_advice(headers, "ce_sagatype"),
