@@ -150,6 +150,11 @@ class SimConsumer(MemoryConsumer):
             raise BrokerUnavailable("the broker did not answer")
         return super().end_offsets(topics)
 
+    def readable_from(self, partition: Partition, offset: int) -> int | None:
+        if self.process.io(ASK):
+            raise BrokerUnavailable("the broker did not answer")
+        return super().readable_from(partition, offset)
+
     def stable_offsets(self, topics: Sequence[str]) -> Mapping[Partition, int]:
         if self.process.io(ASK):
             raise BrokerUnavailable("the broker did not answer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from segue.coordinator.gate import CATCH_UP
 from segue.saga import events as e
@@ -10,6 +11,9 @@ from segue.topics.broker import Record
 from tests.simulation.oracles import Commit, Oracle, Oracles
 from tests.simulation.shadow import SagaSeen
 from tests.simulation.world import SECOND
+
+if TYPE_CHECKING:
+    from tests.simulation.system import System
 
 
 class STRANGERS(Oracle):
@@ -52,3 +56,42 @@ class LEAPS(Oracle):
 
     def _starts(self) -> int:
         return sum(coordinator.incarnation for coordinator in self.all.system.coordinators)
+
+
+class LOST(Oracle):
+    """Where a batch was stepped over, no deadline fires before what was out went out again; a letter tells of it."""
+
+    def __init__(self, all: Oracles) -> None:
+        super().__init__(all)
+        #: Database time of the last step, and of the last time that each command went out.
+        self.skipped_at = 0
+        self.sent: dict[tuple[str, str, str], int] = {}
+
+    def event(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
+        from tests.simulation.invariants import alarm_of
+
+        if isinstance(event, e.CommandSent | e.CommandResent):
+            self.sent[saga.id, event.step, event.action] = at
+        elif self.skipped_at and alarm_of(saga, event) is not None:
+            for step in saga.steps.values():
+                self._asked(saga, step.name, "invoke", out=step.status == "issued")
+                self._asked(saga, step.name, "compensate", out=step.undo == "issued")
+
+    def _asked(self, saga: SagaSeen, step: str, action: str, *, out: bool) -> None:
+        last = self.sent.get((saga.id, step, action))
+        if out and last is not None and last < self.skipped_at:
+            self.fail(f"{saga.id}: a deadline fires, and the answer to {action} {step} may have been stepped over")
+
+    def commit(self, commit: Commit) -> None:
+        for changes in commit.changes:
+            if any(note.stands_at is None for note in changes.notes):
+                self.skipped_at = commit.at
+                self.all.system.world.points["stepped_over"] += 1
+
+    def end(self, system: System) -> None:
+        letters = {(letter.record.source, letter.record.offset) for letter in system.database.tables.letters.values()}
+        for record in system.damaged:
+            stored = next(o for (_, p), o in system.database.tables.offsets.items() if p == record.source)
+            moved = system.world.faults["topic.truncated"] or system.world.faults["topic.recreated"]
+            if stored.next > record.offset and not moved and (record.source, record.offset) not in letters:
+                self.fail(f"{record.source}@{record.offset} was stepped over without a word")

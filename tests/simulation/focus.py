@@ -282,6 +282,24 @@ def strangers(plan: Plan) -> Plan:
     )
 
 
+def damage(plan: Plan) -> Plan:
+    """Answers that nobody can read, while services are slow to answer and little time is left."""
+    return replace(
+        plan,
+        sagas=max(4, plan.sagas),
+        features=plan.features | {"parallel", "within"},
+        pieces=("call", "parallel", "within"),
+        enabled=frozenset(("pause", "broker.error")),
+        rate=min(0.03, plan.rate),
+        service_rate=max(0.3, plan.service_rate),
+        wire_rate=0.0,
+        spread_us=5 * SECOND,
+        events=20,
+        kinds=("damage", "damage", "damage", "damage", "kill"),
+        horizon_us=20 * SECOND,
+    )
+
+
 def leaps(plan: Plan) -> Plan:
     """The database's clock jumps far ahead while sagas sleep and wait."""
     return replace(
@@ -365,6 +383,7 @@ FOCUSES: Mapping[str, Focus] = {
         forgetful,
         strangers,
         leaps,
+        damage,
         beating,
     )
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segue.ids import command_id
 from segue.saga import events as e
 from segue.topics.broker import Record
-from tests.simulation.broker_invariants import LEAPS, STRANGERS
+from tests.simulation.broker_invariants import LEAPS, LOST, STRANGERS
 from tests.simulation.claim_invariants import CLAIMS
 from tests.simulation.folding import difference
 from tests.simulation.header_invariants import ADVICE
@@ -669,6 +669,7 @@ ORACLES: Sequence[type[Oracle]] = (
     ADVICE,
     STRANGERS,
     LEAPS,
+    LOST,
     FENCEKEY,
     LEASES,
     S24Signals,

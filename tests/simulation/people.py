@@ -182,6 +182,26 @@ def _stranger(system: System, how: int) -> None:
     system.world.at(system.world.now + delay, lambda: system.settle_strange(transaction, written, commits=commits))
 
 
+def _damage(system: System, how: int) -> None:
+    """An answer that nobody has read yet can't be unpacked by anybody; something that can comes behind it."""
+    partitions = system.broker.partitions((NAMES.replies,))
+    partition = partitions[how % len(partitions)]
+    log = system.broker.log(partition)
+    stored = system.database.tables.offsets.get((NAMES.coordinator, partition))
+    if log.damaged or stored is None or not log.records or log.open:
+        return
+    last = log.records[-1]
+    if last is None or last.offset < stored.next or system.forged(last):
+        return
+    if any(at > last.offset for member in system.broker.members for p, at in member.positions if p == partition):
+        return  # somebody has it in hand already
+    system.world.faults["record.damaged"] += 1
+    system.broker.damage(last)
+    system.damaged.append(last)
+    for _ in range(2):
+        system.forge(last, 2)
+
+
 def _leap(system: System, how: int) -> None:
     """The database's clock jumps far ahead: all that somebody waits for is due at once."""
     system.world.faults["clock.leap"] += 1
@@ -211,7 +231,7 @@ _EVENTS: Sequence[tuple[str, Callable[[System, int], None]]] = (
     ("database_clock", _database_clock),
 )  # fmt: skip
 #: The same by their names, and what only a focus asks for.
-EVENTS = {**dict(_EVENTS), "stranger": _stranger, "leap": _leap, "forget": _forget}
+EVENTS = {**dict(_EVENTS), "damage": _damage, "stranger": _stranger, "leap": _leap, "forget": _forget}
 
 
 # --- operators and deploys

@@ -37,6 +37,8 @@ class STILL(Oracle):
             clock = self.clocks[saga.id] = _Clock(saga.deadline, at)
         elif clock.stands:
             clock.still += at - clock.last
+        # Where answers may be lost, all that waits for them gets the time in which they are asked for again.
+        clock.still += sum(event.shift for event in events if isinstance(event, e.Redriven) and event.since)
         clock.last, clock.stands = at, saga.waits or saga.undriven
         goes_on = saga.stop is None and saga.ended is None and not saga.deadline_missed and not clock.stands
         if goes_on and saga.deadline < NEVER and saga.deadline != clock.base + clock.still:

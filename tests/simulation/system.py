@@ -120,6 +120,8 @@ class System:
         self._forged: set[int] = set()
         #: Fence rows that their services have lost.
         self.forgotten: set[str] = set()
+        #: Records that nobody can read.
+        self.damaged: list[Record] = []
         #: Records that nobody must be given: of transactions that are open, or were aborted.
         self.unread: set[int] = set()
         self._conflicts: set[bytes | None] = set()

@@ -17,6 +17,7 @@ from segue.cli.connections import broker_id, database_url, kafka, reads, store
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.loading import load_attribute, load_sagas
+from segue.cli.quarantine import clear, list_quarantined
 from segue.cli.stopping import stopping
 from segue.coordinator.batches import TAKE_OVER, BatchedOutbox
 from segue.coordinator.service import Coordinator, Options
@@ -57,6 +58,9 @@ def register(app: typer.Typer) -> None:
     ):
         group = typer.Typer(help=text, no_args_is_help=True)
         command(group, "run")(function)
+        if noun == "relay":
+            command(group, "ls")(list_quarantined)
+            command(group, "clear")(clear)
         app.add_typer(group, name=noun)
 
 

@@ -239,7 +239,7 @@ def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
     shift = event.shift
     if not shift:
         return
-    if state.waiting_since is not None:
+    if state.waiting_since is not None and not event.since:
         state.waiting_since = min(state.waiting_since + shift, at)  # the deadline gets this time back already
     if state.deadline < NEVER:
         state.deadline += shift

@@ -239,6 +239,29 @@ class SqlOutboxStore:
     def quarantine(self, row: PendingRow, error: str, attempts: int) -> None:
         self._run(lambda connection: _quarantine(connection, row, error, attempts))
 
+    def quarantined(self, limit: int = 1000) -> list[Any]:
+        """The oldest messages in quarantine, without what they contain."""
+        table = outbox_quarantine_table.c
+        columns = (table.seq, table.id, table.aggregatetype, table.aggregateid, table.error, table.attempts)
+        query = select(*columns, table.quarantined_at).order_by(table.seq).limit(limit)
+
+        def work(connection: Connection) -> list[Any]:
+            return list(connection.execute(query))
+
+        return self._run(work)
+
+    def clear(self, ids: Sequence[str]) -> list[str]:
+        """Delete these messages from the quarantine; those that were there."""
+
+        def work(connection: Connection) -> list[str]:
+            table = outbox_quarantine_table
+            chosen = table.c.id.in_(list(ids))
+            found = [str(id) for id in connection.execute(select(table.c.id).where(chosen)).scalars()]
+            connection.execute(delete(table).where(chosen))
+            return found
+
+        return self._run(work)
+
     def release(self, owner: str) -> None:
         def work(connection: Connection) -> None:
             lanes = outbox_lane_table
