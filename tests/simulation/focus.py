@@ -358,6 +358,21 @@ def beating(plan: Plan) -> Plan:
     )
 
 
+def scopes(plan: Plan) -> Plan:
+    """Sagas undo parts of themselves and go on, while services answer late and coordinators die."""
+    return replace(
+        plan,
+        features=plan.features | {"scope", "take_back"},
+        pieces=("scope", "take_back", "scope", "call"),
+        endings=0.4,
+        service_rate=0.1,
+        refuse_rate=0.1,
+        events=2,
+        kinds=("redrive", "kill"),
+        horizon_us=20 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -379,6 +394,7 @@ FOCUSES: Mapping[str, Focus] = {
         steps_back,
         hangs,
         told,
+        scopes,
         odd_headers,
         forgetful,
         strangers,

@@ -20,6 +20,7 @@ from tests.simulation.oracles import Commit, Oracle, Oracles, header
 from tests.simulation.person_invariants import CAUSE, STILL
 from tests.simulation.plan import NEVER
 from tests.simulation.run_invariants import S23Runs
+from tests.simulation.scope_invariants import SCOPES
 from tests.simulation.shadow import SagaSeen, StepSeen
 from tests.simulation.signal_invariants import S24Signals
 from tests.simulation.time_invariants import SIGNS, TIME, WAKE
@@ -666,6 +667,7 @@ ORACLES: Sequence[type[Oracle]] = (
     TOLD,
     STILL,
     CAUSE,
+    SCOPES,
     ADVICE,
     STRANGERS,
     LEAPS,

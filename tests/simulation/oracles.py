@@ -325,6 +325,6 @@ _JUDGED: frozenset[type] = frozenset(
         e.StepSucceeded, e.StepFailed, e.StepUnknown, e.StepSkipped, e.StepInDoubt, e.StepUndone, e.UndoDeferred,
         e.RetryPlanned, e.CommandSent, e.CommandResent, e.TimerFired, e.StopRequested, e.Ended, e.SignalReceived,
         e.ProgressReported, e.StepParked, e.Redriven, e.Undriven,
-        e.StopHeld, e.DeadlineMissed, e.RunEnded, e.Continued,
+        e.StopHeld, e.DeadlineMissed, e.RunEnded, e.Continued, e.UndoRequested,
     )
 )  # fmt: skip

@@ -137,6 +137,11 @@ class Code:
                     pass
             case "pivot":
                 s.pivot()
+            case "scope":
+                async with s.scope("part"):
+                    await self.do(s, node.parts[0])
+            case "take_back":
+                await self.take_back(s, node)
             case "again":
                 self.again(s, node)
             case "fail":
@@ -168,6 +173,20 @@ class Code:
                 s.set(STAGE, await s.receive(NUDGE, timeout=timedelta(0)))
         except TimeoutError:
             pass
+
+    async def take_back(self, s: Saga, node: Node) -> None:
+        """Call a few, and have one of them undone."""
+        names = [f"part-{s.uuid()}" for _ in node.parts]
+        for name, part in zip(names, node.parts, strict=True):
+            try:
+                await self.call(s, part, part.name, step=name)
+            except ActivityError:
+                return
+        try:
+            await s.undo(names[0])
+        except ContractError:  # past the pivot
+            if self.broken:
+                raise
 
     def again(self, s: Saga, node: Node) -> None:
         deadline = timedelta(seconds=8) if node.flags & RENEWED else None
@@ -280,22 +299,36 @@ def _piece(s: Stream, features: frozenset[str], depth: int, pieces: Sequence[str
     feature = pieces[kind % len(pieces)] if pieces else _PIECES.get(kind)
     if feature is None or feature not in features:
         return _call(s, features)
+    if feature in ("scope", "take_back", "parked", "recover"):
+        return _part(s, features, feature)
     if feature in ("parallel", "within", "try"):
         return _nested(s, features, depth, feature, kind)
     match feature:
         case "signal":
             ms = (2_000, 10_000)[s.pick(2)]
             return Node("signal", ms=ms, flags=s.pick(2) if ODD_SIGNALS in features else 0)
-        case "parked":
-            return Node("call", _COMPENSABLE[s.pick(2)], _TIMES[0], PARK)
-        case "recover":
-            return Node("try", parts=(_call(s, features), Node("bug")))
         case "map":
             return Node("map", ("pay.do", "box.do")[s.pick(2)], 9_000, 1 + s.pick(4))
         case "sleep":
             return Node("sleep", ms=(700, 3_000)[s.pick(2)])
         case _:
             return Node("bug") if s.chance(0.5) else Node("seq", parts=(_call(s, features), Node("bug")))
+
+
+def _part(s: Stream, features: frozenset[str], feature: str) -> Node:
+    """What only a focus asks for."""
+    match feature:
+        case "scope":
+            fails = (Node("fail"),) if s.chance(0.6) else ()
+            parts = (_call(s, features), Node("par", parts=(_call(s, features), _call(s, features))), *fails)
+            return Node("scope", parts=(Node("seq", parts=parts),))
+        case "take_back":
+            calls = tuple(Node("call", _COMPENSABLE[s.pick(2)], _TIMES[s.pick(3)]) for _ in range(2))
+            return Node("take_back", parts=calls)
+        case "parked":
+            return Node("call", _COMPENSABLE[s.pick(2)], _TIMES[0], PARK)
+        case _:
+            return Node("try", parts=(_call(s, features), Node("bug")))
 
 
 def _nested(s: Stream, features: frozenset[str], depth: int, feature: str, kind: int) -> Node:

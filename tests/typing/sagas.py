@@ -98,3 +98,20 @@ async def mistakes(s: Saga, order: Order, shipped: Shipped) -> None:
     await s.map(ship, [shipped])  # type: ignore[misc] # other inputs
     await s.call(charge, order, timeout=30)  # type: ignore[call-overload] # seconds without a unit
     s.set(shipped_share, "half")  # type: ignore[misc] # another type of attribute
+
+
+@saga("takes-back")
+async def takes_back(s: Saga, order: Order) -> Shipped:
+    shipped = await s.call(ship, order, compensate=recall)
+    async with s.scope("part") as part:
+        assert_type(await s.call(charge, order, compensate=refund), Charged)
+    assert_type(part.undone, bool)
+    await s.undo(ship)
+    await s.undo("shipping.ship#2")
+    await s.undo(3)  # type: ignore[arg-type]
+    return s.compensated(shipped)
+
+
+@saga("wrong-result")
+async def wrong_result(s: Saga, order: Order) -> Shipped:
+    return s.compensated(order)  # type: ignore[return-value]

@@ -49,6 +49,8 @@ class Scope:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        if isinstance(error, GeneratorExit):
+            return False  # thrown away with its saga, in no task any more
         assert self._token is not None
         _SCOPES.reset(self._token)
         program = self._program

@@ -1,0 +1,38 @@
+"""Mutants of the undo of a part of a saga."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import segue.saga.fold_steps as fold_steps
+import segue.saga.transition as transition
+from segue.saga.steps import Delivery
+from segue.saga.undo import UndoPlan
+from tests.simulation.patching import Patch, mutant
+
+Turn: Any = transition._Turn
+
+
+@mutant("a part of a saga is undone all at once, in no order", focus="scopes")
+def part_unordered(patch: Patch) -> None:
+    old = Turn.undo_plans
+
+    def undo_plans(self: Any) -> list[UndoPlan]:
+        if self.state.undoing:
+            plans: list[UndoPlan] = old(self)
+            return plans
+        return [UndoPlan(self.state.abandoned.values(), in_order=False)]
+
+    patch(Turn, "undo_plans", undo_plans)
+
+
+@mutant("the code goes on while a part of it is still being undone", focus="scopes")
+def part_not_awaited(patch: Patch) -> None:
+    old = fold_steps.undo_requested
+
+    def undo_requested(state: Any, event: Any) -> None:
+        old(state, event)
+        if state.undo_requests.pop(event.n, None) is not None:
+            state.deliveries.append(Delivery("undo", n=event.n))
+
+    patch(fold_steps, "undo_requested", undo_requested)
