@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from segue.cli import audit, config, db, demo, dev, dlq, init, run, saga, topics, verify
+from segue.cli import audit, config, db, demo, dev, dlq, init, lint, run, saga, topics, verify
 from segue.cli.bench import run as bench
 
 
@@ -17,7 +17,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for noun in (init, dev, demo, bench, run, saga, dlq, topics, audit, db, config, verify):
+    for noun in (init, dev, demo, bench, run, saga, dlq, topics, audit, db, config, verify, lint):
         noun.register(app)
     return app
 

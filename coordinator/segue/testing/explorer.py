@@ -16,6 +16,7 @@ from segue.contract import Signal
 from segue.errors import UsageError
 from segue.saga import events as e
 from segue.saga.definition import SagaDefinition
+from segue.saga.lint import lint
 from segue.saga.retry import micros
 from segue.testing.contracts import AnyActivity, saga_of
 from segue.testing.failures import NotMocked
@@ -83,6 +84,7 @@ class _Explorer:
         self.user_check = user_check
         self.budget = budget
         self.report = Report(saga=world.definition.name, version=world.definition.version, budget=budget)
+        self.report.lint = tuple(f"{x.file.rpartition('/')[2]}:{x.line}: {x.what}" for x in lint(world.definition))
         self.stands: dict[str, Stand] = {}
         self.seen: set[tuple[str, Fault]] = set()
         self.singles: deque[Plan] = deque()

@@ -93,6 +93,8 @@ class Report:
     may_be_in_doubt: dict[str, int] = field(default_factory=dict)
     #: Activities without a compensation whose effect stood although the saga failed or was undone: how often.
     left_standing: dict[str, int] = field(default_factory=dict)
+    #: Lines of the saga's code that may do something else at a replay.
+    lint: tuple[str, ...] = ()
     #: Signals that the saga has waited for and that `signals` does not have: they never came.
     never_sent: set[str] = field(default_factory=set)
 
@@ -209,6 +211,7 @@ class Report:
                     f"warning: without a fault the saga is {case.outcome}{f' ({case.error})' if case.error else ''}: "
                     "what comes after that is not explored"
                 )
+        yield from (f"warning: {line}" for line in self.lint)
         for signal in sorted(self.never_sent):
             yield f"warning: the saga waits for the signal {signal}, and signals= does not have it: it never came"
         for activity, times in sorted(self.may_be_in_doubt.items()):
