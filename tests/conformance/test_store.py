@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from segue.coordinator.store import BEGINNING, Changes, DeadLetterState, Look
+from segue.coordinator.store import BEGINNING, Changes, DeadLetterState, Look, OffsetNote
 from segue.errors import Fenced
 from segue.topics.broker import Partition
 from tests.conformance.store_kit import (
@@ -109,6 +109,25 @@ def test_coordinators_of_other_names_have_offsets_of_their_own(bench: Bench) -> 
     assert store.offsets(COORDINATOR)[P0].next == 5
     assert store.offsets("other")[P0].next == 2
     assert store.offsets("nobody") == {}
+
+
+def test_when_something_was_stepped_over_is_kept_with_the_offset_and_stays_as_it_moves(bench: Bench) -> None:
+    store = bench.store()
+    store.seed_offsets(COORDINATOR, {P0: offset(5), P1: offset(0)})
+
+    with store.batch() as batch:
+        batch.write(Changes(notes=[OffsetNote(coordinator=COORDINATOR, partition=P1, stands_at=0, problem="damaged")]))
+    assert store.offsets(COORDINATOR)[P1] == offset(0)
+    with store.batch() as batch:
+        batch.fence(COORDINATOR, [move(5, 6)])
+        batch.write(Changes(notes=[OffsetNote(coordinator=COORDINATOR, partition=P0)]))
+        now = batch.now
+    with store.batch() as batch:
+        batch.fence(COORDINATOR, [move(6, 9)])
+
+    stored = store.offsets(COORDINATOR)
+    assert (stored[P0].next, stored[P0].skipped_at) == (9, now)
+    assert stored[P1] == offset(0)
 
 
 # Sagas

@@ -7,12 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import confluent_kafka
 import pytest
+from sqlalchemy import select
 
 from segue.clock import fresh_id
+from segue.coordinator import schema
+from segue.coordinator.store import Changes, OffsetNote, StoredOffset
 from segue.topics.admin import TopicSpec
 from segue.topics.broker import Partition, Unreadable
 from segue.topics.kafka import KafkaAdmin, KafkaConsumer
 from segue.topics.settings import KafkaSettings
+from tests.unit.cli.kit import Database, segue
 
 #: Seconds after which a test gives up.
 PATIENCE = 60.0
@@ -65,6 +69,37 @@ def test_a_batch_that_the_client_cannot_unpack_is_noticed_and_reading_goes_on_be
     assert consumer.readable_from(partition, 0) == 0, "what can be read is no obstacle"
     consumer.seek({partition: behind})
     assert _next_value(consumer) == b"after"
+
+
+def test_a_partition_that_stands_is_told_of_and_skipped_by_hand(kafka_bootstrap: str, sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    topic = f"bombs-{fresh_id()}"
+    admin = KafkaAdmin(KafkaSettings(bootstrap=kafka_bootstrap))
+    admin.create([TopicSpec(name=topic, partitions=1, replication=1)])
+    admin.close()
+    bomb(kafka_bootstrap, topic, 3)
+    write(kafka_bootstrap, topic, b"after")
+    partition, name = Partition(topic, 0), "shop"
+    database.store.seed_offsets(name, {partition: StoredOffset(next=0, topic_id="t-1")})
+    with database.store.batch() as batch:
+        note = OffsetNote(coordinator=name, partition=partition, stands_at=0, problem="Invalid compressed data")
+        batch.write(Changes(notes=[note]))
+    settings = (f"coordinator.database={sqlite_url}", f"coordinator.name={name}", f"kafka.bootstrap={kafka_bootstrap}")
+    options = [word for one in settings for word in ("--set", one)]
+
+    told = segue("verify", *options)
+    assert told.code == 1
+    assert f"segue topics skip {topic} 0 0" in told.out.replace("\n", " ")
+    assert segue("topics", "skip", topic, "0", "0", *options).code == 2, "a reason is needed"
+    assert segue("topics", "skip", topic, "0", "1", "--reason", "bomb", *options).code != 0, "it does not stand there"
+    assert segue("topics", "skip", topic, "0", "0", "--reason", "bomb", "--actor", "ann", *options).code == 0
+    stored = database.store.offsets(name)[partition]
+    assert stored.next == 3
+    assert stored.skipped_at is not None
+    [line] = database.rows(select(schema.audit))
+    assert (line.action, line.actor, line.before, line.after) == ("offset.skip", "ann", "0", "3")
+    assert segue("verify", *options).code == 0
+    database.close()
 
 
 def _until_unreadable(consumer: KafkaConsumer, partition: Partition) -> Unreadable:
