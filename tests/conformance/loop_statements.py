@@ -176,13 +176,14 @@ def fill(connection: Connection) -> None:
 
 _OF_SAGA = (
     "id, definition, version, tenant, attributes, input, started_at, status, attention, attempt, updated_at,"
-    " revision, undriven, wake_at, alarm_at"
+    " revision, undriven, wake_at, alarm_at, coordinator"
 )
 _FILL = (
     f"INSERT INTO saga ({_OF_SAGA}) SELECT 'ended-' || n, 'order', 1, '', '{{}}', '1', now(), 'completed', 'none', 1,"
-    " now(), 3, false, NULL, NULL FROM generate_series(1, MANY) n",
+    " now(), 3, false, NULL, NULL, 'orders' FROM generate_series(1, MANY) n",
     f"INSERT INTO saga ({_OF_SAGA}) SELECT 'o-' || n, 'order', 1, '', '{{}}', '1', now(), 'running', 'none', 1,"
-    " now(), 1, false, now() + interval '1 day', now() + interval '1 day' FROM generate_series(1, 5) n",
+    " now(), 1, false, now() + interval '1 day', now() + interval '1 day', 'orders'"
+    " FROM generate_series(1, 5) n",
     "INSERT INTO saga_event (saga_id, seq, type, at, payload, message_id)"
     " SELECT 'ended-' || n, seq, 'Started', now(), '[]', 'x' || seq FROM generate_series(1, MANY / 3) n,"
     " generate_series(1, 3) seq",

@@ -180,7 +180,9 @@ def live_versions(coordinator: str) -> Select[Any, Any]:
 def nobodys(limit: int, *, live: bool) -> Select[Any, Any]:
     """(id, first transition of its run) of sagas of which the row does not say who drives them, locked."""
     first = and_(saga_event.c.saga_id == saga.c.id, saga_event.c.seq == saga.c.first_seq)
-    found = select(saga.c.id, saga_event.c.payload).join(saga_event, first).where(saga.c.coordinator == "")
+    # Said in the statement and not by a parameter, or the index of just these rows is none for a plan that is kept.
+    nobodys = saga.c.coordinator == literal_column("''")
+    found = select(saga.c.id, saga_event.c.payload).join(saga_event, first).where(nobodys)
     if live:
         found = found.where(saga.c.status.in_(_LIVE))
     return found.order_by(saga.c.id).limit(limit).with_for_update(of=saga, skip_locked=True)

@@ -61,6 +61,38 @@ def test_the_answer_of_a_delivery_that_was_taken_over_is_refused(service: Servic
     assert service.committed() == 2
 
 
+def test_a_worker_whose_own_handler_is_silent_takes_it_over_and_the_partition_goes_on(service: Service) -> None:
+    seen: list[Any] = []
+
+    def rebuild(ctx: Any, order: Order) -> None:
+        seen.append(ctx.details)
+        if len(seen) == 1:
+            ctx.heartbeat("half")
+            service.clock.seconds += 20
+            service.send(sent())
+            service.loop.step()
+            assert seen == [None], "it has not been silent for long enough"
+            service.clock.seconds += 15
+            service.loop.step()
+            assert seen == [None, "half"]
+            service.settle()
+            assert service.outcomes()[-1] == "success"
+            assert service.committed() == 2, "whether the old one ever ends is of no consequence"
+            ctx.heartbeat("nobody hears this")
+
+    service.consumer.close()
+    service.worker.handle(reindex, transaction="manual")(rebuild)
+    service.connect()
+    service.send(sent())
+    service.settle()
+    assert service.outcomes()[0] == "pending"
+    assert len({reply.id for reply in service.replies()[1:]}) == 1, "the old one can only say what the new one said"
+    assert service.inbox()[0].lease == 2
+    service.send(command(step="other"))
+    service.settle()
+    assert service.committed() == 3
+
+
 def test_a_code_that_the_protocol_has_too_is_the_handlers_own_if_it_says_so(service: Service) -> None:
     def refuse(ctx: Any, order: Order) -> Any:
         raise Rejected("expired" if order.id == "o-1" else "no")
