@@ -2,6 +2,7 @@
 
 VENV := .venv
 ROOTS := topics outbox activities coordinator migrations
+API := segue.contract segue.saga segue.activities segue.client segue.outbox segue.testing segue.topics segue.errors segue.limits
 PROGRAMS := tests examples benchmarks
 # mypy refuses a folder without Python in it.
 TYPED = $(foreach folder,$(ROOTS) $(PROGRAMS),$(if $(shell find $(folder) -name '*.py' -print -quit 2>/dev/null),$(folder)))
@@ -19,7 +20,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ruff layout layers mypy basedpyright format api bench simulate mutants chaos kafka postgres up down clean
+.PHONY: help demo test lint ruff layout layers mypy basedpyright format api docs bench simulate mutants chaos kafka postgres up down clean
 
 help: ## show this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ format: $(DEV) ## lay out the source, sort the imports
 
 api: $(DEV) ## record the public API, after a change of it that is wanted
 	$(PYTHON) -m tests.unit.public_api
+
+docs: $(DEV) ## write the reference of the Python API to build/docs, from the docstrings
+	$(PYTHON) -m pdoc --no-show-source --docformat markdown --output-directory build/docs $(API)
 
 bench: $(DEV) ## measure; QUICK=1 within 3 minutes; figures and how they were taken are in docs/performance.md
 	$(PYTHON) -m benchmarks $(if $(QUICK),--quick) $(ARGS)

@@ -142,6 +142,13 @@ class Worker(Generic[S]):
         return isinstance(self._sessions, async_sessionmaker)
 
     @property
+    def database_url(self) -> str | None:
+        """Where its sessions go, with the password; None if they are bound elsewhere than in the sessionmaker."""
+        bind = getattr(self._sessions, "kw", {}).get("bind")
+        url = getattr(bind, "url", None)
+        return None if url is None else str(url.render_as_string(hide_password=False))
+
+    @property
     def activities(self) -> Sequence[str]:
         """The activities that have a handler."""
         return sorted(self._registrations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import getpass
 import os
 import pwd
@@ -116,6 +117,6 @@ def read_argument(text: str) -> tuple[bytes, str]:
     if text == "@-":
         return sys.stdin.buffer.read(), "the standard input"
     try:
-        return Path(text[1:]).read_bytes(), text[1:]
+        return Path(text[1:]).read_bytes().removeprefix(codecs.BOM_UTF8), text[1:]
     except OSError as error:
         raise ConfigError(f"cannot read {text[1:]}: {error.strerror}") from None

@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import IO
 
 from segue.clock import SYSTEM_CLOCK, Clock
@@ -30,6 +31,7 @@ class Child:
 
     name: str
     command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     reader: threading.Thread | None = None
     started_at: float = 0.0
@@ -50,9 +52,9 @@ class Children:
         self._children: list[Child] = []
         self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
 
-    def add(self, name: str, command: Sequence[str]) -> None:
-        """Start a child."""
-        child = Child(name, command)
+    def add(self, name: str, command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Start a child; `environment`: what only this one gets."""
+        child = Child(name, command, environment)
         self._children.append(child)
         self._start(child)
 
@@ -87,7 +89,7 @@ class Children:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=self._environment,
+            env={**self._environment, **child.environment},
             start_new_session=True,
         )
         child.started_at = self._clock.monotonic()

@@ -24,16 +24,25 @@ from segue.coordinator.queries import LIVE, SagaFilter
 from segue.coordinator.reads import Reads
 from segue.settings.embedded import BROKER_FILE
 from segue.topics.broker import Outgoing
-from segue.topics.embedded import EMBEDDED_PROPERTIES
 from segue.topics.envelope import Request
 from segue.topics.kafka import KafkaProducer
-from segue.topics.settings import KafkaSettings
+from segue.topics.settings import EMBEDDED_PROPERTIES, KafkaSettings
 
 #: Seconds until the processes must be up, and until all orders must have ended.
 STARTED, FINISHED = 60.0, 300.0
 #: What the two accounts of the project hold in the beginning, in cents.
 _CENTS = 50_000 + 500
 _PRICE, _TOO_DEAR = 10, 10_001
+
+
+_NEXT = (
+    "The directory is gone again. To have the same project, and to see one saga from the inside:",
+    "",
+    "  segue init shop && cd shop",
+    "  segue dev sagas payments:worker                            # in a second terminal:",
+    "  segue saga start order @order.json --id order-17 --wait",
+    "  segue saga show order-17",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -144,5 +153,8 @@ def _tell(
         run.out.table(("status", "orders"), [(str(status), count) for status, count in statuses.items()])
         run.out.line(f"paid: {paid[0]} cents; price of what is reserved: {paid[1]} cents")
         run.out.line(f"transitions of one compensated order: {len(steps)}")
+        run.out.line()
+        for line in _NEXT:
+            run.out.line(line)
     if not balanced:
         raise Problem("somebody paid for nothing, or got something for nothing")

@@ -16,7 +16,7 @@ import typer
 
 from segue.activities import Worker
 from segue.cli.children import Children
-from segue.cli.connections import database_url
+from segue.cli.connections import database_url, service_url
 from segue.cli.db import migrate
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
@@ -28,7 +28,8 @@ from segue.errors import ConfigError, UsageError
 from segue.settings import EMBEDDED
 from segue.settings.deployment import names_of
 from segue.settings.embedded import BROKER_FILE, running_broker, write_broker_file
-from segue.settings.load import environment_with
+from segue.settings.load import environment_with, variable_of
+from segue.settings.masking import mask_url
 from segue.topics.embedded import EmbeddedBroker
 
 #: Seconds that the children have to drain.
@@ -52,7 +53,10 @@ def develop(
         ),
     ],
 ) -> None:
-    """Run a broker, a coordinator and your workers on this machine until Ctrl-C."""
+    """Run a broker, a coordinator and your workers on this machine until Ctrl-C.
+
+    The outboxes of the workers' databases, and that of relay.database, are published, too.
+    """
     sagas, workers = split(modules)
     if run.loaded.settings.kafka.bootstrap != EMBEDDED:
         raise ConfigError(
@@ -69,6 +73,11 @@ def develop(
             children.add("coordinator", _segue(run, "coordinator", "run", *sagas))
             for spec in workers:
                 children.add(spec, _segue(run, "worker", "run", spec))
+            for url in _outboxes(run, workers):
+                # A saga that a service starts in its own transaction is in its outbox.
+                children.add(
+                    f"relay {mask_url(url)}", _segue(run, "relay", "run"), {variable_of("relay.database"): url}
+                )
             run.out.note(f"broker at {address}, state in {database_url(run)}; Ctrl-C stops all")
             while not stop.is_set():
                 ended = children.step(_LOOK)
@@ -93,6 +102,17 @@ def split(modules: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _is_worker(spec: str) -> bool:
     return ":" in spec and isinstance(load_attribute(spec, "a saga or a worker"), Worker)
+
+
+def _outboxes(run: Invocation, workers: Sequence[str]) -> list[str]:
+    """The databases whose outboxes nobody else would publish at once: those of the workers, and relay.database."""
+    urls = [url for spec in workers if (url := load_worker(spec).database_url) is not None]
+    if run.loaded.settings.relay.database:
+        urls.append(run.loaded.settings.relay.database)
+    found = dict.fromkeys(service_url(url).render_as_string(hide_password=False) for url in urls)
+    return [
+        url for url in found if url != database_url(run) and ":memory:" not in url and not url.endswith("sqlite://")
+    ]
 
 
 def _topics(run: Invocation, sagas: Sequence[str], workers: Sequence[str]) -> list[str]:

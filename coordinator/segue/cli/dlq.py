@@ -31,6 +31,7 @@ from segue.cli.asking import (
     manner,
     show_wishes,
 )
+from segue.cli.completing import dead_letters, saga_ids
 from segue.cli.connections import reads
 from segue.cli.escape import escape, excerpt
 from segue.cli.invocation import Invocation, command
@@ -44,8 +45,10 @@ from segue.errors import UsageError
 #: Dead letters that still wait for somebody.
 OPEN = ("received", "parked", "dead")
 
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]...")]
-Saga = Annotated[str | None, typer.Option("--saga", metavar="ID", help="Only those of this saga.")]
+Ids = Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]...", autocompletion=dead_letters)]
+Saga = Annotated[
+    str | None, typer.Option("--saga", metavar="ID", help="Only those of this saga.", autocompletion=saga_ids)
+]
 Since = Annotated[str | None, typer.Option("--since", metavar="WHEN", help="Stored since: 2h, 3d, or a time.")]
 Fingerprint = Annotated[
     str | None, typer.Option("--fingerprint", metavar="HEX", help="Only this kind of error; its beginning is enough.")
@@ -126,7 +129,9 @@ def list_letters(
             run.out.note(f"more: --after {page.next}")
 
 
-def show_letter(run: Invocation, number: Annotated[int, typer.Argument(metavar="NUMBER")]) -> None:
+def show_letter(
+    run: Invocation, number: Annotated[int, typer.Argument(metavar="NUMBER", autocompletion=dead_letters)]
+) -> None:
     """Show one dead letter with its record; `--json` has key, value and headers byte-identical, as base64."""
     found = reads(run)
     letter = found.dead_letter(number)

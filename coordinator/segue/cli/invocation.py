@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ import typer
 
 from segue.cli.exits import Exit, exit_of
 from segue.cli.out import Out
+from segue.cli.standard import give_up_stdout, is_refusal, refusal
 from segue.errors import ConfigError, SegueError
 from segue.settings import Loaded, load
 from segue.settings.load import variable_of
@@ -124,9 +124,15 @@ def perform(
     except KeyboardInterrupt:
         raise typer.Exit(Exit.INTERRUPTED) from None
     except BrokenPipeError:
-        # `segue saga ls | head`: the reader has seen enough. Keep the interpreter's last flush from failing, too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `segue saga ls | head`: the reader has seen enough.
+        give_up_stdout()
         raise typer.Exit(Exit.OK) from None
+    except OSError as error:
+        if debug or not is_refusal(error):
+            raise
+        give_up_stdout()
+        out.error("output", refusal(error))
+        raise typer.Exit(Exit.PROBLEM) from None
 
 
 def _seen_by_others(flags: Mapping[str, tuple[str, object]]) -> Iterator[str]:

@@ -5,6 +5,7 @@ With `--json` stdout holds exactly one JSON document (or, where a command says s
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -46,7 +48,7 @@ class Out:
 
     def __init__(self, *, json: bool = False, width: int | None = None) -> None:
         self.json = json
-        piped = None if sys.stdout.isatty() else 160
+        piped = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
         self._stdout = Console(width=width or piped, highlight=False, markup=False, emoji=False, soft_wrap=False)
         self._stderr = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -89,12 +91,34 @@ class Out:
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
         """Rows under headers."""
+        cells = [[cell(value) for value in row] for row in rows]
+        # A column that says nothing in any row takes no room.
+        kept = [n for n in range(len(headers)) if n == 0 or any(row[n].plain not in ("", "-") for row in cells)]
+        headers, cells = [headers[n] for n in kept], [[row[n] for n in kept] for row in cells]
+        widths = column_widths([[Text(header) for header in headers], *cells], self._stdout.width)
+        if widths is None:
+            self._blocks(headers, cells)
+            return
         table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-        for header in headers:
-            table.add_column(header, overflow="fold")
-        for row in rows:
-            table.add_row(*(cell(value) for value in row))
+        for header, width in zip(headers, widths, strict=True):
+            table.add_column(header, overflow="fold", width=width)
+        for row in cells:
+            table.add_row(*row)
         self._stdout.print(table)
+
+    def _blocks(self, headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+        """Rows one below the other, where the terminal is too narrow for them side by side."""
+        for first, *others in rows:
+            self._stdout.print(Text.assemble((first.plain, "bold")), soft_wrap=True)
+            pairs = [
+                (name, value) for name, value in zip(headers[1:], others, strict=True) if value.plain not in ("", "-")
+            ]
+            table = Table(box=None, pad_edge=False, show_header=False, show_edge=False)
+            table.add_column(style="dim", no_wrap=True)
+            table.add_column(overflow="fold")
+            for name, value in pairs:
+                table.add_row(f"  {name}", value)
+            self._stdout.print(table)
 
     def facts(self, pairs: Iterable[tuple[str, Cell]]) -> None:
         """Names and values, one a line; pairs without a value are left out."""
@@ -128,6 +152,30 @@ class Out:
             yield advance
 
 
+def column_widths(rows: Sequence[Sequence[Text]], width: int) -> list[int] | None:
+    """How wide each column is to be, so that no word is broken; None where that is not possible.
+
+    What is left is given to the columns in order, the shortest of them first: long texts are those that wrap.
+    """
+    gaps = 2 * (len(rows[0]) - 1)
+    natural = [max(row[n].cell_len for row in rows) for n in range(len(rows[0]))]
+    if sum(natural) + gaps <= width:
+        return natural
+    widths = [min(natural[n], max(_longest_word(row[n]) for row in rows)) for n in range(len(natural))]
+    left = width - gaps - sum(widths)
+    if left < 0:
+        return None
+    for n in sorted(range(len(natural)), key=natural.__getitem__):
+        more = min(left, natural[n] - widths[n])
+        widths[n] += more
+        left -= more
+    return widths
+
+
+def _longest_word(text: Text) -> int:
+    return max((cell_len(word) for word in text.plain.split()), default=0)
+
+
 def cell(value: Cell) -> Text:
     """A value as a person reads it; statuses in their colour."""
     if isinstance(value, Text):
@@ -147,6 +195,11 @@ def cell(value: Cell) -> Text:
 def moment(at: datetime) -> str:
     """`2026-11-21 11:33:57Z`."""
     return at.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def precise(at: datetime) -> str:
+    """`2026-11-21 11:33:57.042Z`: what happened within a second has an order and a duration, too."""
+    return at.strftime("%Y-%m-%d %H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
 
 
 def relative(at: datetime, now: datetime) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 
 from segue.activities import Worker
 from segue.cli.collecting import collecting_rarely
-from segue.cli.connections import broker_id, database_url, kafka, reads, store
+from segue.cli.connections import broker_id, database_url, kafka, reads, service_url, store
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.loading import load_attribute, load_sagas
@@ -208,7 +208,7 @@ def _relay(run: Invocation, url: str | None, client: KafkaSettings, observer: Ob
 
     It has a producer and an engine of its own: both belong to one thread.
     """
-    engine = create_engine(url or database_url(run), hide_parameters=True)
+    engine = create_engine(service_url(url) if url else database_url(run), hide_parameters=True)
     run.closing.callback(engine.dispose)
     store = BatchedOutbox(engine) if url in (None, database_url(run)) else SqlOutboxStore(engine)
     return Relay(store, _producer(run, client, observer), options=options, observer=observer)

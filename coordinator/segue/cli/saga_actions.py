@@ -26,19 +26,18 @@ from segue.cli.asking import (
     manner,
     show_wishes,
 )
+from segue.cli.completing import saga_ids, steps
 from segue.cli.connections import reads
 from segue.cli.invocation import Invocation, command
-from segue.coordinator.preview import preview
 from segue.coordinator.queries import SagaFilter
 from segue.coordinator.reads import Reads, database_now, read_history, read_saga
-from segue.coordinator.requests import arguments_of, input_of
 from segue.errors import UsageError
 from segue.settings.deployment import limits_of
 
 Kind = Literal["retry", "skip", "resolve", "cancel"]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...")]
-OneId = Annotated[str, typer.Argument(metavar="ID")]
-StepName = Annotated[str, typer.Argument(metavar="STEP")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", autocompletion=saga_ids)]
+OneId = Annotated[str, typer.Argument(metavar="ID", autocompletion=saga_ids)]
+StepName = Annotated[str, typer.Argument(metavar="STEP", autocompletion=steps)]
 
 
 class Outcome(StrEnum):
@@ -57,7 +56,9 @@ def register(sagas: typer.Typer) -> None:
 def retry(
     run: Invocation,
     ids: Ids = None,
-    step: Annotated[str | None, typer.Option(help="Only this step; else all that wait for a person.")] = None,
+    step: Annotated[
+        str | None, typer.Option(help="Only this step; else all that wait for a person.", autocompletion=steps)
+    ] = None,
     edited: Annotated[
         str | None,
         typer.Option("--input", metavar="JSON|@FILE", help="Another input for the step (one saga, one step)."),
@@ -136,7 +137,7 @@ def resolve(
 
 def cancel(
     run: Invocation,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", autocompletion=saga_ids)],
     compensate: Annotated[
         str,
         typer.Option(metavar="all|none|to:STEP", help="What to undo; to:STEP keeps that step and what was before it."),
@@ -180,6 +181,9 @@ def _previewed(found: Reads, kind: Kind, saga_id: str, arguments: Mapping[str, A
         row = read_saga(connection, saga_id)
         history = read_history(connection, saga_id)
         now = database_now(connection)
+    from segue.coordinator.preview import preview
+    from segue.coordinator.requests import arguments_of, input_of
+
     encoded = msgspec.json.encode(arguments)
     request = input_of(kind, arguments_of(encoded), actor=how.actor, reason=how.reason)
     accepted, effects = preview(row.id, history, request, now)

@@ -10,18 +10,18 @@ from typing import Annotated, TextIO
 import typer
 
 from segue.cli.arguments import since_option
+from segue.cli.completing import saga_ids
 from segue.cli.connections import reads
 from segue.cli.invocation import Invocation
 from segue.clock import to_micros
 from segue.coordinator.queries import SagaFilter
 from segue.coordinator.reads import Reads, read_history, read_saga
 from segue.errors import ConfigError, UsageError
-from segue.testing.recorded import export
 
 
 def export_sagas(
     run: Invocation,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", autocompletion=saga_ids)] = None,
     definition: Annotated[str | None, typer.Option(help="All of this saga type.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Only sagas that are under way.")] = False,
     since: Annotated[str | None, typer.Option(metavar="WHEN", help="All that changed since.")] = None,
@@ -66,6 +66,8 @@ def _opened(path: Path) -> TextIO:
 
 def _histories(found: Reads, ids: list[str]) -> Iterator[str]:
     """The present run of each saga, which is all that its code is replayed with. Raises NotFound."""
+    from segue.testing.recorded import export
+
     for saga_id in ids:
         with found.snapshot() as connection:
             row = read_saga(connection, saga_id)

@@ -10,10 +10,11 @@ import msgspec
 import typer
 from rich.text import Text
 
+from segue.cli.completing import saga_ids
 from segue.cli.connections import reads
 from segue.cli.escape import escape, excerpt
 from segue.cli.invocation import Invocation
-from segue.cli.out import Cell, Out, cell, moment, moment_and_relative
+from segue.cli.out import Cell, Out, cell, moment, moment_and_relative, precise
 from segue.cli.plain import plain_view
 from segue.coordinator.store import AuditEntry, SagaRow
 from segue.coordinator.view import SagaView, StepView, Wait, view_saga
@@ -24,7 +25,7 @@ _HEAD, _TAIL = 10, 40
 
 def show_saga(
     run: Invocation,
-    saga_id: Annotated[str, typer.Argument(metavar="ID")],
+    saga_id: Annotated[str, typer.Argument(metavar="ID", autocompletion=saga_ids)],
     everything: Annotated[
         bool, typer.Option("--all", help="Show all of a long history and of earlier runs, and whole payloads.")
     ] = False,
@@ -206,4 +207,4 @@ def _history(out: Out, view: SagaView, everything: bool) -> None:
 
 def _lines(entries: Any) -> Iterator[tuple[Cell, ...]]:
     for entry in entries:
-        yield entry.seq, entry.at, entry.text
+        yield entry.seq, precise(entry.at), entry.text

@@ -16,7 +16,6 @@ from segue.cli.arguments import payload_argument, wait_option
 from segue.cli.connections import kafka, reads
 from segue.cli.exits import NotYet, Problem
 from segue.cli.invocation import Invocation
-from segue.cli.loading import load_sagas
 from segue.cli.out import cell
 from segue.cli.plain import as_json, plain_row
 from segue.clock import SYSTEM_CLOCK, fresh_id
@@ -39,7 +38,6 @@ from segue.topics.broker import Outgoing
 from segue.topics.codec import Codecs
 from segue.topics.converter import Converter
 from segue.topics.envelope import Request
-from segue.topics.kafka import KafkaProducer
 from segue.topics.names import TopicNames
 from segue.topics.settings import KafkaSettings
 
@@ -122,6 +120,8 @@ def checked_input(run: Invocation, name: str, body: bytes) -> tuple[bytes, Any]:
     specs = run.loaded.settings.coordinator.sagas
     if not specs:
         return body, None
+    from segue.cli.loading import load_sagas
+
     registry = load_sagas(specs)
     definition = registry.newest(name)
     if definition is None:
@@ -149,6 +149,8 @@ def send_start(client: KafkaSettings, names: TopicNames, begun: Begun, codecs: C
 
 def send_request(client: KafkaSettings, names: TopicNames, request: Request, body: bytes | None, again: str) -> None:
     """Send a request; returns once Kafka has it. Raises BrokerUnavailable, ConfigError; `again` is what to do then."""
+    from segue.topics.kafka import KafkaProducer
+
     record = Outgoing(topic=names.requests, key=request.saga_id.encode(), value=body, headers=request.headers())
     errors: list[Exception] = []
     producer = KafkaProducer(client)

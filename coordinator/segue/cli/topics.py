@@ -13,7 +13,6 @@ from segue.cli.asking import WAIT_FOR, Actor, Reason, manner
 from segue.cli.connections import is_embedded, kafka, store
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
-from segue.cli.loading import load_sagas, services_of
 from segue.cli.out import Cell
 from segue.coordinator.store import AuditEntry, StoredOffset
 from segue.errors import ConfigError, NotFound, UsageError
@@ -141,6 +140,8 @@ def needed(settings: Settings, services: Sequence[str]) -> list[TopicSpec]:
     found = set(services) | set(settings.topics.services)
     longest = timedelta()
     if settings.coordinator.sagas:
+        from segue.cli.loading import load_sagas, services_of
+
         registry = load_sagas(settings.coordinator.sagas)
         found |= set(services_of(registry))
         longest = max((definition.deadline or timedelta() for definition in registry), default=longest)
@@ -155,6 +156,8 @@ def needed(settings: Settings, services: Sequence[str]) -> list[TopicSpec]:
 
 
 def _admin(run: Invocation) -> KafkaAdmin:
+    from segue.topics.kafka import KafkaAdmin
+
     made = KafkaAdmin(kafka(run))
     run.closing.callback(made.close)
     return made

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from segue.cli.arguments import read_argument
-from segue.cli.connections import audit_key, reads
+from segue.cli.connections import audit_key, reads, service_url
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.out import cell
 from segue.coordinator import verification
 from segue.coordinator.audit import parse_head
+from segue.coordinator.foreign import outbox_problem
 from segue.coordinator.verification import Violation
 
 
@@ -49,9 +51,22 @@ def verify(
             counts[violation.check] += 1
             if len(kept) < limit:
                 kept.append(violation)
+    for violation in _unpublished(run):
+        counts[violation.check] += 1
+        kept.append(violation)
     _report(run, kept, counts, checked)
     if counts:
         raise Problem(f"{counts.total():,} violations: {', '.join(f'{name} {n:,}' for name, n in counts.items())}")
+
+
+def _unpublished(run: Invocation) -> Iterator[Violation]:
+    """Rows of the service's outbox, in relay.database, that no relay publishes."""
+    text = run.loaded.settings.relay.database
+    if not text:
+        return
+    url = service_url(text)
+    if (problem := outbox_problem(url)) is not None:
+        yield Violation(check="outbox", message=problem)
 
 
 def _report(run: Invocation, kept: list[Violation], counts: Counter[str], checked: int) -> None:

@@ -139,6 +139,16 @@ def list_sagas(
     return query.order_by(saga.c.started_at.desc(), saga.c.id.desc()).limit(limit)
 
 
+def begins_with(prefix: str, limit: int) -> Select[*tuple[Any, ...]]:
+    """Sagas whose ids begin so, newest first."""
+    return (
+        select(saga)
+        .where(saga.c.id.startswith(prefix, autoescape=True))
+        .order_by(saga.c.started_at.desc(), saga.c.id.desc())
+        .limit(limit)
+    )
+
+
 def count_sagas(wanted: SagaFilter, now: datetime) -> Select[*tuple[Any, ...]]:
     """How many sagas."""
     return select(func.count()).select_from(saga).where(*_chosen(wanted, now))

@@ -121,6 +121,11 @@ class Reads:
         more = len(rows) > limit
         return Page(items=items, next=_cursor(items[-1].row) if more else None)
 
+    def begins_with(self, prefix: str, limit: int) -> list[SagaRow]:
+        """Sagas whose ids begin so, newest first."""
+        with self.snapshot() as connection:
+            return [saga_of(row._mapping) for row in connection.execute(queries.begins_with(prefix, limit))]
+
     def all_sagas(self, wanted: SagaFilter, page: int = 500) -> Iterator[SagaRow]:
         """All of them, newest first, page by page."""
         after: str | None = None
@@ -316,6 +321,13 @@ def parse_url(url: str) -> URL:
     if parsed.drivername == "postgresql":
         # SQLAlchemy's default driver is another one than ours.
         parsed = parsed.set(drivername="postgresql+psycopg")
+    elif parsed.drivername not in ("postgresql+psycopg", "sqlite", "sqlite+pysqlite"):
+        kind, _, driver = parsed.drivername.partition("+")
+        ours = "psycopg" if kind == "postgresql" else "Python's own"
+        raise ConfigError(
+            f"coordinator.database is {parsed.render_as_string()}: it names the driver {driver}, Segue's is {ours}; "
+            f"write {kind}{'+psycopg' if kind == 'postgresql' else ''}://"
+        )
     return parsed
 
 

@@ -580,6 +580,7 @@ class Coordinator:
         )
         fresh: dict[Partition, StoredOffset] = {}
         starts: dict[Partition, StoredOffset] = {}
+        problems: dict[str, list[Partition]] = {}
         for partition in assigned:
             begin, end = begins.get(partition, 0), ends.get(partition, 0)
             topic_id = self._topic_ids.get(partition.topic, "")
@@ -589,8 +590,10 @@ class Coordinator:
             elif problem := _problem(known, begin, end, topic_id):
                 starts[partition] = StoredOffset(next=begin, topic_id=topic_id)
                 self._restart(partition, known, starts[partition], problem)
+                problems.setdefault(problem, []).append(partition)
             else:
                 starts[partition] = known
+        self._tell_restarts(problems)
         if fresh:
             self._store.seed_offsets(self.name, fresh)
             starts.update({p: o for p, o in self._store.offsets(self.name).items() if p in fresh})
@@ -619,7 +622,16 @@ class Coordinator:
             reason=problem,
         )
         self._store.reset_offset(self.name, partition, known, offset, entry)
-        self._observer.event("offset.alert", partition=partition, problem=problem, restart=offset.next)
+
+    def _tell_restarts(self, problems: Mapping[str, Sequence[Partition]]) -> None:
+        """One event for all partitions; a broker that forgets its records is expected to have none of them."""
+        for problem, partitions in problems.items():
+            topics = sorted({partition.topic for partition in partitions})
+            what = {"topics": ", ".join(topics), "partitions": len(partitions), "problem": problem}
+            if self._broker_id:
+                self._observer.event("offset.restarted", **what)
+            else:
+                self._observer.event("offset.alert", **what)
 
     def _revoked(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:

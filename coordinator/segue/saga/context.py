@@ -21,6 +21,7 @@ from segue.saga.failures import ContinueAsNew, SagaStopped
 from segue.saga.program import Compensated, Pending
 from segue.saga.retry import Retry, check_duration, micros
 from segue.saga.scope import Scope, enter_step, request_undo, step_to_undo
+from segue.saga.slots import Slots
 
 if TYPE_CHECKING:
     from segue.saga.program import Program
@@ -181,7 +182,7 @@ class Saga:
         if concurrency < 1:
             raise ContractError(f"map {activity.name}: concurrency={concurrency}, it must be at least 1")
         base = self._occurrence(activity.name, step, "")
-        slots = asyncio.Semaphore(concurrency)
+        slots = Slots(concurrency)
 
         ends = self._program.rules >= 1 and not return_exceptions
         failed: list[int] = []

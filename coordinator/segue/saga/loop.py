@@ -160,6 +160,11 @@ class SagaLoop(asyncio.AbstractEventLoop):
         if n is not None and self.timers.pop(n, None) is not None:
             self.cancelled_timers.append(n)
 
+    @property
+    def tasks_made(self) -> int:
+        """How many tasks the code has made so far: what a replay has to make again."""
+        return self._tasks
+
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 

@@ -12,9 +12,8 @@ from segue.settings.embedded import running_broker
 from segue.settings.load import TOPIC_ROLES, topic_names
 from segue.settings.model import EMBEDDED, AvroSettings, Settings
 from segue.topics.codec import Codec, Codecs, TopicFormat
-from segue.topics.embedded import EMBEDDED_PROPERTIES
 from segue.topics.names import TopicNames
-from segue.topics.settings import KafkaSettings
+from segue.topics.settings import EMBEDDED_PROPERTIES, KafkaSettings
 
 
 def names_of(settings: Settings) -> TopicNames:

@@ -163,7 +163,7 @@ def _path(file: Path | None, directory: Path, environment: Mapping[str, str]) ->
 
 def _read_file(loading: _Loading, path: Path) -> None:
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        document = tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin a file with a mark
     except OSError as error:
         raise ConfigError(f"cannot read the settings file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -226,7 +226,7 @@ def _property_name(variable: str) -> str | None:
 
 def _read_secret(loading: _Loading, path: str, origin: Origin) -> str | None:
     try:
-        return Path(path).read_text("utf-8").strip()
+        return Path(path).read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         loading.problems.append(f"{origin} names the file {path}, which cannot be read: {reason}")

@@ -134,13 +134,15 @@ class SagaTest(Generic[I, O]):
         """A person cancels the saga; `compensate` is all, none, or `to:STEP`."""
         self._at(after, Cancel(compensate=compensate, reason=reason), f"→ cancel, compensate={compensate}")
 
-    def retry_step(self, step: str | None = None, *, after: timedelta) -> None:
+    def retry_step(self, step: str | AnyActivity | None = None, *, after: timedelta) -> None:
         """A person tries again what is parked, in doubt, deferred or blocked then (all of it, or one step)."""
-        self._at(after, RetryStep(step=step), f"→ a person retries {step or 'all'}")
+        name = step.name if isinstance(step, Activity) else step
+        self._at(after, RetryStep(step=name), f"→ a person retries {name or 'all'}")
 
-    def skip_step(self, step: str, *, after: timedelta, reason: str = "skipped by the test") -> None:
+    def skip_step(self, step: str | AnyActivity, *, after: timedelta, reason: str = "skipped by the test") -> None:
         """A person goes on without a parked step, or leaves a deferred compensation undone."""
-        self._at(after, SkipStep(step=step, reason=reason), f"→ a person skips {step}")
+        name = step if isinstance(step, str) else step.name
+        self._at(after, SkipStep(step=name, reason=reason), f"→ a person skips {name}")
 
     def resolve_step(
         self,

@@ -41,7 +41,8 @@ MAX_TRANSITIONS = 20_000
 #: Virtual time after which a test is stopped.
 MAX_TIME = timedelta(days=3660)
 #: So many events may be replayed in all, and so many more for each event that is new: short sagas are replayed after
-#: every transition, long ones (of which one replay costs thousands) now and then, so that tests stay linear.
+#: every transition, long ones (of which one replay costs thousands) now and then, so that tests stay linear. A replay
+#: costs what it makes, too: the tasks of a map are all made by the saga's first event.
 _REPLAYED, _REPLAYED_PER_EVENT = 5_000, 3
 
 
@@ -156,8 +157,9 @@ class VirtualSaga:
                 f"when to stop: until=days(90)" + self.story()
             )
         count = self.state.count
-        if self.evict and self._replayed + count <= _REPLAYED + _REPLAYED_PER_EVENT * count:
-            self._replayed += count
+        cost = count if self.instance.program is None else max(count, self.instance.program.loop.tasks_made)
+        if self.evict and self._replayed + cost <= _REPLAYED + _REPLAYED_PER_EVENT * count:
+            self._replayed += cost
             self.replay(blocked=self.state.blocked is not None)
         self.dropped += [effect for effect in moved.effects if isinstance(effect, DropSignal)]
         return commands_of(moved.effects)

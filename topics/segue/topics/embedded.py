@@ -12,21 +12,10 @@ from typing import Final
 
 from segue.errors import UsageError
 from segue.topics.kafka import MockCluster
-from segue.topics.settings import KafkaSettings, Property
+from segue.topics.settings import EMBEDDED_PROPERTIES, KafkaSettings, Property
 
 #: Partitions of every topic of the embedded broker.
 EMBEDDED_PARTITIONS: Final = 4
-
-#: What makes clients quick on the embedded broker (they work without it, too): the classic group protocol's first
-#: assignment takes it 3 s, KIP-848's some milliseconds; it holds every fetch back for all of `fetch.wait.max.ms`,
-#: records or not; and it answers an idempotent producer's first request after 0.5 s.
-EMBEDDED_PROPERTIES: Final[Mapping[str, Property]] = {
-    "group.protocol": "consumer",
-    "fetch.wait.max.ms": 5,
-    "enable.idempotence": False,
-    "max.in.flight.requests.per.connection": 1,
-    "broker.address.family": "v4",
-}
 
 
 class EmbeddedBroker:

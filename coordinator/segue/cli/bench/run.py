@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 from contextlib import closing
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,8 @@ from segue.topics.kafka import KafkaConsumer, KafkaProducer
 
 #: Sagas before the first one that counts, and how many run one at a time: of so many under load, one.
 _WARM_UP, _SHARE = 10, 50
+#: There is a steady load where so many times as many sagas run in all as at the same time.
+STEADY = 10
 #: Seconds until the coordinator must have ended the first saga, and until it must have ended all of them.
 _FIRST, _ALL = 60.0, 900.0
 
@@ -94,19 +97,15 @@ class _Bench:
         while self._live():
             load.step()
             self._check(give_up, "not all sagas ended")
-        return self._figures(first, sagas)
+        return self._figures(first, sagas, under_way)
 
-    def _figures(self, first: int, sagas: int) -> dict[str, float]:
+    def _figures(self, first: int, sagas: int, under_way: int) -> dict[str, float]:
         ids = {f"bench-{number}" for number in range(first, first + sagas)}
         with self._engine.connect() as connection:
             rows = connection.execute(select(saga.c.id, saga.c.started_at, saga.c.ended_at, saga.c.revision)).all()
         mine = [row for row in rows if row.id in ids]
-        ends = sorted(row.ended_at for row in mine)
-        # The first and the last sagas run with fewer beside them: the middle four fifths are the steady load.
-        low, high = len(ends) // 10, len(ends) * 9 // 10
-        seconds = (ends[high] - ends[low]).total_seconds() or 1e-6
+        rate = rate_of([(row.started_at, row.ended_at) for row in mine], under_way)
         lengths = [(row.ended_at - row.started_at).total_seconds() * 1000 for row in mine]
-        rate = (high - low) / seconds
         return {
             "sagas_per_s": rate,
             "transitions_per_s": rate * sum(row.revision for row in mine) / len(mine),
@@ -128,6 +127,20 @@ class _Bench:
         if SYSTEM_CLOCK.monotonic() > give_up:
             said = f"; Kafka said last: {self._load.trouble}" if self._load.trouble else ""
             raise Problem(f"{what} in time{said}")
+
+
+def rate_of(sagas: list[tuple[datetime, datetime]], under_way: int) -> float:
+    """Sagas per second, of (start, end) each.
+
+    The first and the last run with fewer beside them: the middle four fifths are the steady load. Where so few run that
+    there is none, they end in bursts, and only the whole time from the first start to the last end says anything.
+    """
+    ends = sorted(end for _, end in sagas)
+    if len(ends) < STEADY * under_way:
+        whole = (ends[-1] - min(start for start, _ in sagas)).total_seconds()
+        return len(ends) / max(whole, 1e-3)
+    low, high = len(ends) // 10, len(ends) * 9 // 10
+    return (high - low) / max((ends[high] - ends[low]).total_seconds(), 1e-3)
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -154,6 +167,9 @@ def _tell(
         }
         run.out.document(document)
         return
+    if sagas < STEADY * under_way:
+        few = f"{sagas:,} sagas are too few for a steady load of {under_way:,}: the rate is that of start, load and end"
+        run.out.note(f"{few} together; --sagas {STEADY * under_way} shows the steady one")
     run.out.line(f"{place.what}; {machine['cores']} cores, Python {machine['python']}")
     run.out.table(
         ("figure", "value"),
