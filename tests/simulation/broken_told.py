@@ -29,17 +29,3 @@ def undone_though_told(patch: Patch) -> None:
         self.record(e.StepSucceeded(step=step.name, output=output, late=step.delivered, by=by, then=then))
 
     patch(Turn, "succeeded", succeeded)
-
-
-@mutant("a step that a person skipped is undone when it succeeds after all", focus="told")
-def skipped_undone(patch: Patch) -> None:
-    old = Turn.succeeded
-
-    def succeeded(self: Any, step: Any, output: Any, by: str = "") -> None:
-        forward = not self.state.undoing and not self.state.pivot and not self.state.untold(step)
-        if step.status == "skipped" and step.compensate and forward:
-            self.record(e.StepSucceeded(step=step.name, output=output, late=True, by=by, then="undone"))
-        else:
-            old(self, step, output, by)
-
-    patch(Turn, "succeeded", succeeded)

@@ -244,7 +244,7 @@ def told(plan: Plan) -> Plan:
         plan,
         sagas=max(3, plan.sagas),
         features=plan.features | {"bug", "recover", "parked", "within"},
-        pieces=("recover", "parked", "within"),
+        pieces=("recover", "within", "recover", "parked"),
         endings=0.1,
         spread_us=500_000,
         service_rate=0.3,
@@ -252,9 +252,9 @@ def told(plan: Plan) -> Plan:
         mute_rate=0.3,
         undos_per_minute=None,
         deploy=6,
-        people=4,
-        events=2,
-        kinds=("redrive", "kill"),
+        people=8,
+        events=4,
+        kinds=("redrive", "redrive", "redrive", "kill"),
         horizon_us=20 * SECOND,
     )
 
@@ -394,13 +394,13 @@ FOCUSES: Mapping[str, Focus] = {
         steps_back,
         hangs,
         told,
-        scopes,
         odd_headers,
         forgetful,
         strangers,
         leaps,
         damage,
         beating,
+        scopes,
     )
 }
 
