@@ -38,6 +38,7 @@ from segue.failpoints import hit
 from segue.limits import DEFAULT_LIMITS, Limits
 from segue.observe import SILENT, Observer
 from segue.outbox import Relay
+from segue.saga.busy import Watchdog
 from segue.saga.definition import Converter, Registry
 from segue.saga.events import Failure
 from segue.topics import Codecs, TopicNames
@@ -231,7 +232,13 @@ class Coordinator:
         return self._publisher.busy or (self._relay is not None and not self._relay.idle)
 
     def run(self, stop: Callable[[], bool], clock: SystemClock = SYSTEM_CLOCK) -> None:
-        """Drive `step` until `stop()` is true, then drain. Blocks."""
+        """Drive `step` until `stop()` is true, then drain. Blocks; a watchdog looks at the code of sagas meanwhile."""
+        watchdog = Watchdog(lambda saga, line: self._observer.event("saga.busy.alert", saga=saga, line=line))
+        with watchdog.thread(clock.monotonic):
+            self._drive(stop, clock)
+        self.close()
+
+    def _drive(self, stop: Callable[[], bool], clock: SystemClock) -> None:
         failures = 0
         while not stop():
             try:
@@ -243,7 +250,6 @@ class Coordinator:
             if failures:
                 clock.sleep(spread(min(0.05 * 2 ** min(failures, 6), 2.0)))
         self.drain()
-        self.close()
 
     def drain(self) -> None:
         """Wait for acknowledgements and delete their outbox rows; what is missing is the relay's."""

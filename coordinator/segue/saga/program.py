@@ -18,6 +18,7 @@ import msgspec
 
 from segue.errors import ContractError, UsageError
 from segue.saga import events as e
+from segue.saga.busy import Busy, guarded
 from segue.saga.definition import Converter, SagaDefinition
 from segue.saga.failures import (
     ActivityError,
@@ -157,7 +158,11 @@ class Program(msgspec.Struct):
                 if main.done():
                     break
                 main.cancel()
-                self.loop.run()
+                try:
+                    with guarded(self.saga_id):
+                        self.loop.run()
+                except Busy:
+                    break
             if main.done() and not main.cancelled():
                 main.exception()
         self.finished = True
@@ -225,8 +230,9 @@ class Program(msgspec.Struct):
 
     def _run(self) -> list[Request]:
         try:
-            self.loop.run()
-        except (UsageError, SystemExit) as error:
+            with guarded(self.saga_id):
+                self.loop.run()
+        except (UsageError, SystemExit, Busy) as error:
             raise CodeFailed(_failure_of(error, "")) from error
         self._collect_timers()
         main = self.main
