@@ -27,22 +27,6 @@ def signal_lost(patch: Patch) -> None:
     patch(Turn, "requested", requested)
 
 
-@mutant("[signals] one that is given back waits behind those that came later", focus="signals")
-def signal_last(patch: Patch) -> None:
-    from segue.saga import fold_signals
-
-    old = fold_signals._give_back
-
-    def give_back(state: Any, n: int) -> None:
-        before = {name: len(waiting) for name, waiting in state.signals.items()}
-        old(state, n)
-        for name, waiting in state.signals.items():
-            if len(waiting) > before.get(name, 0):
-                waiting.append(waiting.pop(0))
-
-    patch(fold_signals, "_give_back", give_back)
-
-
 @mutant("[signals] one that does not fit its type blocks the saga", focus="signals")
 def signal_blocks(patch: Patch) -> None:
     def reject(self: Any, delivery: Any, failure: Any) -> None:
