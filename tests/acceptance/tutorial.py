@@ -31,7 +31,7 @@ _COMMAND = re.compile(r"^(\$ .*|\^C)\n((?:(?!\$ |\^C).*\n)*)", re.MULTILINE)
 #: Commands that only look: a reader who is quicker than the coordinator looks again.
 _LOOKS = re.compile(r"segue (saga|dlq) ls")
 #: That a saga's code was edited, that the broker is a new one: logged before, after or between the lines of a page.
-_AT_NO_CERTAIN_MOMENT = re.compile(r"segue (definition|offset)\.alert")
+_AT_NO_CERTAIN_MOMENT = re.compile(r"segue (definition|offset)\.(alert|restarted)")
 _VARYING = (
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "UUID"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d([.,]\d+)?Z?"), "TIME"),

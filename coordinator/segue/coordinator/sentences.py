@@ -229,7 +229,7 @@ def _whole(
 def _deadline(event: e.DeadlineMissed | e.DeadlineMoved) -> str:
     if isinstance(event, e.DeadlineMissed):
         return "the deadline passed after the pivot: noted"
-    return f"no person is waited for any more; the deadline gets {event.shift / 1_000_000:g} s back"
+    return f"no person is waited for any more; the deadline gets {event.shift / 1_000_000:.0f}s back"
 
 
 def _stands(
