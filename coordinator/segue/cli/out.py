@@ -172,8 +172,13 @@ def column_widths(rows: Sequence[Sequence[Text]], width: int) -> list[int] | Non
     return widths
 
 
+#: Characters of the longest word that is kept whole.
+_WORD = 36
+
+
 def _longest_word(text: Text) -> int:
-    return max((cell_len(word) for word in text.plain.split()), default=0)
+    """As wide as a command's id at most: longer ones, JSON without a blank, have no place where they break better."""
+    return min(_WORD, max((cell_len(word) for word in text.plain.split()), default=0))
 
 
 def cell(value: Cell) -> Text:

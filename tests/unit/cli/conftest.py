@@ -13,6 +13,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads the settings of the checkout, or leaves files in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SEGUE_CONFIG", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)  # xdist sets it
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Begun]:
 def served(monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator) -> list[Begun]:
     sent: list[Begun] = []
 
-    def send(client: object, names: object, begun: Begun) -> None:
+    def send(client: object, names: object, begun: Begun, _: object) -> None:
         sent.append(begun)
         coordinator(begun)
 
