@@ -32,12 +32,14 @@ class Participant:
         headers = {
             "ce_id": f"{action}-{attempt}",
             "ce_type": "shipping.ship" if action == "invoke" else "shipping.recall",
-            "ce_sagakey": "saga/shipping.ship",
+            "ce_sagakey": "shop/saga/shipping.ship",
             "ce_sagaaction": action,
             "ce_sagaattempt": str(attempt),
         }
         if done:
             headers["ce_sagadone"] = "true"
+        headers |= {name: value for name, value in order.items() if name.startswith("ce_")}
+        order = {name: value for name, value in order.items() if not name.startswith("ce_")}
         if deadline is not None:
             headers["ce_sagadeadline"] = deadline.isoformat().replace("+00:00", "Z")
         body = ORDER | order
@@ -86,6 +88,11 @@ def test_an_undo_of_what_was_done_and_is_forgotten_is_refused(participant: Parti
 
     assert participant.say("compensate", done=True)[:2] == ("failure", "forgotten")
     assert participant.parcels == 1
+
+
+def test_an_activity_that_this_build_lacks_is_not_refused(participant: Participant) -> None:
+    assert participant.say("invoke", ce_type="shipping.insure")[:2] == ("retry", "unknown_activity")
+    assert participant.say("invoke", attempt=2) == SUCCESS
 
 
 def test_what_was_undone_is_not_done_again_by_a_later_attempt(participant: Participant) -> None:

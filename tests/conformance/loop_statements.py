@@ -141,7 +141,7 @@ def _batches(store: SqlStore) -> set[str]:
         batch.seen([("o-1", "x")])
         batch.due(COORDINATOR, T0, 10, ORDER)
         batch.requests(COORDINATOR, 10)
-        batch.foldable(COORDINATOR, 10)
+        batch.foldable(COORDINATOR, ["order"], 10)
         batch.message("o-1", "x")
         batch.parked(COORDINATOR, ["o-1"])
         [dead] = batch.dead_letters([1])
@@ -190,8 +190,9 @@ _FILL = (
     "INSERT INTO saga_event (saga_id, seq, type, at, payload, message_id)"
     " VALUES ('o-1', 1, 'Started', now(), '[]', 'x')",
     'INSERT INTO dead_letter (state, topic, partition, "offset", topic_id, headers, timestamp_ms, reason,'
-    " error_class, error_message, fingerprint, saga_id, attempts, replays, created_at, updated_at)"
-    " SELECT 'dead', 't', 0, n, '', '[]', 0, 'x', 'E', 'e', 'f', 'ended-' || n, 1, 0, now(), now()"
+    " error_class, error_message, fingerprint, saga_id, attempts, replays, created_at, updated_at,"
+    " coordinator)"
+    " SELECT 'dead', 't', 0, n, '', '[]', 0, 'x', 'E', 'e', 'f', 'ended-' || n, 1, 0, now(), now(), 'orders'"
     " FROM generate_series(1, MANY) n",
     "INSERT INTO heartbeat (command_id, saga_id, at, newest, known, details, count)"
     " SELECT 'c-' || n, 'ended-' || n, now(), 1, '{}', '1', 1 FROM generate_series(1, MANY) n",

@@ -160,7 +160,8 @@ def test_what_a_saga_began_with_stays_whatever_an_update_says(bench: Bench) -> N
     store = bench.store()
     write(store, started=[saga("o-1")])
     other: dict[str, Any] = {
-        name: getattr(full_saga(started_at=T0 + SECOND, definition="other"), name) for name in BEGINNING[1:]
+        name: getattr(full_saga(started_at=T0 + SECOND, definition="other", coordinator="other"), name)
+        for name in BEGINNING[1:]
     }
     assert all(getattr(saga(), name) != value for name, value in other.items())
 
@@ -558,11 +559,11 @@ def test_only_parked_dead_letters_whose_saga_exists_are_foldable_oldest_first(be
         ],
     )
     with store.batch() as batch:
-        assert batch.foldable(COORDINATOR, 10) == []
+        assert batch.foldable(COORDINATOR, ["order"], 10) == []
     write(store, started=[saga("o-1")])
     with store.batch() as batch:
-        assert [row.record.offset for row in batch.foldable(COORDINATOR, 10)] == [2, 1]
-        assert [row.record.offset for row in batch.foldable(COORDINATOR, 1)] == [2]
+        assert [row.record.offset for row in batch.foldable(COORDINATOR, ["order"], 10)] == [2, 1]
+        assert [row.record.offset for row in batch.foldable(COORDINATOR, ["order"], 1)] == [2]
 
 
 def test_a_sweep_turns_old_parked_letters_into_dead_ones_up_to_the_limit(bench: Bench) -> None:

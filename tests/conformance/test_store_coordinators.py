@@ -68,12 +68,25 @@ def test_parked_records_are_folded_and_swept_by_who_has_read_them(store: Store) 
     )
 
     with store.batch() as batch:
-        assert [row.record.offset for row in batch.foldable(COORDINATOR, 10)] == [1, 4]
-        assert batch.foldable(OTHER, 10) == []
+        assert [row.record.offset for row in batch.foldable(COORDINATOR, ["order"], 10)] == [1, 4]
+        assert batch.foldable(OTHER, ["order"], 10) == []
     assert store.look(COORDINATOR, ORDER).parked
     assert not store.look(OTHER, ORDER).parked
     assert store.sweep(OTHER, LATER, 10) == 2
     assert store.sweep(COORDINATOR, LATER, 10) == 2
+
+
+def test_a_start_is_kept_for_whoever_has_its_type_for_as_long_as_it_takes(store: Store) -> None:
+    write(store, dead_letters=[letter(1, state="parked", saga_id="a", definition="refund")])
+
+    with store.batch() as batch:
+        assert batch.foldable(COORDINATOR, ["order"], 10) == []
+        assert batch.foldable(OTHER, ["refund"], 10) == []
+        [found] = batch.foldable(COORDINATOR, ["order", "refund"], 10)
+    assert found.definition == "refund"
+    assert not store.look(COORDINATOR, ORDER).parked
+    assert store.look(COORDINATOR, [("refund", 3)]).parked
+    assert store.sweep(COORDINATOR, LATER, 10) == 0
 
 
 def test_what_a_version_before_wrote_is_given_to_whom_its_history_names(store: Store) -> None:

@@ -183,8 +183,8 @@ def test_requests_and_letters_that_another_has_locked_are_skipped(postgres_bench
     with first.batch() as mine, second.batch() as theirs:
         assert [row.id for row in mine.requests(COORDINATOR, 1)] == ids[:1]
         assert [row.id for row in theirs.requests(COORDINATOR, 10)] == ids[1:]
-        assert [row.record.offset for row in mine.foldable(COORDINATOR, 1)] == [1]
-        assert [row.record.offset for row in theirs.foldable(COORDINATOR, 10)] == [2]
+        assert [row.record.offset for row in mine.foldable(COORDINATOR, ["order"], 1)] == [1]
+        assert [row.record.offset for row in theirs.foldable(COORDINATOR, ["order"], 10)] == [2]
         assert second.sweep(COORDINATOR, T0 + timedelta(days=1), 10) == 0, "both are in hands"
 
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from segue.contract import Activity, Attribute, Signal, minutes
 from segue.coordinator.schema import metadata
 from segue.coordinator.service import Coordinator
 from segue.coordinator.sql import SqlStore
-from segue.errors import NotFound, StartConflict
+from segue.errors import StartConflict
 from segue.saga import Saga, SagaError, saga
 from segue.saga.definition import Registry
 from segue.topics import TopicNames
@@ -150,9 +151,9 @@ def test_a_declined_saga_is_undone_and_says_why(client: Client, shop: Shop) -> N
     assert 500 in shop.refunded
 
 
-def test_a_start_of_what_is_not_deployed_is_told_and_not_waited_for(client: Client) -> None:
-    with pytest.raises(NotFound, match="unknown-here"):
-        client.start(unknown_here, 1).result(timeout=minutes(1))
+def test_a_start_of_what_is_not_deployed_yet_is_kept(client: Client) -> None:
+    with pytest.raises(TimeoutError, match="has it this saga type"):
+        client.start(unknown_here, 1).result(timeout=timedelta(seconds=3))
 
 
 def test_threads_share_a_client(client: Client) -> None:

@@ -13,8 +13,8 @@ from segue.client import AsyncClient, Client
 from segue.contract import minutes
 from segue.coordinator.schema import metadata
 from segue.coordinator.sql import SqlStore
-from segue.errors import NotFound, StoreUnavailable
-from tests.unit.client.kit import ORDER, EstateWaiter, not_deployed, order_saga, progress
+from segue.errors import InvalidPayload, StoreUnavailable
+from tests.unit.client.kit import ORDER, EstateWaiter, misunderstood, nothing, order_saga, progress
 from tests.unit.coordinator.kit import NAMES, Estate, ManualClock
 from tests.unit.saga.kit import Shipped
 
@@ -24,7 +24,7 @@ def test_results_attributes_and_refused_starts_are_read_from_postgresql(postgres
     metadata.create_all(engine)
     engine.dispose()
     store = SqlStore(postgres_url)
-    estate = Estate(store, [order_saga], ManualClock())
+    estate = Estate(store, [order_saga, nothing], ManualClock())
     waiter = EstateWaiter(estate)
     bare = postgres_url.replace("postgresql+psycopg", "postgresql")
 
@@ -33,8 +33,8 @@ def test_results_attributes_and_refused_starts_are_read_from_postgresql(postgres
         assert handle.result(timeout=minutes(1)) == Shipped("p-1")
         assert handle.query(progress) == 0.5
         assert handle.describe().started_at.tzinfo == UTC
-        with pytest.raises(NotFound, match="unknown_saga_type"):
-            client.start(not_deployed, ORDER).result(timeout=minutes(1))
+        with pytest.raises(InvalidPayload, match="invalid_input"):
+            client.start(misunderstood, 1).result(timeout=minutes(1))
 
     async def read() -> Shipped:
         engine = create_async_engine(postgres_url)

@@ -20,13 +20,15 @@ from segue.ids import reply_id
 from segue.outbox.inbox import StoredOutcome
 from segue.outbox.message import Message
 from segue.topics.codec import JsonCodec
-from segue.topics.envelope import JSON, Command, Effect, Outcome
+from segue.topics.envelope import JSON, MISMATCH, Command, Effect, Outcome
 
 #: Longest text of an error that travels, in bytes of UTF-8.
 MAX_MESSAGE_BYTES = 1024
 #: Longest details of a rejection, in bytes of JSON.
 MAX_DETAILS_BYTES = 64 * 1024
 _STRICT = JsonCodec()
+#: Codes of a mismatch between deployments; no handler can mean them.
+RESERVED = frozenset(("unknown_activity", "invalid_input"))
 _NO_DETAILS = msgspec.Raw(b"null")
 _CODE = re.compile(r"[A-Za-z0-9_.\-]{1,120}")
 _UNFIT = re.compile(r"[^A-Za-z0-9_.\-]")
@@ -40,6 +42,8 @@ class Rejected(Exception):
     """
 
     def __init__(self, code: str, message: str = "", details: Any = None) -> None:
+        if code in RESERVED:
+            raise UsageError(f"code {code!r} of Rejected is the worker's own: it says that a command does not fit it")
         super().__init__(_checked_code(code, "Rejected"), message)
         self.code = code
         self.message = message
@@ -77,6 +81,8 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     retry_after: float | None = None
     #: Said by the handler, and not by the protocol.
     rejected: bool = False
+    #: The worker has no handler for it, or can't read its input; never of a handler's doing.
+    mismatch: bool = False
 
     @property
     def stored_outcome(self) -> StoredOutcome:
@@ -89,6 +95,11 @@ def _checked_code(code: Any, of: str) -> str:
     if not isinstance(code, str) or _CODE.fullmatch(code) is None:
         raise UsageError(f"code {code!r:.80} of {of} must be 1 to 120 of A-Z a-z 0-9 _ . -")
     return str(code)
+
+
+def unfit(code: str, message: str) -> Answered:
+    """The `retry` of a worker to which the command does not fit: another build will do it."""
+    return Answered(outcome="retry", code=code, mismatch=True, body=error_body(code, message, None))
 
 
 def failure(code: str, message: str, details: Any = None, *, effect: Effect = "none") -> Answered:
@@ -143,6 +154,8 @@ def reply_to(command: Command, answered: Answered, *, source: str, now: datetime
         extras["ce_sagaeffect"] = "unknown"
     if answered.rejected and answered.code == "expired":
         extras["ce_sagarejected"] = "true"  # else it would be taken for the protocol's own, which is tried again
+    if answered.mismatch:
+        extras[MISMATCH] = "true"
     if answered.retry_after is not None:
         extras["ce_sagaretryafter"] = f"{answered.retry_after:g}"
     return Message(

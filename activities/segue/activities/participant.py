@@ -10,7 +10,7 @@ import msgspec
 
 from segue.activities.context import Context
 from segue.activities.handlers import Prepared, Registration
-from segue.activities.outcome import Answered, Rejected, ReplyLater, failure, readdressed, rejection, reply_to
+from segue.activities.outcome import Answered, Rejected, ReplyLater, failure, readdressed, rejection, reply_to, unfit
 from segue.activities.runner import Desk, Sessions
 from segue.activities.shared import GUARD, transaction_ended
 from segue.errors import DecodeError, InputError
@@ -30,11 +30,11 @@ from segue.outbox.inbox import (
     proves_no_effect,
     store_answer,
 )
-from segue.outbox.message import Message
+from segue.outbox.message import Message, unpack
 from segue.outbox.store import ServiceRows
 from segue.topics.codec import Codecs, JsonCodec
 from segue.topics.converter import Converter
-from segue.topics.envelope import Command
+from segue.topics.envelope import MISMATCH, Command
 
 
 class Handled(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,15 +170,18 @@ class Participant:
                 return fence, now, Handled(dead=("beyond_horizon", TooOld(decision.reason)))
             case _:
                 assert_never(decision)
-        return fence, now, Handled(reply=message, dead=_dead(prepared))
+        # A first command that is delivered again may have died before its dead letter was there.
+        return fence, now, Handled(reply=message, dead=_dead(prepared) if command.attempt == 1 else None)
 
     def _refused(self, rows: ServiceRows, prepared: Prepared, fence: Fence, now: datetime) -> Handled | None:
         fault = prepared.fault
         if fault is None:
             return None
-        answered = failure(fault.code, str(fault.error))
-        handled = self.answer(rows, prepared.command, fence, answered, now)
-        return Handled(reply=handled.reply, dead=_dead(prepared))
+        handled = self.answer(rows, prepared.command, fence, unfit(fault.code, str(fault.error)), now)
+        # A mismatch lasts as long as a deploy: one of its commands is enough for people to look at.
+        known = fence.answer_to(prepared.command).reply
+        again = known is not None and MISMATCH in unpack(known).headers
+        return Handled(reply=handled.reply, dead=None if again else _dead(prepared))
 
     def answer(self, rows: ServiceRows, command: Command, fence: Fence, answered: Answered, now: datetime) -> Handled:
         """Store the reply, which is sent once that is committed."""

@@ -213,7 +213,7 @@ def _wait_for_refusal(found: Reads, begun: Begun) -> None:
 def _look(found: Reads, begun: Begun, *, told: bool) -> SagaRow | None:
     """The row, once it is that of this start. `told`: a coordinator that refuses it would have said so by now."""
     for letter in found.dead_letters(DeadLetterFilter(saga_id=begun.saga_id), 1000).items:
-        if ("ce_id", begun.request_id.encode()) in letter.record.headers:
+        if letter.state != "parked" and ("ce_id", begun.request_id.encode()) in letter.record.headers:
             kind = _REFUSALS.get(letter.reason, Problem)
             raise kind(f"the start of {begun.saga_id} was refused ({letter.reason}): {letter.error_message}")
     try:

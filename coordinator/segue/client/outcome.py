@@ -93,7 +93,7 @@ class Subject(Generic[O]):
         """Says where the saga is instead of at its end."""
         row = None if sight is None else sight.row
         if row is None:
-            where = "it is not there yet; does its coordinator run?"
+            where = "it is not there yet; does its coordinator run, and has it this saga type?"
         else:
             needs = "" if row.attention == "none" else f" and needs a person ({row.attention})"
             where = f"it is {row.status}{needs}, waiting for {row.waiting_for or 'its next step'}"

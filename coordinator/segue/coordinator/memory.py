@@ -109,12 +109,12 @@ class Tables:
             if request.not_before <= now and not another and not anothers:
                 yield request
 
-    def foldable(self, coordinator: str) -> Iterator[DeadLetterRow]:
-        """Parked records whose saga exists by now."""
+    def foldable(self, coordinator: str, names: Collection[str]) -> Iterator[DeadLetterRow]:
+        """Parked records whose saga exists by now, or is of a type that is here by now."""
         for row in self.letters.values():
             if row.state == "parked" and row.coordinator in (coordinator, ""):
                 saga = self.sagas.get(row.saga_id or "")
-                if saga is not None and saga.coordinator == coordinator:
+                if (saga is not None and saga.coordinator == coordinator) or row.definition in names:
                     yield row
 
     def next_id(self) -> int:
@@ -144,7 +144,7 @@ class MemoryStore:
             now=now,
             alarm_at=self._next_alarm(coordinator, versions) if tables.alarms else None,
             requests=bool(tables.requests) and any(tables.requested(coordinator, now)),
-            parked=parked and any(tables.foldable(coordinator)),
+            parked=parked and any(tables.foldable(coordinator, {name for name, _ in versions})),
         )
 
     def _next_alarm(self, coordinator: str, versions: Collection[tuple[str, int]]) -> datetime | None:
@@ -214,7 +214,7 @@ class MemoryStore:
     def sweep(self, coordinator: str, parked_before: datetime, limit: int) -> int:
         letters = self.tables.letters
         own = [n for n, row in letters.items() if row.state == "parked" and row.coordinator in (coordinator, "")]
-        old = [n for n in own if letters[n].created_at < parked_before][:limit]
+        old = [n for n in own if letters[n].created_at < parked_before and letters[n].definition is None][:limit]
         for n in old:
             letters[n] = replace(letters[n], state="dead", updated_at=self._clock())
         for command_id, row in list(self.tables.heartbeats.items()):
@@ -320,8 +320,8 @@ class MemoryBatch:
         letters = self._tables.letters.items()
         return sorted(n for n, row in letters if row.saga_id == saga_id and row.state == "received")
 
-    def foldable(self, coordinator: str, limit: int) -> list[DeadLetterRow]:
-        return sorted(self._tables.foldable(coordinator), key=lambda row: (row.created_at, row.id))[:limit]
+    def foldable(self, coordinator: str, names: Collection[str], limit: int) -> list[DeadLetterRow]:
+        return sorted(self._tables.foldable(coordinator, names), key=lambda row: (row.created_at, row.id))[:limit]
 
     def write(self, changes: Changes) -> int | None:
         try:

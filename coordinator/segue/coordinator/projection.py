@@ -98,7 +98,11 @@ def _waiting_for(state: SagaState, current: list[Step], listed: str | None) -> s
     if state.held is not None:
         return "the breaker: too many sagas of this type are being undone"
     waits: list[str] = []
-    if current:
+    unfit = next((step for step in current if step.mismatched or step.undo.mismatched), None)
+    if unfit is not None:
+        error = unfit.error if unfit.mismatched else unfit.undo.error
+        waits.append(f"a worker to which {unfit.name} fits ({error.code if error else 'mismatch'})")
+    elif current:
         waits.append(f"the {'reply' if current[0].undo.status == 'none' else 'undo'} of {listed}")
     if state.receives:
         waits.extend(f"signal {name}" for name in dict.fromkeys(state.receives.values()))

@@ -393,6 +393,16 @@ def overdue_requests(now: datetime) -> Select[*tuple[Any, ...]]:
     )
 
 
+def kept_starts(now: datetime) -> Select[*tuple[Any, ...]]:
+    """Starts that wait for a coordinator that has their saga type."""
+    table = dead_letter
+    return (
+        select(table.c.id, table.c.saga_id.label("saga"), table.c.definition, table.c.created_at)
+        .where(table.c.state == "parked", table.c.definition.is_not(None), table.c.created_at < now - GRACE)
+        .order_by(table.c.id)
+    )
+
+
 def saga_chunk(after: str, limit: int) -> Select[*tuple[Any, ...]]:
     """The next sagas by id."""
     return select(saga).where(saga.c.id > after).order_by(saga.c.id).limit(limit)

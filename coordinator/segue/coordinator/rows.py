@@ -107,6 +107,7 @@ def dead_letter_values(row: DeadLetterRow) -> dict[str, Any]:
         "created_at": row.created_at,
         "updated_at": row.updated_at,
         "coordinator": row.coordinator,
+        "definition": row.definition,
     }
 
 
@@ -123,7 +124,7 @@ def dead_letter_of(columns: Mapping[str, Any]) -> DeadLetterRow:
     )
     names = (
         "id state topic_id reason error_class error_message fingerprint saga_id attempts replays created_at updated_at"
-        " coordinator"
+        " coordinator definition"
     )
     return DeadLetterRow(record=record, size=columns.get("size"), **{name: columns[name] for name in names.split()})
 

@@ -208,6 +208,8 @@ dead_letter = Table(
     Column("updated_at", Moment, nullable=False),
     #: Who has read it; empty: a version of Segue that knew of one coordinator only.
     Column("coordinator", String(MAX_COORDINATOR_LENGTH), nullable=False, server_default=""),
+    #: Of a start that is kept until somebody has this saga type.
+    Column("definition", String(255)),
     # With its time, for after a truncation another record has the same offset.
     UniqueConstraint("topic", "partition", "offset", "topic_id", "timestamp_ms", name="dead_letter_origin"),
     Index("dead_letter_saga", "saga_id"),

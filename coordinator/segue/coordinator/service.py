@@ -550,7 +550,7 @@ class Coordinator:
 
     def _fold_parked(self) -> bool:
         def take(work: Work, batch: Batch, most: int) -> Sequence[DeadLetterRow]:
-            return batch.foldable(self.name, most)
+            return batch.foldable(self.name, {name for name, _ in self._registry.versions}, most)
 
         def fold(work: Work, batch: Batch, letter: DeadLetterRow) -> None:
             self._fold_letter(work, letter)

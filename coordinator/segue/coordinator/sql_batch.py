@@ -112,8 +112,8 @@ class SqlBatch:
     def kept_for(self, saga_id: str) -> list[int]:
         return [row.id for row in self._session.rows(statements.kept_dead_letters(saga_id))]
 
-    def foldable(self, coordinator: str, limit: int) -> list[DeadLetterRow]:
-        rows = self._session.rows(statements.foldable_dead_letters(coordinator, limit))
+    def foldable(self, coordinator: str, names: Collection[str], limit: int) -> list[DeadLetterRow]:
+        rows = self._session.rows(statements.foldable_dead_letters(coordinator, sorted(set(names)), limit))
         return [dead_letter_of(row._asdict()) for row in rows]
 
     def write(self, changes: Changes) -> int | None:

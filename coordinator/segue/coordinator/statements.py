@@ -153,6 +153,10 @@ def revisions_of(ids: Sequence[str]) -> Select[Any, Any]:
     return select(saga.c.id, saga.c.revision).where(saga.c.id.in_(ids)).order_by(saga.c.id)
 
 
+def _names(versions: Sequence[tuple[str, int]]) -> list[str]:
+    return sorted({name for name, _ in versions})
+
+
 def _of_versions(versions: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
     # Not the bare column: till its tables are analysed, a database would go by the index of definitions, and read every
     # saga that there ever was for the one whose alarm is next.
@@ -206,7 +210,7 @@ def look_for(
         type_coerce(now, Moment()),
         type_coerce(first, Moment()),
         requests,
-        _waits_for_its_saga(coordinator).exists() if parked else false(),
+        _waits_for_its_saga(coordinator, _names(versions)).exists() if parked else false(),
     )
 
 
@@ -340,15 +344,16 @@ def _own_letter(coordinator: str) -> ColumnElement[bool]:
     return dead_letter.c.coordinator.in_((coordinator, ""))
 
 
-def _waits_for_its_saga(coordinator: str) -> Select[Any]:
-    """Parked records whose saga exists by now."""
+def _waits_for_its_saga(coordinator: str, names: Sequence[str]) -> Select[Any]:
+    """Parked records whose saga exists by now, or is of a type that is here by now."""
     there = select(saga.c.id).where(saga.c.id == dead_letter.c.saga_id, saga.c.coordinator == coordinator).exists()
-    return select(dead_letter).where(dead_letter.c.state == "parked", _own_letter(coordinator), there)
+    foldable = or_(there, dead_letter.c.definition.in_(names)) if names else there
+    return select(dead_letter).where(dead_letter.c.state == "parked", _own_letter(coordinator), foldable)
 
 
-def foldable_dead_letters(coordinator: str, limit: int) -> Select[Any]:
-    """Lock parked records whose saga exists by now, oldest first."""
-    oldest_first = _waits_for_its_saga(coordinator).order_by(dead_letter.c.created_at, dead_letter.c.id)
+def foldable_dead_letters(coordinator: str, names: Sequence[str], limit: int) -> Select[Any]:
+    """Lock parked records whose saga exists by now, or is of a type that is here by now, oldest first."""
+    oldest_first = _waits_for_its_saga(coordinator, names).order_by(dead_letter.c.created_at, dead_letter.c.id)
     return oldest_first.limit(limit).with_for_update(skip_locked=True)
 
 
@@ -375,6 +380,7 @@ def sweep_dead_letters(coordinator: str, parked_before: Any, limit: int, now: An
     old = (
         select(dead_letter.c.id)
         .where(dead_letter.c.state == "parked", dead_letter.c.created_at < parked_before, _own_letter(coordinator))
+        .where(dead_letter.c.definition.is_(None))
         .order_by(dead_letter.c.created_at, dead_letter.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -114,6 +114,8 @@ class DeadLetterRow:
     coordinator: str = ""
     #: Bytes of the value, where the record was read without key, value and headers: for a list.
     size: int | None = None
+    #: Of a start that is kept until somebody has this saga type.
+    definition: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,10 +306,10 @@ class Batch(Protocol):
         """The `received` dead letters of a saga, by id: what it waits for, and nobody can read."""
         ...
 
-    def foldable(self, coordinator: str, limit: int) -> list[DeadLetterRow]:
+    def foldable(self, coordinator: str, names: Collection[str], limit: int) -> list[DeadLetterRow]:
         """Lock up to `limit` `parked` dead letters whose saga exists by now, oldest first, skipping locked ones.
 
-        Letter and saga are this coordinator's.
+        Also starts of one of these saga types (`names`). Letter and saga are this coordinator's.
         """
         ...
 
@@ -377,6 +379,7 @@ class Store(Protocol):
     def sweep(self, coordinator: str, parked_before: datetime, limit: int) -> int:
         """Turn up to `limit` of its `parked` dead letters older than `parked_before` into `dead` ones; how many.
 
+        Not starts whose saga type nobody has: they wait for as long as it takes.
         Signs of life as old, of sagas that have ended, are deleted.
         """
         ...

@@ -106,6 +106,13 @@ def _unanswered(row: Any, now: datetime) -> str:
     return f"request {row['id']} ({row['kind']}) is due since {_moment(row['not_before'])}; no coordinator has taken it"
 
 
+def _kept_start(row: Any, now: datetime) -> str:
+    return (
+        f"its start waits since {_moment(row['created_at'])} for a coordinator that has {row['definition']} "
+        f"(dead letter {row['id']}); deploy it, or discard that"
+    )
+
+
 _Statement = tuple[str, Callable[[datetime], Select[*tuple[Any, ...]]], Callable[[Any, datetime], str]]
 _STATEMENTS: tuple[_Statement, ...] = (
     ("lost", lambda _: queries.lost_sagas(), _lost),
@@ -113,6 +120,7 @@ _STATEMENTS: tuple[_Statement, ...] = (
     ("reading", lambda _: queries.standing(), _standing),
     ("quarantine", lambda _: queries.quarantined(), _quarantined),
     ("request", queries.overdue_requests, _unanswered),
+    ("start", queries.kept_starts, _kept_start),
 )
 
 

@@ -310,14 +310,20 @@ def _wait_of(state: SagaState, step: Step, now: datetime) -> Wait | None:
             of = f"attempt {step.attempt} of {step.retry.attempts}"
             return _until(f"the answer of {step.name}, {of}", step.due, now)
         case "waiting":
-            of = f"attempt {step.attempt + 1} of {step.retry.attempts}"
-            return _until(f"the next try of {step.name}, {of}", step.retry_at, now)
+            return _next_try(step, now)
         case "parked":
             return Wait(what=f"a person: {step.name} is spent")
         case "in_doubt":
             return Wait(what=f"a person, or a late answer: whether {step.name} happened")
         case _:
             return None
+
+
+def _next_try(step: Step, now: datetime) -> Wait:
+    if step.mismatched and step.error is not None:
+        return _until(f"a worker to which {step.name} fits ({failure_text(step.error)})", step.due, now)
+    of = f"attempt {step.attempt - step.mismatches + 1} of {step.retry.attempts}"
+    return _until(f"the next try of {step.name}, {of}", step.retry_at, now)
 
 
 def _until(what: str, at: int, now: datetime) -> Wait:

@@ -18,7 +18,7 @@ from segue.clock import from_micros, to_micros
 from segue.coordinator.cache import InstanceCache, discard
 from segue.coordinator.claims import Claims
 from segue.coordinator.intake import Item
-from segue.coordinator.letters import fingerprint_of
+from segue.coordinator.letters import announcement, fingerprint_of, printable
 from segue.coordinator.projection import row_of
 from segue.coordinator.rows import heartbeat_of, sign_of
 from segue.coordinator.signals import brought, record_of
@@ -43,7 +43,7 @@ from segue.errors import (
 )
 from segue.ids import CommandId, derive
 from segue.limits import MAX_ID_LENGTH, Limits
-from segue.outbox.message import Message, raw_message
+from segue.outbox.message import Message
 from segue.saga import events as e
 from segue.saga import inputs
 from segue.saga.definition import Converter, Registry, SagaDefinition
@@ -59,7 +59,7 @@ from segue.saga.transition import advance, block, go_on, start
 from segue.saga.turn import Instance, wake_at
 from segue.topics import Codecs, TopicNames
 from segue.topics.broker import Record
-from segue.topics.deadletter import dead_letter_record, kept
+from segue.topics.deadletter import kept
 from segue.topics.envelope import Reply
 
 _NO_TRACE: Mapping[str, str] = {}
@@ -337,6 +337,7 @@ class Work:
                 message_id=reply.id if len(reply.id) <= MAX_ID_LENGTH else derive(reply.id),
                 said_at=_said_at(reply),
                 last_sign=self._last_sign(item.saga_id, reply.command_id),
+                mismatch=reply.mismatch,
             ),
         )
         if not isinstance(result, Ignored):
@@ -390,9 +391,7 @@ class Work:
             return
         definition = self.tools.registry.newest(request.name)
         if definition is None:
-            self._dead(
-                item, "unknown_saga_type", NotFound(f"no saga is called {request.name!r} here; deploy it, then replay")
-            )
+            self._keep_start(item, request.name)
             return
         try:
             value = self.tools.converter.from_bytes(item.body, definition.input_type)
@@ -415,6 +414,13 @@ class Work:
         self._before[request.saga_id] = 0
         self._moved(request.saga_id, instance, moved, request.id)
         self.claims.count("saga.started")
+
+    def _keep_start(self, item: Item, name: str) -> None:
+        """In a rolling deploy another coordinator may have the type, or will soon: whoever has it folds the start."""
+        error = NotFound(f"no saga is called {name!r} here; it starts once a coordinator has it")
+        possible = len(name) <= MAX_ID_LENGTH
+        state: DeadLetterState = "parked" if possible else "dead"
+        self._dead(item, "unknown_saga_type", error, state=state, definition=name if possible else None)
 
     def _attach(self, item: Item) -> None:
         """The same id again: the same saga, if type and input are the same, else refused."""
@@ -516,8 +522,16 @@ class Work:
         if not instance.state.ended and instance.state.blocked is None:
             self._moved(saga_id, instance, block(instance, failure, self.now, limits=self.tools.limits))
 
-    def _dead(self, item: Item, reason: str, error: SegueError, *, state: DeadLetterState = "dead") -> None:
-        self.letter(item.record, reason, error, saga_id=item.saga_id, state=state)
+    def _dead(
+        self,
+        item: Item,
+        reason: str,
+        error: SegueError,
+        *,
+        state: DeadLetterState = "dead",
+        definition: str | None = None,
+    ) -> None:
+        self.letter(item.record, reason, error, saga_id=item.saga_id, state=state, definition=definition)
 
     def letter(
         self,
@@ -528,6 +542,7 @@ class Work:
         saga_id: str | None,
         state: DeadLetterState = "dead",
         topic_id: str | None = None,
+        definition: str | None = None,
     ) -> None:
         """Write a record to the dead letters, byte for byte; of one that is too large a reference."""
         record = kept(record)
@@ -547,6 +562,7 @@ class Work:
                 created_at=moment,
                 updated_at=moment,
                 coordinator=self.tools.coordinator,
+                definition=definition,
             )
         )
         self.claims.count(f"dead_letter.{state}")
@@ -654,19 +670,8 @@ class Work:
         self.changes.heartbeats.extend(self._heartbeats.values())
         for letter in self.changes.dead_letters:
             if letter.state == "dead":
-                self.changes.messages.append(self._announcement(letter))
+                self.changes.messages.append(announcement(letter, self.tools.names))
         return self.changes
-
-    def _announcement(self, letter: DeadLetterRow) -> Message:
-        """The dead letter on its way to the DLQ topic: through the outbox, so that it gets there whatever happens."""
-        record = letter.record
-        place = (record.topic, str(record.partition), str(record.offset), letter.topic_id, str(record.timestamp_ms))
-        identity = derive("dead letter", *place)
-        error = SegueError(letter.error_message)
-        outgoing = dead_letter_record(
-            record, self.tools.names.dlq, letter.reason, error, self.tools.coordinator, letter.attempts, letter.saga_id
-        )
-        return raw_message(identity, outgoing, letter.created_at)
 
     def confirm(self) -> None:
         """The transaction is known to be committed: the instances may be cached, and others may hear of it."""
@@ -693,8 +698,3 @@ def _digest(body: bytes) -> str:
 def _said_at(reply: Reply) -> int:
     """When a sign of life was given, as far as it says so; of other replies nobody wants to know."""
     return 0 if reply.outcome != "pending" or reply.time is None else max(0, to_micros(reply.time))
-
-
-def printable(text: str) -> str:
-    """The text as every database can store it: no NUL, no lone surrogates."""
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

@@ -85,16 +85,21 @@ class Alarms(Turn):
             case "due" | "undo_due" if self.is_alive(step, what, signs):
                 pass
             case "due":
-                if step.status == "waiting" and step.error is not None:
-                    self.spent(step, step.error, step.tainted)
-                else:
-                    self.unknown(step, silence(step.timeout))
+                self.time_is_over(step)
             case "undo_due":
                 self.record(
                     e.UndoDeferred(step=name, error=step.undo.error or silence(self.state.compensation_timeout))
                 )
             case _:
                 assert_never(what)
+
+    def time_is_over(self, step: Step) -> None:
+        if step.status != "waiting" or step.error is None:
+            self.unknown(step, silence(step.timeout))
+        elif step.mismatched:
+            self.unfit(step, step.error, step.tainted)
+        else:
+            self.spent(step, step.error, step.tainted)
 
     def is_alive(self, step: Step, what: Alarm, signs: Mapping[CommandId, LastSign]) -> bool:
         """Whether the step has more time, as it has shown that it lives since it was given the time that is over."""
@@ -104,9 +109,9 @@ class Alarms(Turn):
     def attempt_over(self, step: Step) -> None:
         """One attempt has had its time: the next one begins, unless it was the last. It may have had an effect."""
         policy, failure = step.retry, attempt_silence(self.now - step.sent_at)
-        at = self.now + retry_delay(policy, step.attempt, self.state.command_id(step, "invoke"), None)
+        at = self.now + retry_delay(policy, step.attempt - step.mismatches, self.state.command_id(step, "invoke"), None)
         tried_on = not step.delivered and not self.state.undoing
-        again = tried_on and may_retry(policy, step.attempt, failure.code, step.first_sent, self.now)
+        again = tried_on and may_retry(policy, step.attempt - step.mismatches, failure.code, step.first_sent, self.now)
         if again and at < step.due:
             self.record(e.RetryPlanned(step=step.name, at=at, error=failure, unknown=True))
         else:
@@ -116,8 +121,10 @@ class Alarms(Turn):
         """One attempt of a compensation has had its time."""
         policy, undo = self.state.compensation, step.undo
         failure = attempt_silence(self.now - undo.sent_at)
-        at = self.now + retry_delay(policy, undo.attempt, self.state.command_id(step, "compensate"), None)
-        if may_retry(policy, undo.attempt, failure.code, undo.first_sent, self.now) and at < undo.due:
+        at = self.now + retry_delay(
+            policy, undo.attempt - undo.mismatches, self.state.command_id(step, "compensate"), None
+        )
+        if may_retry(policy, undo.attempt - undo.mismatches, failure.code, undo.first_sent, self.now) and at < undo.due:
             self.record(e.RetryPlanned(step=step.name, at=at, error=failure, action="compensate"))
         else:
             self.record(e.UndoDeferred(step=step.name, error=failure))

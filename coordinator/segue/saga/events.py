@@ -269,6 +269,7 @@ class RetryPlanned(Event, frozen=True, kw_only=True):
     """The outstanding attempt was answered `retry`; the next goes out at `at`. `unknown`: it may have had an effect.
 
     The answer was read `shift` microseconds after its silence should have been answered: the deadline moves by as much.
+    `mismatch`: no worker with this activity has got it yet, so the attempt does not count.
     """
 
     step: str
@@ -277,6 +278,7 @@ class RetryPlanned(Event, frozen=True, kw_only=True):
     action: Action = "invoke"
     unknown: bool = False
     shift: int = 0
+    mismatch: bool = False
 
 
 class StepSucceeded(Event, frozen=True, kw_only=True):

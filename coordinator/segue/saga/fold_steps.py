@@ -77,6 +77,8 @@ def sent(state: SagaState, event: e.CommandSent, at: int) -> None:
     step.status, step.attempt, step.resends = "issued", event.attempt, 0
     step.keyed = step.keyed or event.keyed
     step.first_sent = step.first_sent + event.shift if step.first_sent else at
+    if step.mismatched:  # the time that it has taken is not the policy's, either
+        step.first_sent, step.mismatched = step.first_sent + at - step.sent_at - event.shift, False
     due, resend = event.due or at + step.timeout, event.resend or at + resend_delay(step.retry, 0, step.heartbeat)
     step.sent_at, step.sent_due, step.command = at, due, identity
     step.due, step.resend, step.retry_at = due, resend, NEVER
@@ -93,13 +95,17 @@ def undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: Comm
     edited = bytes(event.edited) or step.undo.edited
     due = event.due or at + state.compensation_timeout
     resend = event.resend or at + resend_delay(state.compensation, 0)
+    first_sent = step.undo.first_sent + event.shift if step.undo.first_sent else at
+    if step.undo.mismatched:
+        first_sent += at - step.undo.sent_at - event.shift
     step.undo = replace(
         step.undo,
         status="issued",
         attempt=event.attempt,
         resends=0,
-        first_sent=step.undo.first_sent + event.shift if step.undo.first_sent else at,
+        first_sent=first_sent,
         sent_at=at,
+        mismatched=False,
         command=identity,
         due=due,
         resend=resend,
@@ -164,10 +170,13 @@ def postponed(state: SagaState, event: e.ProgressReported | e.RetryPlanned, at: 
             attempt_due=NEVER,
             due=step.undo.due + event.shift,
             first_sent=step.undo.first_sent + event.shift,
+            mismatches=step.undo.mismatches + event.mismatch,
+            mismatched=event.mismatch,
         )
         set_undo_alarms(state, step)
     else:
         step.status, step.error = "waiting", event.error
+        step.mismatches, step.mismatched = step.mismatches + event.mismatch, event.mismatch
         step.tainted = step.tainted or event.unknown
         step.retry_at, step.resend, step.attempt_due = event.at, NEVER, NEVER
         step.due, step.first_sent = step.due + event.shift, step.first_sent + event.shift

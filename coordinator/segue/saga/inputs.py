@@ -31,6 +31,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     said_at: int = 0
     #: What is kept of the command's signs of life, where `SagaState.signs` has the command.
     last_sign: LastSign | None = None
+    #: The participant lacks the activity, or can't read the command: it says nothing about the business.
+    mismatch: bool = False
 
 
 class SignalArrived(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -15,6 +15,16 @@ from segue.saga.steps import Step
 from segue.saga.turn import Turn
 
 
+def is_mismatch(reply: Reply) -> bool:
+    """Whether no worker that fits has got the command: that is about deployments, and refuses nothing.
+
+    Workers of the version before answered `failure` where they lacked the activity.
+    """
+    if reply.outcome not in ("failure", "retry"):
+        return False
+    return (reply.mismatch and reply.outcome == "retry") or reply.error == "unknown_activity"
+
+
 class Replies(Turn):
     """Takes what other processes say."""
 
@@ -42,7 +52,10 @@ class Replies(Turn):
         unknown = reply.effect_unknown or step.tainted
         if step.status == "issued" and self.plan_retry(step, failure, reply):
             return None
-        self.spent(step, failure, unknown)
+        if is_mismatch(reply):
+            self.unfit(step, failure, unknown)
+        else:
+            self.spent(step, failure, unknown)
         return None
 
     def success(self, step: Step, output: msgspec.Raw) -> Ignored | None:
@@ -101,15 +114,23 @@ class Replies(Turn):
         if step.delivered or self.state.undoing:
             return False
         at, shift = self.now, self.lost(step.resend)
-        if reply.outcome == "retry":
-            if not may_retry(step.retry, step.attempt, failure.code, step.first_sent + shift, self.now):
+        mismatch = is_mismatch(reply)
+        tries = step.attempt - step.mismatches
+        if mismatch:
+            at += retry_delay(step.retry, step.mismatches + 1, reply.command_id, reply.retry_after)
+        elif reply.outcome == "retry":
+            if not may_retry(step.retry, tries, failure.code, step.first_sent + shift, self.now):
                 return False
-            at += retry_delay(step.retry, step.attempt, reply.command_id, reply.retry_after)
+            at += retry_delay(step.retry, tries, reply.command_id, reply.retry_after)
         elif failure.code != "expired" or reply.rejected or step.due <= step.sent_due:
             return False  # `expired` by a deadline that has moved since: the next try carries the new one
         if at >= step.due + shift:
             return False
-        self.record(e.RetryPlanned(step=step.name, at=at, error=failure, unknown=reply.effect_unknown, shift=shift))
+        self.record(
+            e.RetryPlanned(
+                step=step.name, at=at, error=failure, unknown=reply.effect_unknown, shift=shift, mismatch=mismatch
+            )
+        )
         return True
 
     def undo_reply(self, step: Step, attempt: int, reply: Reply) -> Ignored | None:
@@ -127,12 +148,18 @@ class Replies(Turn):
         self.extended(step, "compensate", reply.last_sign)
         undo = step.undo
         failure = failure_of(reply)
-        at = self.now + retry_delay(policy, attempt, reply.command_id, reply.retry_after)
+        mismatch = is_mismatch(reply)
+        tries = undo.mismatches + 1 if mismatch else attempt - undo.mismatches
+        at = self.now + retry_delay(policy, tries, reply.command_id, reply.retry_after)
         shift = self.lost(undo.resend)
         first = undo.first_sent + shift
-        again = reply.outcome == "retry" and may_retry(policy, attempt, failure.code, first, self.now)
-        if again and at < undo.due + shift:
-            self.record(e.RetryPlanned(step=step.name, at=at, error=failure, action="compensate", shift=shift))
+        again = reply.outcome == "retry" and may_retry(policy, tries, failure.code, first, self.now)
+        if (again or mismatch) and at < undo.due + shift:
+            self.record(
+                e.RetryPlanned(
+                    step=step.name, at=at, error=failure, action="compensate", shift=shift, mismatch=mismatch
+                )
+            )
         else:
             self.record(e.UndoDeferred(step=step.name, error=failure))
         return None

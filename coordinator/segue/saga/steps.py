@@ -40,6 +40,9 @@ class Undo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body: bytes = b""
     #: Whether the step was known to have succeeded when that was sent.
     done: bool = False
+    #: How many of its attempts have met no worker that fits, and whether the newest has.
+    mismatches: int = 0
+    mismatched: bool = False
 
 
 #: Most steps never come to it: they share this one.
@@ -93,6 +96,9 @@ class Step(msgspec.Struct, kw_only=True, gc=False):
     key: str = ""
     #: Its keys name the coordinator.
     keyed: bool = False
+    #: How many of its attempts have met no worker that fits, and whether the newest has.
+    mismatches: int = 0
+    mismatched: bool = False
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):

@@ -334,6 +334,18 @@ class Turn:
         else:
             self.record(e.StepFailed(step=step.name, error=failure))
 
+    def unfit(self, step: Step, failure: e.Failure, unknown: bool) -> None:
+        """Its time is over, and no worker that fits has got it: nothing is ever undone for a deploy."""
+        if step.delivered or self.state.undoing:
+            if unknown and not step.readonly:
+                self.unknown(step, failure)
+            else:
+                self.record(e.StepFailed(step=step.name, error=failure))
+        elif unknown and not step.readonly:
+            self.record(e.StepInDoubt(step=step.name, error=failure))
+        else:
+            self.record(e.StepParked(step=step.name, error=failure))
+
     def unknown(self, step: Step, failure: e.Failure) -> None:
         """Nobody knows whether it happened. Never compensate what can't be compensated, never end over it."""
         if step.readonly:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segue.testing.answers import SILENCE
+    from segue.testing.answers import MISMATCH, SILENCE
     from segue.testing.conversation import Given, given
     from segue.testing.explorer import explore
     from segue.testing.failures import NeverEnds, NondeterministicSaga, NotMocked, SagaBlocked, SagaTestError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segue.testing.saga_test import SagaTest
 
 __all__ = [
+    "MISMATCH",
     "SILENCE",
     "Case",
     "Given",
@@ -41,6 +42,7 @@ __all__ = [
 
 #: Loaded on demand: pytest imports this package for its plugin in every run, also where no saga is tested.
 _MODULES = {
+    "MISMATCH": "answers",
     "SILENCE": "answers",
     "Given": "conversation",
     "given": "conversation",

@@ -43,6 +43,17 @@ class Silence:
 SILENCE: Final = Silence()
 
 
+class Mismatch:
+    """A worker that lacks the activity, as in a rolling deploy."""
+
+    def __repr__(self) -> str:
+        return "MISMATCH"
+
+
+#: In `side_effects`: this attempt comes to a worker that lacks the activity.
+MISMATCH: Final = Mismatch()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a participant says to one command. `effect_unknown`: a negative answer that does not prove "no effect"."""
@@ -52,6 +63,8 @@ class Answer:
     code: str = ""
     effect_unknown: bool = False
     retry_after: float | None = None
+    #: The participant's build does not fit the command.
+    mismatch: bool = False
 
     def reply_to(self, command: SendCommand) -> Reply | None:
         """The reply as the engine takes it; None for silence."""
@@ -64,6 +77,7 @@ class Answer:
             error=self.code,
             effect_unknown=self.effect_unknown,
             retry_after=self.retry_after,
+            mismatch=self.mismatch,
         )
 
 
@@ -76,6 +90,12 @@ def success(output: Any, activity: AnyActivity, converter: Converter) -> Answer:
     except InvalidPayload as error:
         raise SagaTestError(f"{activity.name} can't answer {output!r:.120}: {error}") from error
     return Answer(outcome="success", body=msgspec.Raw(body))
+
+
+def mismatch(activity: AnyActivity) -> Answer:
+    """What a worker says that lacks the activity."""
+    answer = negative("retry", "unknown_activity", f"no handler for {activity.name!r}")
+    return Answer(outcome="retry", code=answer.code, body=answer.body, mismatch=True)
 
 
 def negative(outcome: Literal["failure", "retry"], code: str, message: str = "", details: Any = None) -> Answer:

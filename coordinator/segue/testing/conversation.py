@@ -17,7 +17,7 @@ from segue.saga.effects import SendCommand
 from segue.saga.events import Failure
 from segue.saga.inputs import Cancel, Input, ResolveStep, RetryStep, SignalArrived, SkipStep, Wake
 from segue.saga.retry import micros
-from segue.testing.answers import Answer, negative, success
+from segue.testing.answers import Answer, mismatch, negative, success
 from segue.testing.contracts import AnyActivity, Contracts
 from segue.testing.failures import SagaBlocked, SagaTestError
 from segue.testing.outcome import Outcome, outcome_of
@@ -328,6 +328,10 @@ class Expectation(Generic[I, O, B]):
         """`pending`: accepted and under way; the command stays unanswered, and its deadline moves."""
         body = raw(self._converter.to_bytes(details))
         return self._say(Answer(outcome="pending", body=body))
+
+    def mismatch(self) -> Given[I, O]:
+        """The command comes to a worker that lacks the activity, as in a rolling deploy."""
+        return self._say(mismatch(self._activity))
 
     def silence(self) -> Given[I, O]:
         """No answer, ever (unless `late` gives one): re-sends stay unanswered, too, until the step's time is over."""

@@ -14,7 +14,17 @@ from segue.saga.definition import SagaDefinition
 from segue.saga.effects import SendCommand
 from segue.saga.inputs import Cancel, Input, Reply, ResolveStep, RetryStep, SignalArrived, SkipStep, Wake
 from segue.saga.retry import micros
-from segue.testing.answers import Answer, Silence, answer_of_exception, call, negative, success
+from segue.testing.answers import (
+    MISMATCH,
+    Answer,
+    Mismatch,
+    Silence,
+    answer_of_exception,
+    call,
+    mismatch,
+    negative,
+    success,
+)
 from segue.testing.contracts import AnyActivity, Contracts, activity_of, saga_of
 from segue.testing.failures import NotMocked, SagaBlocked, SagaTestError
 from segue.testing.outcome import Outcome, outcome_of
@@ -88,17 +98,20 @@ class SagaTest(Generic[I, O]):
     def mock(self, activity: Activity[A, B], *, retry: str, delay: timedelta = ZERO) -> None: ...
     @overload
     def mock(self, activity: Activity[A, B], *, silent: Literal[True]) -> None: ...
+    @overload
+    def mock(self, activity: Activity[A, B], *, mismatch: Literal[True], delay: timedelta = ZERO) -> None: ...
     def mock(self, activity: AnyActivity, *function: Any, delay: timedelta = ZERO, **how: Any) -> None:
         """Say how an activity (or a compensation) answers; the last word on an activity counts.
 
         A function, sync or async, gets the activity's input and returns its output. `returns` is an output; `raises` an
         exception: ActivityRejected or segue.activities.Rejected refuses, any other answers `retry`. `side_effects` are
-        outputs, exceptions and SILENCE for one attempt after the other. `retry="busy"` answers every attempt `retry`
-        with that code, `silent=True` none of them. Each answer comes `delay` after its command. Outputs are checked
-        here against the activity's type, those of functions when they answer (SagaTestError).
+        outputs, exceptions, SILENCE and MISMATCH for one attempt after the other. `retry="busy"` answers every attempt
+        `retry` with that code, `silent=True` none of them; with `mismatch=True` each comes to a worker that lacks the
+        activity. Each answer comes `delay` after its command. Outputs are checked here against the activity's type,
+        those of functions when they answer (SagaTestError).
         """
         activity_of(activity)
-        kinds = {"returns", "raises", "side_effects", "retry", "silent"}
+        kinds = {"returns", "raises", "side_effects", "retry", "silent", "mismatch"}
         if len(function) + len(how) != 1 or not set(how) <= kinds:
             raise TypeError(f"mock {activity.name}: give a function or one of {', '.join(sorted(kinds))}")
         effects: Sequence[Any]
@@ -111,12 +124,14 @@ class SagaTest(Generic[I, O]):
             case {"side_effects": several}:
                 effects = list(several)
                 for effect in effects:
-                    if not isinstance(effect, Exception | type | Silence):
+                    if not isinstance(effect, Exception | type | Silence | Mismatch):
                         success(effect, activity, self._converter)
             case {"retry": code}:
                 effects = [negative("retry", code)]
             case {"silent": _}:
                 effects = [Silence()]
+            case {"mismatch": _}:
+                effects = [MISMATCH]
             case _:
                 effects = [_Function(function[0])]
         self._mocks[activity.name] = _Mock(activity, effects, "side_effects" in how, micros(delay))
@@ -297,6 +312,8 @@ class _Run:
                 return effect
             case Silence():
                 return Answer(outcome="silence")
+            case Mismatch():
+                return mismatch(activity)
             case BaseException():
                 return answer_of_exception(effect)
             case type() if issubclass(effect, BaseException):

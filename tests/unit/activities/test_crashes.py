@@ -92,7 +92,7 @@ def test_an_undecodable_command_is_dead_lettered_and_answered_wherever_the_worke
         service.settle(4, pace=0.05)
 
     for service in survives_every_crash(make, play):
-        assert set(service.outcomes()) == {"failure:invalid_input"}
+        assert set(service.outcomes()) == {"retry:invalid_input"}
         assert len(service.broker.records("payments.dlq")) >= 1
         assert service.committed() == 1
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import sessionmaker
 
 from segue import outbox
 from segue.activities import Activity, Rejected, ReplyLater, RetryLater, Worker, reply
-from segue.errors import ConfigError, ContractError, NotAllowed, NotFound, RejectedRecord
+from segue.errors import ConfigError, ContractError, NotAllowed, NotFound, RejectedRecord, UsageError
 from segue.outbox.schema import inbox_table, outbox_quarantine_table, outbox_table
 from segue.topics.broker import Acked, Outgoing, Polled
 from segue.topics.memory import MemoryBroker, MemoryConsumer, MemoryProducer
@@ -253,7 +253,7 @@ def test_a_payload_that_makes_no_sense_is_answered_and_dead_lettered_byte_for_by
     service.send(command(), body=body)
     service.send(command("o-2"))
     service.settle()
-    assert sorted(service.outcomes()) == ["failure:invalid_input", "success"]
+    assert sorted(service.outcomes()) == ["retry:invalid_input", "success"]
     [dead] = service.broker.records(DEAD)
     assert (dead.key, dead.value) == (b"o-1", body)
     [sent] = [record for record in service.broker.records(COMMANDS) if record.value == body]
@@ -265,9 +265,47 @@ def test_a_payload_that_makes_no_sense_is_answered_and_dead_lettered_byte_for_by
 def test_an_unknown_activity_is_answered_and_dead_lettered(service: Service) -> None:
     service.send(later(command(), activity="payments.nothing"))
     service.settle()
-    assert service.outcomes() == ["failure:unknown_activity"]
+    assert service.outcomes() == ["retry:unknown_activity"]
     [dead] = service.broker.records(DEAD)
     assert dict(dead.headers)["dlq_reason"] == b"unknown_activity"
+
+
+def test_a_mismatch_is_marked_and_dead_lettered_once_for_all_attempts_of_its_occurrence(service: Service) -> None:
+    unknown = later(command(), activity="payments.nothing")
+    for attempt in (1, 2, 3):
+        service.send(later(unknown, attempt=attempt, id=f"{unknown.id}-{attempt}"))
+        service.settle()
+
+    assert [(reply.outcome, reply.error, reply.mismatch) for reply in service.replies()] == [
+        ("retry", "unknown_activity", True)
+    ] * 3
+    assert len(service.broker.records(DEAD)) == 1
+
+
+def test_a_later_build_does_what_an_earlier_one_could_not(service: Service) -> None:
+    service.send(later(command(), activity="payments.nothing"))
+    service.settle()
+    service.send(command(attempt=2))
+    service.settle()
+
+    assert service.outcomes() == ["retry:unknown_activity", "success"]
+    assert service.bookings() == 1
+
+
+@pytest.mark.parametrize("code", ["unknown_activity", "invalid_input"])
+def test_no_handler_can_mean_a_code_of_the_workers_own(code: str) -> None:
+    with pytest.raises(UsageError, match="the worker's own"):
+        Rejected(code)
+
+
+def test_an_undo_whose_fence_row_is_gone_is_refused_and_never_a_tombstone(service: Service) -> None:
+    service.send(later(command(activity=refund), done=True))
+    service.settle()
+    service.send(later(command(activity=refund, attempt=2), done=True))
+    service.settle()
+
+    assert service.outcomes() == ["failure:forgotten"] * 2
+    assert [row.tombstone for row in service.inbox()] == [False]
 
 
 def test_an_unreadable_envelope_is_dead_lettered_and_the_partition_moves_on(service: Service) -> None:

@@ -42,6 +42,11 @@ async def not_deployed(s: Saga, order: Order) -> None:
     await s.call(charge, order)
 
 
+@saga("nothing")
+async def misunderstood(s: Saga, count: int) -> None:
+    """What the coordinator knows under another type of input."""
+
+
 class EstateWaiter:
     """The client's clock: while it sleeps the estate runs."""
 

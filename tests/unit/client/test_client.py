@@ -32,6 +32,7 @@ from tests.unit.client.kit import (
     Creeping,
     EstateWaiter,
     decision,
+    misunderstood,
     not_deployed,
     note,
     nothing,
@@ -99,15 +100,21 @@ def test_a_conflict_that_the_start_could_not_see_is_raised_by_the_result(client:
 
 
 def test_a_start_that_became_a_dead_letter_is_told_by_the_result(client: Client) -> None:
-    handle = client.start(not_deployed, ORDER, id="x")
-    with pytest.raises(NotFound, match="unknown_saga_type"):
+    handle = client.start(misunderstood, 1, id="x")
+    with pytest.raises(InvalidPayload, match="invalid_input"):
         handle.result(timeout=minutes(1))
-    with pytest.raises(NotFound, match="no saga is called 'not-deployed'"):
-        client.handle(not_deployed, "x").status()
+    with pytest.raises(InvalidPayload, match="invalid_input"):
+        client.handle(misunderstood, "x").status()
+
+
+def test_a_start_of_a_type_that_is_not_deployed_yet_is_waited_for(client: Client) -> None:
+    handle = client.start(not_deployed, ORDER, id="x")
+    with pytest.raises(TimeoutError, match="has it this saga type"):
+        handle.result(timeout=minutes(1))
 
 
 def test_an_old_dead_letter_does_not_speak_for_a_new_start(client: Client, estate: Estate) -> None:
-    refused = client.start(not_deployed, ORDER, id="x")
+    refused = client.start(misunderstood, 1, id="x")
     estate.run()
     again = client.start(order_saga, ORDER, id="x")
     assert again.result(timeout=minutes(1)) == Shipped("p-1")

@@ -306,7 +306,6 @@ def reasons(e: Estate) -> list[str]:
         (b"{}", ()),
         (b"{}", (("ce_id", b"1"), ("ce_type", b"order"), ("ce_sagaaction", b"explode"))),
         (b"{}", (("ce_id", b"\xff"), ("ce_type", b"order"), ("ce_sagaaction", b"start"))),
-        (b"{}", (("ce_id", b"1"), ("ce_type", b"no-such"), ("ce_sagaaction", b"start"))),
         (b'{"id":1}', (("ce_id", b"1"), ("ce_type", b"order"), ("ce_sagaaction", b"start"))),
         (None, (("ce_id", b"1"), ("ce_type", b"order"), ("ce_sagaaction", b"start"))),
         (b"{}", (("ce_id", b"1"), ("ce_type", b"order"), ("ce_sagaaction", b"start"), ("ce_sagaid", b"a b\x00c"))),

@@ -32,6 +32,8 @@ REQUEST_ACTIONS: frozenset[str] = frozenset(("start", "signal", "cancel"))
 #: Headers that are handed on from the message that caused another one.
 PASSED_ON = ("traceparent", "tracestate", "baggage")
 JSON = "application/json"
+#: Marks a `retry` that says nothing about the business; only the SDK sets it.
+MISMATCH = "ce_sagamismatch"
 #: Headers of a command that must be there, in the order in which `parse_command` unpacks them.
 _OF_COMMANDS = (
     "ce_id",
@@ -59,7 +61,6 @@ _OURS = frozenset(
         "ce_subject",
         "ce_causationid",
         "ce_sagadeadline",
-        "ce_sagadone",
         "ce_sagaheartbeat",
         "ce_sagarejected",
         "ce_sagaoutcome",
@@ -67,6 +68,8 @@ _OURS = frozenset(
         "ce_sagaeffect",
         "ce_sagaretryafter",
         "ce_sagareason",
+        "ce_sagadone",
+        MISMATCH,
         "content-type",
     )
 )
@@ -135,12 +138,12 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             pairs.append(("ce_time", rfc3339(self.time)))
         if self.subject is not None:
             pairs.append(("ce_subject", self.subject))
-        if self.done:
-            pairs.append(("ce_sagadone", "true"))
         if self.deadline is not None:
             pairs.append(("ce_sagadeadline", rfc3339(self.deadline)))
         if self.heartbeat is not None:
             pairs.append(("ce_sagaheartbeat", f"{self.heartbeat:g}"))
+        if self.done:
+            pairs.append(("ce_sagadone", "true"))
         return encode_headers(pairs)
 
 
@@ -166,6 +169,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     time: datetime | None = None
     content_type: str = JSON
     passed_on: tuple[tuple[str, str], ...] = ()
+    #: The participant lacks the activity, or can't read its input: deployments do not fit each other.
+    mismatch: bool = False
 
     def headers(self) -> Headers:
         """As they travel; the inverse of `parse_reply`."""
@@ -188,6 +193,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             ("ce_sagaeffect", "unknown" if self.effect == "unknown" else None),
             ("ce_sagarejected", "true" if self.rejected else None),
             ("ce_sagaretryafter", None if self.retry_after is None else f"{self.retry_after:g}"),
+            (MISMATCH, "true" if self.mismatch else None),
             ("content-type", self.content_type),
             *self.passed_on,
         ]
@@ -279,12 +285,12 @@ def parse_command(record: Record) -> Command:
         source=_advice(headers, "ce_source") or "",
         causation_id=_advice(headers, "ce_causationid") or "",
         subject=_advice(headers, "ce_subject"),
-        done=headers.get("ce_sagadone") == "true",
         deadline=_needed_moment(headers, "ce_sagadeadline"),
         time=_needed_moment(headers, "ce_time"),
         content_type=headers.get("content-type") or JSON,
         passed_on=_passed_on(headers),
         heartbeat=_heartbeat(headers.get("ce_sagaheartbeat", "")),
+        done=headers.get("ce_sagadone") == "true",
     )
 
 
@@ -345,6 +351,7 @@ def parse_reply(record: Record) -> Reply:
         time=_moment(headers, "ce_time"),
         content_type=headers.get("content-type") or JSON,
         passed_on=_passed_on(headers),
+        mismatch=headers.get(MISMATCH) == "true",
     )
 
 
