@@ -22,8 +22,8 @@ import segue.coordinator.service as service
 import segue.coordinator.work as work
 import segue.outbox.inbox as inbox
 import segue.outbox.relay as relay
+import segue.saga.alarms as alarms
 import segue.saga.fold_steps as fold_steps
-import segue.saga.replies as replies
 import segue.saga.state as state
 import segue.saga.transition as transition
 import segue.saga.turn as turn
@@ -212,8 +212,8 @@ def resend(patch: Patch) -> None:
 
 @mutant("[R1] a command has no wake-up before its time is over")
 def silence_alarm(patch: Patch) -> None:
-    for module in (turn, replies, fold_steps):
-        patch(module, "resend_delay", lambda policy, resends: 10**12)
+    for module in (turn, alarms, fold_steps):
+        patch(module, "resend_delay", lambda *_: 10**12)
 
 
 @mutant("[R4] the relay goes on after the highest number it has seen")

@@ -20,9 +20,9 @@ from typing import TypeAlias
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from segue.activities.handlers import Prepared
-from segue.activities.outcome import Answered, Rejected, RetryLater, answer_of_exception, failure, rejection
+from segue.activities.outcome import Answered, Rejected, RetryLater, answer_of_exception, failure, rejection, unfit
 from segue.activities.pace import Pace
-from segue.activities.participant import Handled, Participant
+from segue.activities.participant import Handled, InvalidOutput, Participant
 from segue.activities.runner import Desk, Sessions
 from segue.activities.shared import SharedSession
 from segue.failpoints import hit
@@ -224,7 +224,10 @@ class UnitOfWork:
             fence, now, handled = self._participant.decided(sessions.rows, prepared)
             if handled is not None:
                 return handled
-            answered = answer_of_exception(error, effect="none")
+            if isinstance(error, InvalidOutput):
+                answered = unfit(error.code, str(error))  # a bug of the handler, which another build mends
+            else:
+                answered = answer_of_exception(error, effect="none")
             return self._participant.answer(sessions.rows, prepared.command, fence, answered, now)
 
     def _log(self, prepared: Prepared, error: BaseException) -> None:

@@ -327,6 +327,7 @@ def test_an_output_that_does_not_fit_the_contract_is_a_bug_and_no_refusal_and_le
     service.send(command())
     service.settle()
     assert service.outcomes() == ["retry:invalid_output"]
+    assert service.replies()[0].mismatch  # a bug of the handler spends no attempt: another build mends it
     assert service.bookings() == 0
 
 
