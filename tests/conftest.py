@@ -37,6 +37,9 @@ settings.register_profile("shared-machine", deadline=None, print_blob=True)
 settings.register_profile("ci", settings.get_profile("shared-machine"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "shared-machine")
 
+# pytest-xdist sets it for its workers, and tables would be laid out for its width instead of for what a test says.
+os.environ.pop("COLUMNS", None)
+
 _numbers = itertools.count(1)
 
 

@@ -177,7 +177,7 @@ def test_what_the_broker_forgot_is_sent_again_after_everything_was_killed(projec
 def test_children_end_when_their_parent_is_killed(project: Project) -> None:
     project.dev("sagas", "payments:worker")
     project.json("saga", "start", "order", "@order.json", "--wait")
-    assert len(project.children()) == 3
+    assert len(project.children()) == 4
     project.stop(signal.SIGKILL)
     wait_until(lambda: not project.children())
 

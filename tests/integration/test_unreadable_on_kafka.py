@@ -89,7 +89,7 @@ def test_a_partition_that_stands_is_told_of_and_skipped_by_hand(kafka_bootstrap:
 
     told = segue("verify", *options)
     assert told.code == 1
-    assert f"segue topics skip {topic} 0 0" in told.out.replace("\n", " ")
+    assert f"segue topics skip {topic} 0 0" in " ".join(told.out.split())
     assert segue("topics", "skip", topic, "0", "0", *options).code == 2, "a reason is needed"
     assert segue("topics", "skip", topic, "0", "1", "--reason", "bomb", *options).code != 0, "it does not stand there"
     assert segue("topics", "skip", topic, "0", "0", "--reason", "bomb", "--actor", "ann", *options).code == 0

@@ -95,7 +95,8 @@ class PartitionWork:
     def overtake(self, task: Task) -> None:
         """The task is handled: so are those of the same command that were begun before it and have never ended."""
         line = self._lines.get(self._line_key(task.record), ())
-        for other in [other for other in line if other is not task and other.taken and _same(other, task)]:
+        before = task.record.offset
+        for other in [other for other in line if other.record.offset < before and other.taken and _same(other, task)]:
             self.answered(other)
             self.delivered(other)
             other.overtaken = True

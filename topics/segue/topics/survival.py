@@ -217,7 +217,8 @@ def _why_not(kind: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__struct_config__.omit_defaults:
         return f"{name} leaves its defaults out (omit_defaults), so another default would change what was kept"
     if is_model(kind):
-        for field, info in kind.model_fields.items():
+        model: Any = kind
+        for field, info in model.model_fields.items():
             if info.exclude:
                 return f"{kind.__qualname__}.{field} is left out when it is written (exclude), so it would be lost"
     return ""
