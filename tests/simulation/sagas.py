@@ -365,4 +365,4 @@ FEATURES = (
     "bug",
 )  # fmt: skip
 #: What only a focus turns on.
-FOCUSED = ("parked", "recover", ODD_SIGNALS)
+FOCUSED = ("parked", "recover", "scope", "take_back", ODD_SIGNALS)
