@@ -132,7 +132,7 @@ class Code:
                 await self.first_of_two(s, node)
             case "signal":
                 try:
-                    s.set(STAGE, await s.receive(NUDGE, timeout=_ms(node.ms)))
+                    s.set(STAGE, await s.receive(NUDGE, timeout=_ms(node.ms), expected=_ms(node.ms // 2)))
                 except TimeoutError:
                     pass
             case "pivot":

@@ -49,6 +49,7 @@ def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
         updated_at=from_micros(state.updated_at),
         ended_at=None if state.ended_at is None else from_micros(state.ended_at),
         deadline_at=_moment(state.promised),
+        expected_at=_moment(state.expected_at),
         wake_at=None if wake_at is None else from_micros(wake_at),
         revision=state.revision,
         undriven=state.undriven,

@@ -86,7 +86,7 @@ class DeadLetterFilter:
 
 
 def overdue(now: datetime) -> ColumnElement[bool]:
-    """Sagas that should have moved by now: nobody woke them, nobody has their code, or their deadline passed."""
+    """Sagas that should have moved by now: no wake-up, no code, their deadline passed, or a signal is late."""
     late = now - GRACE
     return and_(
         saga.c.status.in_(LIVE),
@@ -94,6 +94,7 @@ def overdue(now: datetime) -> ColumnElement[bool]:
             and_(saga.c.alarm_at < late, saga.c.wake_at < late),  # the alarm is never later, and indexed
             and_(saga.c.status == "running", saga.c.deadline_at < late),
             and_(saga.c.undriven, saga.c.updated_at < late),
+            saga.c.expected_at < now,
         ),
     )
 

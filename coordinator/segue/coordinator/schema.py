@@ -89,6 +89,8 @@ saga = Table(
     #: Why its undo is not done; `error_code` is why it began.
     Column("undo_error_code", String(255)),
     Column("undo_error_message", Text),
+    #: By when a signal should have come that it waits for.
+    Column("expected_at", Moment),
     Index(
         "saga_alarm_at",
         "alarm_at",
@@ -106,6 +108,12 @@ saga = Table(
         "deadline_at",
         postgresql_where=text("deadline_at IS NOT NULL AND status = 'running'"),
         sqlite_where=text("deadline_at IS NOT NULL AND status = 'running'"),
+    ),
+    Index(
+        "saga_expected_at",
+        "expected_at",
+        postgresql_where=text("expected_at IS NOT NULL"),
+        sqlite_where=text("expected_at IS NOT NULL"),
     ),
     Index("saga_undriven", "id", postgresql_where=text("undriven"), sqlite_where=text("undriven")),
     Index(

@@ -65,6 +65,8 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     #: Why its undo is not done; `error_code` is why it began.
     undo_error_code: str | None = None
     undo_error_message: str | None = None
+    #: By when a signal should have come that it waits for.
+    expected_at: datetime | None = None
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):

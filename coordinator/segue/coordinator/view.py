@@ -208,6 +208,7 @@ def is_overdue(row: SagaRow, now: datetime) -> bool:
         (row.wake_at is not None and row.wake_at < late)
         or (row.status == "running" and row.deadline_at is not None and row.deadline_at < late)
         or (row.undriven and row.updated_at < late)
+        or (row.expected_at is not None and row.expected_at < now)
     )
 
 
@@ -284,7 +285,7 @@ def _waits(state: SagaState, row: SagaRow, now: datetime) -> list[Wait]:
     if state.ended:
         return []
     waits = [wait for step in state.steps.values() if (wait := _wait_of(state, step, now)) is not None]
-    waits += [Wait(what=f"the signal {name}") for name in dict.fromkeys(state.receives.values())]
+    waits += _signals(state, now)
     timers = sorted(at for at in state.timers.values() if at < NEVER)
     if timers:
         waits.append(_until("a timer", timers[0], now))
@@ -292,6 +293,19 @@ def _waits(state: SagaState, row: SagaRow, now: datetime) -> list[Wait]:
         waits.append(_until("the breaker, which holds its undo", state.held.until, now))
     if state.undriven and state.blocked is None:
         waits.append(Wait(what=f"a process that has {state.definition} v{state.version}", overdue=is_overdue(row, now)))
+    return waits
+
+
+def _signals(state: SagaState, now: datetime) -> list[Wait]:
+    """One for each name; of several waits the one whose signal should be here first."""
+    expected: dict[str, int] = {}
+    for n, name in state.receives.items():
+        expected[name] = min(expected.get(name, NEVER), state.expected.get(n, NEVER))
+    waits: list[Wait] = []
+    for name, at in expected.items():
+        until = from_micros(at) if at < NEVER else None
+        what = f"the signal {name}" + (", expected" if until else "")
+        waits.append(Wait(what=what, until=until, overdue=until is not None and until < now))
     return waits
 
 

@@ -218,15 +218,18 @@ class Saga:
                 await _cancelled(items)
             raise
 
-    async def receive(self, signal: Signal[T], *, timeout: timedelta | None = None) -> T:
+    async def receive(
+        self, signal: Signal[T], *, timeout: timedelta | None = None, expected: timedelta | None = None
+    ) -> T:
         """The next signal of this kind, in the order of arrival. Raises TimeoutError after `timeout`.
 
-        With a `timeout` of zero it is one that is there already, or none.
+        With a `timeout` of zero it is one that is there already, or none. One that has not come when `expected` is over
+        makes the saga overdue: people find it among the stuck ones, and the code goes on waiting.
         """
         if timeout is None:
-            return await self._receive(signal)
+            return await self._receive(signal, expected)
         async with asyncio.timeout(max(timeout, _AT_ONCE).total_seconds()):
-            return await self._receive(signal)
+            return await self._receive(signal, expected)
 
     async def undo(self, step: str | Activity[Any, Any]) -> None:
         """Undo a step now, once, and go on when it is undone; a later undo of the saga leaves it alone.
@@ -367,13 +370,14 @@ class Saga:
         finally:
             del pending  # it has the failure, whose traceback has this frame
 
-    async def _receive(self, signal: Signal[T]) -> T:
+    async def _receive(self, signal: Signal[T], expected: timedelta | None) -> T:
         self._check()
         program = self._program
+        due = 0 if expected is None else program.loop.now + _expected(signal, expected)
         n = program.received = program.received + 1
         pending = Pending(program.loop.create_future(), signal.type)
         program.receives[n] = pending
-        program.requests.append(e.ReceiveStarted(n=n, signal=signal.name))
+        program.requests.append(e.ReceiveStarted(n=n, signal=signal.name, expected=due))
         try:
             return await pending.future  # type: ignore[no-any-return]
         except asyncio.CancelledError:
@@ -404,3 +408,8 @@ async def _cancelled(items: Sequence[asyncio.Future[Any]]) -> None:
         item.cancel()
     if items:
         await asyncio.wait(items)
+
+
+def _expected(signal: Signal[Any], expected: timedelta) -> int:
+    check_duration(f"signal {signal.name}: expected", expected)
+    return micros(expected)

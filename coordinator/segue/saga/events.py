@@ -403,10 +403,14 @@ class TimerCancelled(Event, frozen=True, kw_only=True):
 
 
 class ReceiveStarted(Event, frozen=True, kw_only=True):
-    """The code waits for a signal; signals are handed out first come, first served."""
+    """The code waits for a signal; signals are handed out first come, first served.
+
+    `expected`: by when (microseconds) it should have come; 0: nobody says. People see it then.
+    """
 
     n: int
     signal: str
+    expected: int = 0
 
 
 class ReceiveCancelled(Event, frozen=True, kw_only=True):

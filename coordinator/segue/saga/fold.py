@@ -169,6 +169,7 @@ def _run_ended(state: SagaState, event: e.RunEnded) -> None:
     state.next = event
     state.timers.clear()
     state.receives.clear()
+    state.expected.clear()
     state.undo_requests.clear()
     on_signals.put_back(state, event.pending)
     state.deliveries.clear()
@@ -216,6 +217,7 @@ def _stopped(state: SagaState, event: e.StopRequested) -> None:
     state.undo_requests.clear()
     state.timers.clear()
     state.receives.clear()
+    state.expected.clear()
     state.deliveries.clear()
     state.undriven = False
     state.blocked = state.parked = state.held = None

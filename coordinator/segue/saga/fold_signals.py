@@ -17,6 +17,8 @@ def moved(
     match event:
         case e.ReceiveStarted():
             _wait(state, event.n, event.signal)
+            if event.expected:
+                state.expected[event.n] = event.expected
         case e.ReceiveCancelled():
             if event.returned:
                 _give_back(state, event.n)

@@ -96,6 +96,8 @@ class SagaState(msgspec.Struct):
     signs: dict[CommandId, Signs] = {}
     timers: dict[int, int] = {}
     receives: dict[int, str] = {}
+    #: By when the signals of some waits should have come; those of waits that are over do not matter.
+    expected: dict[int, int] = {}
     #: Signals that nobody has received, by name, first come first.
     signals: dict[str, list[e.SignalReceived]] = {}
     deliveries: list[Delivery] = []
@@ -154,6 +156,13 @@ class SagaState(msgspec.Struct):
             errors = (self.steps[name].error for name, why in self.troubled.items() if why != "deferred")
             cause = next(errors, None)
         return cause
+
+    @property
+    def expected_at(self) -> int:
+        """By when the next signal should have come that the code waits for; NEVER if nobody said."""
+        if self.ended or not self.expected:
+            return NEVER
+        return min((at for n, at in self.expected.items() if n in self.receives), default=NEVER)
 
     @property
     def undoing(self) -> bool:

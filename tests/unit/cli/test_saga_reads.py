@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from segue.clock import SYSTEM_CLOCK
+from segue.contract import Signal, minutes
 from segue.coordinator.store import AuditEntry
+from segue.saga import Saga, saga
 from segue.saga.inputs import Cancel
 from segue.testing import replay
 from tests.unit.cli.kit import (
@@ -90,9 +92,24 @@ def test_sagas_that_started_in_the_same_instant_are_paged_too(database: Database
 
 def test_an_overdue_saga_is_stuck(database: Database, on_database: Segue) -> None:
     database.put(shipping("order-1", ago=timedelta(minutes=30)))
-    (saga,) = on_database("saga", "ls", "--stuck", "--json").json["sagas"]
-    assert (saga["id"], saga["attention"], saga["overdue"]) == ("order-1", "none", True)
+    (found,) = on_database("saga", "ls", "--stuck", "--json").json["sagas"]
+    assert (found["id"], found["attention"], found["overdue"]) == ("order-1", "none", True)
     assert "overdue" in on_database("saga", "ls", "--stuck").out
+
+
+@saga("reviewed")
+async def reviewed_saga(s: Saga, order: int) -> str:
+    return await s.receive(Signal("decision", str), expected=minutes(2))
+
+
+@pytest.mark.parametrize(("ago", "late"), [(1, False), (3, True)])
+def test_a_saga_whose_signal_is_late_is_stuck(database: Database, on_database: Segue, ago: int, late: bool) -> None:
+    database.put(Played("r-1", definition=reviewed_saga, input=1, ago=minutes(ago)))
+    stuck = on_database("saga", "ls", "--stuck", "--json").json["sagas"]
+    assert [one["id"] for one in stuck] == (["r-1"] if late else [])
+    shown = " ".join(on_database("saga", "show", "r-1").out.split())
+    assert "the signal decision, expected until" in shown
+    assert (", overdue" in shown) is late
 
 
 def test_a_saga_whose_code_no_process_has_is_stuck(database: Database, on_database: Segue) -> None:
@@ -109,15 +126,16 @@ def test_groups_count_what_sagas_have_in_common(filled: Database, on_database: S
 
 
 def test_the_shape_of_a_listed_saga_is_stable(filled: Database, on_database: Segue) -> None:
-    (saga,) = on_database("saga", "ls", "--status", "completed", "--json").json["sagas"]
-    assert sorted(saga) == [
+    (found,) = on_database("saga", "ls", "--status", "completed", "--json").json["sagas"]
+    assert sorted(found) == [
         "attempt", "attention", "attributes", "coordinator", "deadline_at", "definition", "ended_at", "error_class",
-        "error_code", "error_message", "first_seq", "id", "input", "overdue", "parent_id", "result", "revision", "run",
+        "error_code", "error_message", "expected_at", "first_seq", "id", "input", "overdue", "parent_id", "result",
+        "revision", "run",
         "started_at", "status", "step", "tenant", "undo_error_code", "undo_error_message", "undriven",
         "updated_at", "version", "waiting_for", "wake_at",
     ]  # fmt: skip
-    assert saga["input"] == {"id": "o-1", "account": "ann", "total": "9.50"}
-    assert saga["result"] == {"parcel": "p-1"}
+    assert found["input"] == {"id": "o-1", "account": "ann", "total": "9.50"}
+    assert found["result"] == {"parcel": "p-1"}
 
 
 def test_an_empty_list_says_so_on_stderr_and_keeps_stdout_empty(database: Database, on_database: Segue) -> None:
