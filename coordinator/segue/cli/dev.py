@@ -67,7 +67,7 @@ def develop(
         raise Problem(f"a `segue dev` runs in this directory already ({BROKER_FILE} says where its broker is)")
     topics = _topics(run, sagas, workers)
     migrate(database_url(run))
-    with stopping() as stop, _broker(topics) as address:
+    with stopping(drain=PATIENCE) as stop, _broker(topics) as address:
         children = Children(run.out.child, environment_with(run.flags, {**os.environ, "PYTHONUNBUFFERED": "1"}))
         try:
             children.add("coordinator", _segue(run, "coordinator", "run", *sagas))
