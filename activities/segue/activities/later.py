@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, overload
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -15,18 +16,27 @@ from segue.outbox.inbox import Fence, lock_fence, store_answer
 from segue.outbox.message import Message, unpack
 from segue.outbox.store import ServiceRows
 from segue.outbox.writer import add_message
+from segue.topics.codec import NULL, Codecs
 from segue.topics.converter import Converter
-from segue.topics.envelope import Command
+from segue.topics.envelope import JSON, Command
 
 _CONVERTER = Converter()
 
 
 @overload
-def reply(session: Session, token: str, output: Any = None) -> None: ...
+def reply(session: Session, token: str, output: Any = None, *, codecs: Codecs | None = None) -> None: ...
 @overload
-def reply(session: AsyncSession, token: str, output: Any = None) -> Awaitable[None]: ...
-def reply(session: Session | AsyncSession, token: str, output: Any = None) -> Awaitable[None] | None:
+def reply(
+    session: AsyncSession, token: str, output: Any = None, *, codecs: Codecs | None = None
+) -> Awaitable[None]: ...
+def reply(
+    session: Session | AsyncSession, token: str, output: Any = None, *, codecs: Codecs | None = None
+) -> Awaitable[None] | None:
     """Answer `success` with `output`, if and only if the session's transaction commits; `token` is `ctx.token`.
+
+    `codecs` are the worker's, where its replies are not JSON (`codecs_of(settings)`). Raises UsageError where they are
+    needed and not given, InvalidPayload for an output that the topic's schema can't hold, Unavailable while the
+    registry can't be asked; then nothing is written.
 
     A second call, or one after the command was answered otherwise, does nothing. Raises NotAllowed where the step was
     compensated meanwhile (roll back then: what you are about to do will not be undone). Raises NotFound for an unknown
@@ -34,7 +44,7 @@ def reply(session: Session | AsyncSession, token: str, output: Any = None) -> Aw
     Await it with an AsyncSession.
     """
     answered = Answered(outcome="success", body=_CONVERTER.to_bytes(output, None if output is None else type(output)))
-    return _in_session(session, token, answered)
+    return _in_session(session, token, answered, codecs)
 
 
 @overload
@@ -46,20 +56,22 @@ def reject(session: Session | AsyncSession, token: str, rejected: Rejected) -> A
     return _in_session(session, token, rejection(rejected))
 
 
-def _in_session(session: Session | AsyncSession, token: str, answered: Answered) -> Awaitable[None] | None:
+def _in_session(
+    session: Session | AsyncSession, token: str, answered: Answered, codecs: Codecs | None = None
+) -> Awaitable[None] | None:
     if isinstance(session, AsyncSession):
-        return session.run_sync(lambda sync: _answer(sync, token, answered))
-    _answer(session, token, answered)
+        return session.run_sync(lambda sync: _answer(sync, token, answered, codecs))
+    _answer(session, token, answered, codecs)
     return None
 
 
-def _answer(session: Session, token: str, answered: Answered) -> None:
-    message = settle(SqlServiceRows(session.connection()), token, answered)
+def _answer(session: Session, token: str, answered: Answered, codecs: Codecs | None) -> None:
+    message = settle(SqlServiceRows(session.connection()), token, answered, codecs)
     if message is not None:
         add_message(session, message)
 
 
-def settle(rows: ServiceRows, token: str, answered: Answered) -> Message | None:
+def settle(rows: ServiceRows, token: str, answered: Answered, codecs: Codecs | None = None) -> Message | None:
     """Store the answer in the fence row; the reply, for the outbox of the same transaction, or None: it has one.
 
     Raises what `reply` does.
@@ -74,10 +86,26 @@ def settle(rows: ServiceRows, token: str, answered: Answered) -> Message | None:
     _refuse_undone(fence, action, key)
     if known.outcome != "pending":
         return None
-    command = _command_of(unpack(known.reply), known.command_id, known.attempt, action, key)
+    pending = unpack(known.reply)
+    if answered.outcome == "success":
+        answered = _formatted(answered, pending, codecs)
+    command = _command_of(pending, known.command_id, known.attempt, action, key)
     message = reply_to(command, answered, source=f"/{consumer}", now=now)
     store_answer(rows, consumer, command, answered.stored_outcome, message, tombstone=False)
     return message
+
+
+def _formatted(answered: Answered, pending: Message, codecs: Codecs | None) -> Answered:
+    """The answer in the format of its topic, which the `pending` reply was in already."""
+    if codecs is None:
+        if pending.content_type == JSON:
+            return answered
+        raise UsageError(
+            f"replies on {pending.aggregatetype} are {pending.content_type}; give `reply` the worker's codecs "
+            "(codecs=codecs_of(settings), from segue.settings.deployment)"
+        )
+    content_type, value = codecs.encode(pending.aggregatetype, pending.type, answered.body or NULL)
+    return msgspec.structs.replace(answered, content_type=content_type, body=value)
 
 
 def _refuse_undone(fence: Fence, action: str, key: str) -> None:

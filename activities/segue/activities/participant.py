@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, assert_never
+from typing import Any, Literal, assert_never
 
 import msgspec
 
@@ -32,7 +32,7 @@ from segue.outbox.inbox import (
 )
 from segue.outbox.message import Message, unpack
 from segue.outbox.store import ServiceRows
-from segue.topics.codec import Codecs, JsonCodec
+from segue.topics.codec import NULL, Codecs, JsonCodec
 from segue.topics.converter import Converter
 from segue.topics.envelope import MISMATCH, Command
 
@@ -117,7 +117,8 @@ class Participant:
         try:
             output = desk.call(registration.function, self._context(sessions.handed, prepared, fence), prepared.input())
         except ReplyLater:
-            return Answered(outcome="pending")
+            # In the format that its answer must have: who gives that, gives it elsewhere.
+            return self._nothing("pending", prepared.command)
         return self._success(prepared.command, output, registration)
 
     def _success(self, command: Command, output: Any, registration: Registration) -> Answered:
@@ -141,6 +142,11 @@ class Participant:
             raise InvalidOutput(f"what {activity.name} returned can't be sent: {error}") from error
         return Answered(outcome="success", body=value, content_type=content_type)
 
+    def _nothing(self, outcome: Literal["success", "pending"], command: Command) -> Answered:
+        """A null in the format of the topic."""
+        content_type, value = self._codecs.encode(command.reply_to, f"{command.activity}.reply", NULL)
+        return Answered(outcome=outcome, body=value, content_type=content_type)
+
     # --- the fence and the reply
 
     def decided(self, rows: ServiceRows, prepared: Prepared) -> tuple[Fence, datetime, Handled | None]:
@@ -157,7 +163,7 @@ class Participant:
                 message = readdressed(decision.reply, command, source=self.source, now=now)
                 store_answer(rows, self.consumer, command, "success", message, tombstone=False)
             case Tombstone():
-                message = self._reply(command, Answered(outcome="success"), now)
+                message = self._reply(command, self._nothing("success", command), now)
                 store_answer(rows, self.consumer, command, "success", message, tombstone=True)
             case Refuse():
                 answered = self._sticky(fence, command, failure(decision.code, decision.message))
