@@ -60,9 +60,10 @@ def by_key(plan: str) -> bool:
 
 @pytest.mark.parametrize("statement", OF_THE_COORDINATOR)
 def test_a_coordinator_finds_rows_by_key_however_empty_its_tables_were(postgres_url: str, statement: str) -> None:
-    upgrade(postgres_url)
+    own = f"{postgres_url}?options=-csearch_path%3Dsegue"  # as new deployments have it
+    upgrade(own)
     patience = timedelta(seconds=10)
-    engine = open_engine(postgres_url, pool_size=1, lock_timeout=patience, call_timeout=patience)
+    engine = open_engine(own, pool_size=1, lock_timeout=patience, call_timeout=patience)
     try:
         with engine.connect() as connection:
             plan = kept_plan(connection, statement)
@@ -96,9 +97,10 @@ def test_no_statement_of_the_loop_visits_all_rows(postgres_bench: Bench, planned
 
 
 def test_a_page_of_due_sagas_is_found_in_its_order_and_not_compiled_first(postgres_url: str) -> None:
-    upgrade(postgres_url)
+    own = f"{postgres_url}?options=-csearch_path%3Dsegue"  # as new deployments have it
+    upgrade(own)
     patience = timedelta(seconds=10)
-    engine = open_engine(postgres_url, pool_size=1, lock_timeout=patience, call_timeout=patience)
+    engine = open_engine(own, pool_size=1, lock_timeout=patience, call_timeout=patience)
     try:
         with engine.connect() as connection:
             plan = kept_plan(connection, statements.pg_due("bench", (("transfer", 1), ("nap", 2))))

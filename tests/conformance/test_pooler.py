@@ -9,19 +9,24 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from segue import outbox
 from segue.activities import LoopOptions, Rejected, Worker, WorkerOptions
 from segue.activities.runner import AsyncRunner, Runner, ThreadRunner
+from segue.client import Client
+from segue.coordinator.queries import SagaFilter
+from segue.coordinator.reads import Reads
 from segue.coordinator.sql import SqlStore
-from segue.errors import ConfigError
-from segue.migrations import upgrade
+from segue.errors import ConfigError, NotFound
+from segue.migrations import check, upgrade
+from segue.migrations.runner import FIRST_TABLES
 from segue.outbox.deadline import watch
 from segue.outbox.relay import Relay
 from segue.topics.memory import MemoryBroker
+from segue.topics.names import TopicNames
 from tests.real.pgbouncer import PgBouncer
 from tests.unit.activities.kit import Booking, Charged, Order, Service, charge, command
 
@@ -135,5 +140,58 @@ def test_the_coordinator_works_behind_a_pooler_in_session_mode(postgres_url: str
         with store.batch() as batch:
             assert batch.now is not None
         store.close()
+    finally:
+        pooler.remove()
+
+
+def in_schema(url: str) -> str:
+    return f"{url}?options=-csearch_path%3Dsegue"
+
+
+def test_behind_a_pooler_in_session_mode_the_coordinator_is_in_its_schema(postgres_url: str) -> None:
+    upgrade(in_schema(postgres_url))
+    pooler = PgBouncer(f"session-{os.getpid()}", upstream=postgres_url, mode="session")
+    pooler.start(fresh=True)
+    try:
+        store = SqlStore(in_schema(pooler.address), **SETTINGS)
+        assert store.offsets("segue") == {}, "the pooler leaves the options out, and the store says it again"
+        store.close()
+    finally:
+        pooler.remove()
+
+
+def test_the_schema_is_made_through_a_pooler(pooled_url: str, postgres_url: str) -> None:
+    upgrade(in_schema(pooled_url))
+    assert check(in_schema(pooled_url)) == []
+    engine = create_engine(postgres_url)
+    assert set(inspect(engine).get_table_names("segue")) >= FIRST_TABLES
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
+
+
+def test_who_reads_through_a_pooler_that_forgets_the_schema_is_told_and_not_shown_another_s(
+    pooled_url: str, postgres_url: str
+) -> None:
+    upgrade(postgres_url)  # an older coordinator's, which would be taken for ours
+    reads = Reads(in_schema(pooled_url))
+    with pytest.raises(ConfigError, match=r"is not in schema segue, .* connect_query='SET search_path TO segue'"):
+        reads.count(SagaFilter())
+    reads.close()
+    client = Client(TopicNames(coordinator="shop"), database=in_schema(pooled_url))
+    with client, pytest.raises(ConfigError, match="is not in schema segue"):
+        client.handle("order", "order-1").status()
+
+
+def test_a_pooler_may_say_the_schema_itself(postgres_url: str) -> None:
+    upgrade(in_schema(postgres_url))
+    pooler = PgBouncer(f"schema-{os.getpid()}", upstream=postgres_url, connect_query="SET search_path TO segue")
+    pooler.start(fresh=True)
+    try:
+        reads = Reads(in_schema(pooler.address))
+        assert reads.count(SagaFilter()) == 0
+        reads.close()
+        client = Client(TopicNames(coordinator="shop"), database=in_schema(pooler.address))
+        with client, pytest.raises(NotFound):
+            client.handle("order", "order-1").status()
     finally:
         pooler.remove()

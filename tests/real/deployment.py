@@ -26,6 +26,7 @@ class Deployment:
             "SEGUE_COORDINATOR_NAME": name,
             "SEGUE_COORDINATOR_SAGAS": "sagas",
             "SEGUE_COORDINATOR_DATABASE": database,
+            "SEGUE_COORDINATOR_SCHEMA": "segue",
             "SEGUE_KAFKA_BOOTSTRAP": kafka,
             "SEGUE_TOPICS_COMMANDS": "{coordinator}.{service}.commands",
             "SEGUE_TOPICS_PARTITIONS": "2",

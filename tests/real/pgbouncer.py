@@ -20,12 +20,19 @@ class PgBouncer(Server):
     kind = "pgbouncer"
 
     def __init__(
-        self, name: str = "main", *, upstream: str, port: int | None = None, mode: str = "transaction"
+        self,
+        name: str = "main",
+        *,
+        upstream: str,
+        port: int | None = None,
+        mode: str = "transaction",
+        connect_query: str = "",
     ) -> None:
-        """`upstream`: the SQLAlchemy URL of the database that it leads to."""
+        """`upstream`: the SQLAlchemy URL of the database that it leads to; `connect_query`: said in each session."""
         super().__init__(name, port=port)
         self._upstream = make_url(upstream)
         self._mode = mode
+        self._connect_query = connect_query
 
     @classmethod
     def missing(cls) -> str | None:
@@ -71,6 +78,8 @@ class PgBouncer(Server):
             "ignore_startup_parameters = extra_float_digits,options",
         ]
         lines[1] = f"{self._upstream.database} = {server} user=postgres"
+        if self._connect_query:
+            lines[1] += f" connect_query='{self._connect_query}'"
         file = self.home / "pgbouncer.ini"
         file.write_text("\n".join(lines) + "\n")
         os.chmod(file, 0o644)

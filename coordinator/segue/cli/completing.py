@@ -43,6 +43,7 @@ def _quietly(offer: Any, ctx: Any, incomplete: str) -> Iterator[tuple[str, str]]
 def _reads(params: dict[str, Any]) -> Reads:
     from segue.coordinator.reads import Reads
     from segue.settings import load
+    from segue.settings.deployment import database_of
 
     flags: dict[str, tuple[str, object]] = {}
     for pair in params.get("set_") or ():
@@ -52,7 +53,7 @@ def _reads(params: dict[str, Any]) -> Reads:
         flags["coordinator.database"] = ("--database", params["database"])
     config = params.get("config")
     loaded = load(file=Path(config) if config else None, environment=os.environ, flags=flags)
-    return Reads(loaded.settings.coordinator.database)
+    return Reads(database_of(loaded.settings))
 
 
 def _sagas(found: Reads, _: dict[str, Any], incomplete: str) -> Iterator[tuple[str, str]]:

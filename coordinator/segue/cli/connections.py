@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from segue.cli.invocation import Invocation
 from segue.errors import ConfigError
 from segue.settings import EMBEDDED
-from segue.settings.deployment import kafka_of
+from segue.settings.deployment import database_of, kafka_of
 from segue.settings.embedded import broker, running_broker
 from segue.topics.settings import KafkaSettings
 
@@ -23,7 +23,7 @@ def database_url(run: Invocation) -> str:
     """The coordinator's database. Raises ConfigError for a URL that can't be one."""
     from segue.coordinator.reads import parse_url
 
-    return parse_url(run.loaded.settings.coordinator.database).render_as_string(hide_password=False)
+    return parse_url(database_of(run.loaded.settings)).render_as_string(hide_password=False)
 
 
 def service_url(text: str) -> URL:

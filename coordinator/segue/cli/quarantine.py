@@ -13,6 +13,7 @@ from segue.cli.escape import escape
 from segue.cli.invocation import Invocation
 from segue.coordinator.store import AuditEntry, Changes
 from segue.errors import NotFound
+from segue.outbox.search_path import keep_search_path
 from segue.outbox.sql import SqlOutboxStore
 
 Ids = Annotated[
@@ -60,6 +61,6 @@ def _url(run: Invocation) -> str:
 
 
 def _outbox(run: Invocation) -> SqlOutboxStore:
-    engine = create_engine(_url(run), hide_parameters=True)
+    engine = keep_search_path(create_engine(_url(run), hide_parameters=True))
     run.closing.callback(engine.dispose)
     return SqlOutboxStore(engine)

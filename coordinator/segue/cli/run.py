@@ -24,6 +24,7 @@ from segue.coordinator.service import Coordinator, Options
 from segue.errors import ConfigError
 from segue.observe import SILENT, Logging, Observer
 from segue.outbox import Relay, RelayOptions
+from segue.outbox.search_path import keep_search_path
 from segue.outbox.sql import SqlOutboxStore
 from segue.settings import LimitsSettings, Settings
 from segue.settings.deployment import codecs_of, limits_of, names_of
@@ -208,7 +209,7 @@ def _relay(run: Invocation, url: str | None, client: KafkaSettings, observer: Ob
 
     It has a producer and an engine of its own: both belong to one thread.
     """
-    engine = create_engine(service_url(url) if url else database_url(run), hide_parameters=True)
+    engine = keep_search_path(create_engine(service_url(url) if url else database_url(run), hide_parameters=True))
     run.closing.callback(engine.dispose)
     store = BatchedOutbox(engine) if url in (None, database_url(run)) else SqlOutboxStore(engine)
     return Relay(store, _producer(run, client, observer), options=options, observer=observer)

@@ -15,6 +15,7 @@ from segue.client.rows import Sight, look
 from segue.errors import ConfigError, StoreUnavailable
 from segue.outbox.deadline import CALL_TIMEOUT, deadline, watch
 from segue.outbox.faults import is_transient_database
+from segue.outbox.search_path import keep_search_path
 
 #: Seconds to wait for a connection to PostgreSQL.
 CONNECT_TIMEOUT = 5
@@ -118,7 +119,7 @@ def _engine(database: str | URL) -> Engine:
         url = url.set(drivername="postgresql+psycopg")
     timeout: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT} if url.get_backend_name() == "postgresql" else {}
     try:
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=timeout)
+        return keep_search_path(create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=timeout))
     except ModuleNotFoundError as error:
         where = url.render_as_string()
         raise ConfigError(f"database {where} needs the package {error.name}: pip install 'segue[postgres]'") from None

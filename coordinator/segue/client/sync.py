@@ -23,7 +23,7 @@ from segue.errors import StoreUnavailable, Unavailable
 from segue.outbox.writer import Target, add_message
 from segue.saga.definition import SagaDefinition
 from segue.settings import load
-from segue.settings.deployment import codecs_of, kafka_of, limits_of, names_of
+from segue.settings.deployment import codecs_of, database_of, kafka_of, limits_of, names_of
 from segue.topics.broker import Producer
 from segue.topics.codec import Codecs
 from segue.topics.converter import Converter
@@ -132,7 +132,7 @@ class Client:
         client = cls(
             names_of(settings),
             producer,
-            database=settings.coordinator.database,
+            database=database_of(settings),
             converter=Converter(limits_of(settings)),
             codecs=codecs_of(settings),
             source=source,

@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from segue.errors import ConfigError
 from segue.outbox.line import Line
 from segue.outbox.pooler import shares_sessions
+from segue.outbox.search_path import search_path_of
 
 _LINE = "segue.line"
 
@@ -93,6 +94,8 @@ def _postgres(url: URL, pool_size: int, lock_timeout: timedelta, call_timeout: t
         # each time: a second of its time to find 500 sagas that are due.
         "jit": "off",
     }
+    if path := search_path_of(url):
+        settings["search_path"] = path  # a pooler in session mode may have left the URL's own out
     query = "SELECT " + ", ".join("set_config(%s, %s, false)" for _ in settings)
 
     @event.listens_for(engine, "connect")

@@ -9,11 +9,12 @@ from segue.clock import SYSTEM_CLOCK
 from segue.coordinator.queries import GRACE
 from segue.coordinator.reads import translated
 from segue.outbox.schema import outbox_relay_table, outbox_table
+from segue.outbox.search_path import keep_search_path
 
 
 def outbox_problem(url: URL) -> str | None:
     """What is wrong with the outbox in the database at `url`, if anything is. Raises StoreUnavailable."""
-    engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
+    engine = keep_search_path(create_engine(url, poolclass=NullPool, hide_parameters=True))
     try:
         with translated(url), engine.connect() as connection:
             count, oldest = connection.execute(select(func.count(), func.min(outbox_table.c.created_at))).one()

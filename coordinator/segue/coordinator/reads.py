@@ -40,6 +40,7 @@ from segue.coordinator.store import AuditEntry, DeadLetterRow, EventRow, Heartbe
 from segue.errors import ConfigError, InvalidId, NotFound, StoreUnavailable
 from segue.outbox.deadline import deadline, watch
 from segue.outbox.schema import Moment
+from segue.outbox.search_path import keep_search_path
 
 T = TypeVar("T")
 
@@ -378,12 +379,14 @@ def _engine(url: URL) -> Engine:
         given = url.query["options"]
         options = f"{given if isinstance(given, str) else ' '.join(given)} {options}"
     try:
-        return create_engine(
-            url,
-            isolation_level="REPEATABLE READ",
-            hide_parameters=True,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT, "options": options},
+        return keep_search_path(
+            create_engine(
+                url,
+                isolation_level="REPEATABLE READ",
+                hide_parameters=True,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": CONNECT_TIMEOUT, "options": options},
+            )
         )
     except ModuleNotFoundError as error:
         raise ConfigError(

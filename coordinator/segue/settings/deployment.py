@@ -21,6 +21,28 @@ def names_of(settings: Settings) -> TopicNames:
     return topic_names(settings.coordinator.name, {role: getattr(settings.topics, role) for role in TOPIC_ROLES})
 
 
+def database_of(settings: Settings) -> str:
+    """The URL of the coordinator's database, with the schema that its tables lie in. Raises ConfigError."""
+    database, schema = settings.coordinator.database, settings.coordinator.schema
+    if not schema or not database.startswith("postgresql"):
+        return database
+    # Imported here, as below: commands that need no database are quicker without.
+    from sqlalchemy import exc, make_url
+
+    from segue.outbox.search_path import search_path_of, with_search_path
+
+    try:
+        url = make_url(database)
+    except exc.ArgumentError:
+        return database  # whoever connects says what is wrong with it
+    said = search_path_of(url)
+    if said and said != schema:
+        raise ConfigError(
+            f"coordinator.schema is {schema!r}, but coordinator.database says search_path={said}; set one of them"
+        )
+    return with_search_path(url, schema).render_as_string(hide_password=False)
+
+
 def kafka_of(settings: Settings) -> KafkaSettings:
     """How to reach Kafka; `embedded` is found through the file that `segue dev` keeps. Raises ConfigError."""
     kafka = settings.kafka

@@ -44,6 +44,14 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             extra_json_schema={"secret": "url"},
         ),
     ] = "sqlite:///.segue/segue.db"
+    schema: Annotated[
+        str,
+        text(
+            "Schema of PostgreSQL that the tables lie in, made by `segue db upgrade`; empty: where the connection is, "
+            "`public` mostly. SQLite has none.",
+            pattern=r"^([a-z_][a-z0-9_]{0,62})?$",
+        ),
+    ] = ""
     batch_size: Annotated[int, text("Records that one transaction applies at most, under load.", ge=1, le=1000)] = 500
     cache_size: Annotated[int, text("Live sagas that one process keeps in memory.", ge=1, le=10_000_000)] = 10_000
     parked_for: Annotated[timedelta, text("How long a signal or cancel that came before its saga is kept for it.")] = (

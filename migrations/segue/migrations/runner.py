@@ -6,6 +6,7 @@ Errors of the database come as SQLAlchemy's; whoever calls knows how to tell peo
 from __future__ import annotations
 
 import io
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateSchema
 
 #: The name under which Alembic keeps the revision; a user's own Alembic keeps `alembic_version`.
 VERSION_TABLE = "segue_version"
@@ -25,6 +27,13 @@ VERSION_TABLE = "segue_version"
 _LOCK = text("SELECT pg_advisory_xact_lock(495790221618)")
 #: A table that is busy makes the upgrade fail after this time instead of all that queue up behind it.
 _LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '30s'")
+_SET_PATH = text("SELECT set_config('search_path', :path, true)")
+_SEARCH_PATH = re.compile(r"(?:-c\s*|--)search_path=(\S+)")
+_HAS_SCHEMA = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :name)")
+_WITH_TABLES = text(
+    "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
+    "WHERE relname = :table AND relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%' ORDER BY nspname"
+)
 
 
 #: What the first migration makes.
@@ -51,12 +60,18 @@ class TablesInTheWay(Exception):
     """Tables of these names are there, and no migration of Segue has made them."""
 
 
+class TablesElsewhere(TablesInTheWay):
+    """Segue's tables are in another schema of this database than the one that is asked for."""
+
+
 def upgrade(url: str) -> None:
     """Bring the database to `head()`, in one transaction; nothing happens if it is there. Safe to run twice at once.
 
-    Raises TablesInTheWay where somebody else has made such tables, and then does nothing.
+    A schema that the URL's search path begins with is made. Raises TablesInTheWay where somebody else has made such
+    tables, TablesElsewhere where Segue has them in another schema already; nothing happens then.
     """
     with _transaction(url) as connection:
+        _make_schema(connection, _search_path(url))
         _refuse_strangers(connection)
         _upgrade(connection)
     _write_ahead(url)
@@ -83,7 +98,9 @@ def check(url: str) -> list[str]:
     with _transaction(url) as connection:
         found = _current(connection)
         if found is None:
-            return ["The database has no tables of Segue yet; run `segue db upgrade`."]
+            elsewhere = [_named_by(schema) for schema in _schemas_with_tables(connection)]
+            hint = f"; there are some in another schema ({' or '.join(elsewhere)})" if elsewhere else ""
+            return [f"The database has no tables of Segue yet; run `segue db upgrade`{hint}."]
         return _needed_after(found) + _missing(connection)
 
 
@@ -94,7 +111,9 @@ def sql(url: str) -> str:
     config.output_buffer = out
     config.attributes["dialect"] = make_url(url).get_backend_name()
     command.upgrade(config, "head", sql=True)
-    return out.getvalue()
+    path = _search_path(url)
+    schema = f"CREATE SCHEMA IF NOT EXISTS {_first(path)};\n\nSET search_path TO {path};\n\n" if path else ""
+    return schema + out.getvalue()
 
 
 def _upgrade(connection: Connection) -> None:
@@ -110,9 +129,45 @@ def _refuse_strangers(connection: Connection) -> None:
     if found:
         raise TablesInTheWay(
             f"the database has {', '.join(found)} already, which no migration of Segue's has made: a service has its "
-            "outbox there. Give the coordinator a database of its own, or a schema (CREATE SCHEMA segue, and "
-            "?options=-csearch_path%3Dsegue in its URL)"
+            "outbox there. Give the coordinator a database of its own, or a schema (coordinator.schema = 'segue')"
         )
+
+
+def _make_schema(connection: Connection, path: str) -> None:
+    """Make the schema that is to hold the tables, unless they are in another one: nobody's tables are left behind."""
+    if connection.dialect.name != "postgresql" or _current(connection) is not None:
+        return
+    there = bool(path) and connection.scalar(_HAS_SCHEMA, {"name": _first(path)})
+    elsewhere = [] if there else _schemas_with_tables(connection)
+    if elsewhere:
+        raise TablesElsewhere(
+            f"Segue's tables are in schema {', '.join(elsewhere)} of this database: set {_named_by(elsewhere[0])}. For "
+            "a coordinator of other sagas, make a schema by hand (CREATE SCHEMA) and name it in coordinator.schema"
+        )
+    if path and not there:
+        connection.execute(CreateSchema(_first(path)))
+
+
+def _schemas_with_tables(connection: Connection) -> list[str]:
+    """The schemas in which a migration of Segue has been."""
+    if connection.dialect.name != "postgresql":
+        return []
+    return list(connection.scalars(_WITH_TABLES, {"table": VERSION_TABLE}))
+
+
+def _named_by(schema: str) -> str:
+    return f"coordinator.schema = {schema!r}"
+
+
+def _search_path(url: str) -> str:
+    """The search path that the URL asks for; empty: it does not say."""
+    options = make_url(url).query.get("options", "")
+    found = _SEARCH_PATH.findall(options if isinstance(options, str) else " ".join(options))
+    return str(found[-1]) if found else ""
+
+
+def _first(path: str) -> str:
+    return path.partition(",")[0].strip().strip('"')
 
 
 def _current(connection: Connection) -> str | None:
@@ -182,8 +237,9 @@ def _engine(url: str) -> Engine:
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() != "sqlite":
+        path = _search_path(url)
         engine = create_engine(parsed, poolclass=NullPool)
-        event.listen(engine, "begin", _lock)
+        event.listen(engine, "begin", lambda connection: _begin_postgres(connection, path))
         return engine
     engine = create_engine(
         parsed, connect_args={"timeout": 30}, poolclass=None if _in_memory(parsed.database) else NullPool
@@ -211,9 +267,11 @@ def _write_ahead(url: str) -> None:
         driver.close()
 
 
-def _lock(connection: Connection) -> None:
+def _begin_postgres(connection: Connection, path: str) -> None:
     connection.execute(_LOCK)
     connection.execute(_LOCK_TIMEOUT)
+    if path:
+        connection.execute(_SET_PATH, {"path": path})  # a pooler may leave out what the URL says
 
 
 def _no_implicit_transactions(dbapi_connection: Any, record: Any) -> None:

@@ -21,6 +21,7 @@ from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation
 from segue.clock import fresh_id
 from segue.coordinator.reads import parse_url, translated
+from segue.outbox.search_path import with_search_path
 from segue.settings import EMBEDDED
 from segue.settings.load import environment_with
 from segue.topics.admin import plan
@@ -86,8 +87,7 @@ def _schema(url: URL, name: str) -> Iterator[str]:
         with translated(url), engine.begin() as connection:
             connection.execute(CreateSchema(name))
         try:
-            own = url.update_query_dict({"options": f"-csearch_path={name}"}, append=True)
-            yield own.render_as_string(hide_password=False)
+            yield with_search_path(url, name).render_as_string(hide_password=False)
         finally:
             with translated(url), engine.begin() as connection:
                 # A coordinator that was killed may still hold its locks for a moment.
@@ -132,7 +132,7 @@ def _environment(run: Invocation, place: Place) -> Mapping[str, str]:
     properties = {
         f"{own[2]}_{name.upper().replace('.', '_')}": str(value) for name, value in place.kafka.properties.items()
     }
-    return {**kept, **properties, own[0]: place.database, own[1]: place.kafka.bootstrap}
+    return {**kept, **properties, own[0]: place.database, "SEGUE_COORDINATOR_SCHEMA": "", own[1]: place.kafka.bootstrap}
 
 
 def _last_words(log: str) -> str:
