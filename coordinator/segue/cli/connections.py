@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,16 @@ def no_project(run: Invocation) -> str:
     )
 
 
-def _check_project(run: Invocation) -> None:
+def saga_specs(run: Invocation, given: Sequence[str] | None) -> Sequence[str]:
+    """Where the sagas are. Raises ConfigError for who names none in the wrong directory."""
+    specs = given or run.loaded.settings.coordinator.sagas
+    if not specs and (hint := no_project(run)):
+        raise ConfigError(f"coordinator.sagas is empty, and {hint}")
+    return specs
+
+
+def check_project(run: Invocation) -> None:
+    """Raise ConfigError for who is in the wrong directory, where there is no database either."""
     hint = no_project(run)
     database = run.loaded.settings.coordinator.database.removeprefix("sqlite:///")
     if hint and not Path(database).exists():
@@ -69,7 +79,7 @@ def reads(run: Invocation) -> Reads:
     """Read access, closed with the command."""
     from segue.coordinator.reads import Reads
 
-    _check_project(run)
+    check_project(run)
     found = Reads(database_url(run))
     run.closing.callback(found.close)
     return found
@@ -79,8 +89,7 @@ def store(run: Invocation) -> Store:
     """The store, closed with the command."""
     from segue.coordinator.sql import SqlStore
 
-    _check_project(run)
-
+    check_project(run)
     found = SqlStore(database_url(run), audit_key=audit_key(run))
     run.closing.callback(found.close)
     return found

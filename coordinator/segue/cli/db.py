@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from segue.cli.connections import database_url
+from segue.cli.connections import check_project, database_url
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.coordinator.reads import check_exists, parse_url, translated
@@ -95,6 +95,7 @@ def sql(run: Invocation) -> None:
 
 
 def _existing(run: Invocation) -> str:
+    check_project(run)
     url = database_url(run)
     check_exists(parse_url(url))
     return url

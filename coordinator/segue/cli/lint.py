@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from segue.cli.connections import saga_specs
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.loading import load_sagas
@@ -26,7 +27,7 @@ def lint_sagas(
     ] = None,
 ) -> None:
     """Name the lines of sagas that go over a set: its order is another one in each process."""
-    specs = sagas or run.loaded.settings.coordinator.sagas
+    specs = saga_specs(run, sagas)
     if not specs:
         raise UsageError("name modules with sagas, or set coordinator.sagas")
     registry = load_sagas(specs)

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 
 from segue.activities import Worker
 from segue.cli.collecting import collecting_rarely
-from segue.cli.connections import broker_id, database_url, kafka, reads, service_url, store
+from segue.cli.connections import broker_id, database_url, kafka, reads, saga_specs, service_url, store
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.loading import load_attribute, load_sagas
@@ -76,7 +76,7 @@ def run_coordinator(
     """Run a coordinator until SIGTERM or Ctrl-C; then it drains. Any number may run on one database."""
     observer = log(log_level)
     settings = run.loaded.settings
-    registry = load_sagas(sagas or settings.coordinator.sagas)
+    registry = load_sagas(saga_specs(run, sagas))
     names = names_of(settings)
     client = kafka(run)
     # Reading first: a missing or old schema is said in a sentence, before anything is joined.

@@ -70,7 +70,8 @@ def test_an_ascii_terminal_gets_escapes_and_no_traceback(database: Database) -> 
 
 
 def test_another_directory_is_told_from_a_database_that_is_not_there() -> None:
-    for command in ("segue saga ls", "segue verify", "segue dlq ls", "segue saga retry x"):
+    commands = ("saga ls", "verify", "dlq ls", "saga retry x", "db check", "db current", "coordinator run", "lint")
+    for command in (f"segue {each}" for each in commands):
         ran = run(command)
         assert ran.returncode == 2
         assert f"there is no segue.toml in {Path.cwd()}" in ran.stderr
