@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class KEYS(Oracle):
-    """The commands of one saga are handled in the order in which they stand in their topic."""
+    """The commands of one key are handled in the order in which they stand in their topic."""
 
     def __init__(self, all: Oracles) -> None:
         super().__init__(all)
