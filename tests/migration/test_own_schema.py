@@ -9,11 +9,13 @@ from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.exc import ProgrammingError
 
 from segue import outbox
-from segue.errors import ConfigError
+from segue.client import Client
+from segue.errors import ConfigError, NotFound
 from segue.migrations import check, current, head, sql, upgrade
 from segue.migrations.runner import FIRST_TABLES, TablesElsewhere
 from segue.settings import load
 from segue.settings.deployment import database_of
+from segue.topics.names import TopicNames
 
 
 @pytest.fixture
@@ -121,3 +123,13 @@ def test_the_url_s_own_options_are_kept_and_its_search_path_is_not_overruled() -
 def test_a_name_that_would_need_quotes_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"coordinator\.schema"):
         in_schema("postgresql+psycopg://h/d", 'a"b')
+
+
+def test_a_client_that_is_given_no_schema_is_told_of_it(postgres_url: str) -> None:
+    upgrade(in_schema(postgres_url))
+    client = Client(TopicNames(coordinator="shop"), database=postgres_url)
+    with client, pytest.raises(ConfigError, match=r"in the schema that `coordinator\.schema` names"):
+        client.handle("order", "order-1").status()
+    client = Client(TopicNames(coordinator="shop"), database=in_schema(postgres_url))
+    with client, pytest.raises(NotFound):
+        client.handle("order", "order-1").status()

@@ -133,4 +133,5 @@ def _translated() -> Iterator[None]:
         text = f"can't read the coordinator's database: {getattr(error, 'orig', None) or error!s:.300}"
         if is_transient_database(error):
             raise StoreUnavailable(text) from error
-        raise ConfigError(f"{text}; is `database` the coordinator's, and its schema up to date?") from error
+        hint = "is `database` the coordinator's, in the schema that `coordinator.schema` names, and up to date?"
+        raise ConfigError(f"{text}; {hint}") from error
