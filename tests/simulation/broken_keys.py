@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from segue.saga.state import SagaState
+from segue.saga.turn import Turn
 from tests.simulation.patching import Patch, mutant
 
 
@@ -15,9 +18,10 @@ def key_without_coordinator(patch: Patch) -> None:
 
 @mutant("an undo travels under another key than what it undoes")
 def undo_in_another_line(patch: Patch) -> None:
-    old = SagaState.record_key_of
+    old = Turn.command
 
-    def record_key(self: Any, step: Any) -> Any:
-        return self.id if step.undo.attempt else old(self, step)
+    def command(self: Any, step: Any, action: Any) -> Any:
+        effect = old(self, step, action)
+        return effect if action == "invoke" else replace(effect, record_key=self.state.id)
 
-    patch(SagaState, "record_key_of", record_key)
+    patch(Turn, "command", command)

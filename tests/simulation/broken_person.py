@@ -6,6 +6,7 @@ from typing import Any
 
 import segue.saga.fold as fold
 import segue.saga.transition as transition
+from segue.saga import events as e
 from segue.saga.state import SagaState
 from tests.simulation.patching import Patch, mutant
 
@@ -24,10 +25,10 @@ def deadline_not_moved(patch: Patch) -> None:
 
 @mutant("a person's cancel takes the place of what the person was waited for")
 def cause_replaced(patch: Patch) -> None:
-    old = fold._stopped
+    old = fold.FOLD[e.StopRequested]
 
-    def stopped(state: Any, event: Any) -> None:
-        old(state, event)
+    def stopped(state: Any, event: Any, at: int) -> None:
+        old(state, event, at)
         state.error = event.error
 
-    patch(fold, "_stopped", stopped)
+    patch(fold, "FOLD", {**fold.FOLD, e.StopRequested: stopped})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import segue.saga.fold_steps as fold_steps
+import segue.saga.fold as fold
 import segue.saga.transition as transition
+from segue.saga import events as e
 from segue.saga.steps import Delivery
 from segue.saga.undo import UndoPlan
 from tests.simulation.patching import Patch, mutant
@@ -28,11 +29,11 @@ def part_unordered(patch: Patch) -> None:
 
 @mutant("the code goes on while a part of it is still being undone", focus="scopes")
 def part_not_awaited(patch: Patch) -> None:
-    old = fold_steps.undo_requested
+    old = fold.FOLD[e.UndoRequested]
 
-    def undo_requested(state: Any, event: Any) -> None:
-        old(state, event)
+    def undo_requested(state: Any, event: Any, at: int) -> None:
+        old(state, event, at)
         if state.undo_requests.pop(event.n, None) is not None:
             state.deliveries.append(Delivery("undo", n=event.n))
 
-    patch(fold_steps, "undo_requested", undo_requested)
+    patch(fold, "FOLD", {**fold.FOLD, e.UndoRequested: undo_requested})

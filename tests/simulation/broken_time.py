@@ -76,24 +76,24 @@ def expired_ends(patch: Patch) -> None:
 
 @mutant("compensations get nothing back for the time in which the saga's code was not there", focus="patience")
 def redriven_undo(patch: Patch) -> None:
-    old = fold._redriven
+    old = fold.FOLD[e.Redriven]
 
     def redriven(s: Any, event: Any, at: int) -> None:
         undos, s.undos = s.undos, {}
         old(s, event, at)
         s.undos = undos
 
-    patch(fold, "_redriven", redriven)
+    patch(fold, "FOLD", {**fold.FOLD, e.Redriven: redriven})
 
 
 @mutant("what was due while the saga's code was not there counts as late once more", focus="patience")
 def redriven_twice(patch: Patch) -> None:
-    old = fold._redriven
+    old = fold.FOLD[e.Redriven]
 
     def redriven(s: Any, event: Any, at: int) -> None:
         old(s, event, 0)
 
-    patch(fold, "_redriven", redriven)
+    patch(fold, "FOLD", {**fold.FOLD, e.Redriven: redriven})
 
 
 @mutant("an alarm that was put off rings at its old time as well")

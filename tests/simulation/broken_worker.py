@@ -174,7 +174,7 @@ def breaker_open(patch: Patch) -> None:
 
 @mutant("an undo that is held is not tried again")
 def held_for_ever(patch: Patch) -> None:
-    def held(s: Any, event: Any) -> None:
+    def held(s: Any, event: Any, at: int) -> None:
         s.held = event
 
-    patch(fold, "_held", held)
+    patch(fold, "FOLD", {**fold.FOLD, e.StopHeld: held})

@@ -43,12 +43,15 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 
 class _Packed(msgspec.Struct, array_like=True):
-    """Column by column: what is the same in all messages is there once, what is the same as the key not at all."""
+    """Column by column: what is the same in all messages is there once, what is the same as the key or the saga's id
+    not at all.
+    """
 
     size: int
     same: dict[str, Any]
     like_key: list[str]
     columns: dict[str, list[Any]]
+    like_saga: list[str] = []
 
 
 _DECODER = msgspec.msgpack.Decoder(_Packed)
@@ -63,6 +66,7 @@ def check_messages(messages: Sequence[Message]) -> bytes:
     """Raise what `pack_messages` raises; what it would compress."""
     packed = _Packed(size=len(messages), same={}, like_key=[], columns={})
     keys = [message.aggregateid for message in messages]
+    sagas = [message.saga_id for message in messages]
     for name, values in zip(_NAMES, zip(*map(_VALUES, messages), strict=True), strict=True):
         first = values[0]
         if values.count(first) == len(values):
@@ -72,6 +76,8 @@ def check_messages(messages: Sequence[Message]) -> bytes:
                 packed.same[name] = first
         elif name != "aggregateid" and list(values) == keys:
             packed.like_key.append(name)
+        elif name not in ("aggregateid", "saga_id") and list(values) == sagas:
+            packed.like_saga.append(name)
         else:
             _check(name, values)
             packed.columns[name] = list(values)
@@ -86,6 +92,8 @@ def unpack_messages(data: bytes) -> list[Message]:
     packed = _DECODER.decode(zlib.decompress(data))
     columns = packed.columns | {name: [value] * packed.size for name, value in packed.same.items()}
     columns |= dict.fromkeys(packed.like_key, columns["aggregateid"])
+    if packed.like_saga:
+        columns |= dict.fromkeys(packed.like_saga, columns["saga_id"])
     return [Message(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
 
 

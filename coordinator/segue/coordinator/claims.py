@@ -49,7 +49,8 @@ class Claims:
 
     def held_until(self, definition: str, now: int) -> int | None:
         """As `Breaker.held_until`; the undos that begin with this transaction count."""
-        return self._breaker.held_until(definition, now, [at for name, at in self._undos if name == definition])
+        beginning = [at for name, at in self._undos if name == definition] if self._undos else ()
+        return self._breaker.held_until(definition, now, beginning)
 
     def undo_begun(self, definition: str, now: int) -> None:
         """An undo that no person asked for begins, if the transaction commits."""

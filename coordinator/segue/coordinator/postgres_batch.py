@@ -107,8 +107,15 @@ _HEARTBEAT = _columns(schema.heartbeat, statements.HEARTBEAT_COLUMNS)
 _UPDATED = _columns(schema.saga, ("id", *statements.UPDATED_COLUMNS))
 
 
+def _array(values: list[Any], literal: Callable[[Sequence[Any]], str]) -> str:
+    """One column of some rows; most columns of a saga are empty while it runs."""
+    if values.count(None) == len(values):
+        return "{" + ("NULL," * len(values))[:-1] + "}"
+    return literal(values)
+
+
 def _arrays(columns: Iterable[_Column], rows: Sequence[Any]) -> list[str]:
-    return [literal([getter(row) for row in rows]) for getter, literal in columns]
+    return [_array(list(map(getter, rows)), literal) for getter, literal in columns]
 
 
 def _saga_of(row: tuple[Any, ...]) -> SagaRow:

@@ -49,7 +49,7 @@ def row_of(state: SagaState, wake_at: int | None) -> SagaRow:
         updated_at=from_micros(state.updated_at),
         ended_at=None if state.ended_at is None else from_micros(state.ended_at),
         deadline_at=_moment(state.promised),
-        expected_at=_moment(state.expected_at),
+        expected_at=_moment(state.expected_at) if state.expected else None,
         wake_at=None if wake_at is None else from_micros(wake_at),
         revision=state.revision,
         undriven=state.undriven,
@@ -99,7 +99,11 @@ def _waiting_for(state: SagaState, current: list[Step], listed: str | None) -> s
     if state.held is not None:
         return "the breaker: too many sagas of this type are being undone"
     waits: list[str] = []
-    unfit = next((step for step in current if step.mismatched or step.undo.mismatched), None)
+    unfit = None
+    for step in current:
+        if step.mismatched or step.undo.mismatched:
+            unfit = step
+            break
     if unfit is not None:
         error = unfit.error if unfit.mismatched else unfit.undo.error
         waits.append(f"a worker to which {unfit.name} fits ({error.code if error else 'mismatch'})")

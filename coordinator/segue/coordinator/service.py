@@ -331,17 +331,21 @@ class Coordinator:
         def work_on(work: Work, batch: Batch) -> None:
             batch.fence(self.name, [self._move(partition, end) for partition, end in sorted(ends.items())])
             ids = {item.saga_id for item in items if item.saga_id}
+            requests = [item for item in items if item.request is not None]
             messages = {
                 (item.saga_id, item.request.id)
-                for item in items
+                for item in requests
                 if item.request is not None and item.saga_id is not None
             }
-            early = self._came_early(batch, items)
+            early = self._came_early(batch, requests)
             if ids:
                 work.prepare(sorted(ids), messages=messages)
             work.hear({i.reply.command_id for i in items if i.reply is not None and i.reply.outcome == "pending"})
             for item in items:
-                self._apply_in_order(work, item, early)
+                if item.request is None:
+                    work.item(item)
+                else:
+                    self._apply_in_order(work, item, early)
             hit("batch.moved")
 
         self._transact(work_on)

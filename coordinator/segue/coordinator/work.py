@@ -17,6 +17,7 @@ import msgspec
 from segue.clock import from_micros, to_micros
 from segue.coordinator.cache import InstanceCache, discard
 from segue.coordinator.claims import Claims
+from segue.coordinator.commands import message_of
 from segue.coordinator.intake import Item
 from segue.coordinator.letters import announcement, fingerprint_of, printable
 from segue.coordinator.projection import row_of
@@ -43,7 +44,6 @@ from segue.errors import (
 )
 from segue.ids import CommandId, derive
 from segue.limits import MAX_ID_LENGTH, Limits
-from segue.outbox.message import Message
 from segue.saga import events as e
 from segue.saga import inputs
 from segue.saga.definition import Converter, Registry, SagaDefinition
@@ -62,9 +62,8 @@ from segue.topics.broker import Record
 from segue.topics.deadletter import kept
 from segue.topics.envelope import Reply
 
-_NO_TRACE: Mapping[str, str] = {}
-#: Further headers of a command, where its coordinator knows that what it undoes was done, and of any other.
-_DONE, _OTHERWISE = {"ce_sagadone": "true"}, dict[str, str]()
+#: Events of which others hear at once.
+_TOLD: frozenset[type[e.Event]] = frozenset((e.StopRequested, e.Undriven, e.StopHeld))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +103,6 @@ class Work:
         #: Sagas of others that share the database → whose they are.
         self._others: dict[str, str] = {}
         self._parked: dict[str, list[Item]] = {}
-        #: What no column has a place for, of every command.
 
     # --- before
 
@@ -257,9 +255,7 @@ class Work:
             self._heartbeats.pop(effect.command, None)
             self.changes.heartbeats_over.append(effect.command)
 
-    def _last_sign(self, saga_id: str, command: str) -> LastSign | None:
-        if command not in self.instance(saga_id).state.signs:
-            return None
+    def _last_sign(self, command: str) -> LastSign | None:
         self.hear([command])
         return self._signs[command]
 
@@ -324,6 +320,7 @@ class Work:
         if not item.saga_id or not self.knows(item.saga_id):
             self._dead(item, "unknown_saga", NotFound(f"no saga {item.saga_id!r} waits for command {reply.command_id}"))
             return
+        works = reply.command_id in self.instance(item.saga_id).state.signs
         result = self.happen(
             item.saga_id,
             inputs.Reply(
@@ -336,7 +333,7 @@ class Work:
                 rejected=reply.rejected,
                 message_id=reply.id if len(reply.id) <= MAX_ID_LENGTH else derive(reply.id),
                 said_at=_said_at(reply),
-                last_sign=self._last_sign(item.saga_id, reply.command_id),
+                last_sign=self._last_sign(reply.command_id) if works else None,
                 mismatch=reply.mismatch,
             ),
         )
@@ -594,7 +591,7 @@ class Work:
             self._seen.add((saga_id, message_id))
         for effect in moved.effects:
             if isinstance(effect, SendCommand):
-                self.changes.messages.append(self._message(state, effect))
+                self.changes.messages.append(message_of(effect, state, self.tools.names, self.tools.codecs))
                 if effect.action == "compensate":
                     self.claims.count("compensations")
             elif isinstance(effect, Finish):
@@ -604,6 +601,8 @@ class Work:
             else:
                 self._keep_or_forget(saga_id, effect)
         for event in moved.events:
+            if event.__class__ not in _TOLD:
+                continue
             if isinstance(event, e.StopRequested) and event.cause != "cancel" and not event.actor and state.steps:
                 self.claims.undo_begun(state.definition, self.now)
             elif isinstance(event, e.Undriven) and event.error is not None:
@@ -619,41 +618,6 @@ class Work:
             return
         unique = derive("dropped signal", saga_id, str(self.instances[saga_id].state.revision), dropped.signal.id)
         self.letter(record, dropped.reason, InvalidPayload(dropped.message), saga_id=saga_id, topic_id=unique)
-
-    def _message(self, state: SagaState, command: SendCommand) -> Message:
-        trace = dict(state.trace) if state.trace else _NO_TRACE
-        headers = _DONE if command.done else _OTHERWISE
-        topic = self.tools.names.commands_of(command.activity.partition(".")[0])
-        content_type, value = self.tools.codecs.encode(topic, command.activity, command.body)
-        return Message(
-            id=command.id,
-            aggregatetype=topic,
-            aggregateid=command.record_key,
-            type=command.activity,
-            payload=value,
-            created_at=from_micros(command.sent_at),
-            content_type=content_type,
-            source=self.tools.coordinator,
-            causation_id=state.id,
-            correlation_id=state.id,
-            saga_id=state.id,
-            saga_type=state.definition,
-            saga_step=command.step,
-            saga_action=command.action,
-            saga_attempt=command.attempt,
-            saga_key=command.key,
-            deadline=None if command.deadline is None else from_micros(command.deadline),
-            reply_to=self.tools.names.replies,
-            traceparent=trace.get("traceparent"),
-            tracestate=trace.get("tracestate"),
-            headers=self._headers(headers, trace, command),
-        )
-
-    def _headers(self, headers: Mapping[str, str], trace: Mapping[str, str], command: SendCommand) -> Mapping[str, str]:
-        more = {"baggage": trace["baggage"]} if "baggage" in trace else {}
-        if command.heartbeat:
-            more["ce_sagaheartbeat"] = f"{command.heartbeat / 1_000_000:g}"
-        return {**headers, **more} if more else headers
 
     def finish(self) -> Changes:
         """Everything that this batch writes; call once, at the end."""

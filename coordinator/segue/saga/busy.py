@@ -40,18 +40,17 @@ _lock = threading.Lock()
 _watchers = 0
 
 
-@contextmanager
-def guarded(saga_id: str) -> Iterator[None]:
-    """Let the watchdog interrupt what runs in this block: it ends in `Busy` then, whatever the code made of it."""
+def guarded(saga_id: str, code: Callable[[], object]) -> None:
+    """Run `code`, and let the watchdog interrupt it: this ends in `Busy` then, whatever the code made of it."""
     thread = threading.get_ident()
     if not _watchers or thread in _runs:
-        yield
+        code()
         return
     run = _Run(saga_id)
     _runs[thread] = run
     try:
         try:
-            yield
+            code()
         finally:
             _end(thread, run)
     except Busy:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import assert_never
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -40,111 +40,7 @@ def end_transition(state: SagaState, at: int) -> None:
 def apply(state: SagaState, event: e.AnyEvent, at: int) -> None:
     """Fold one event, recorded at `at` microseconds, into the state."""
     state.count += 1
-    match event:
-        case e.StepScheduled():
-            on_steps.scheduled(state, event, at)
-        case e.CommandSent():
-            on_steps.sent(state, event, at)
-        case e.CommandResent():
-            on_steps.resent(state, event)
-        case e.StepSucceeded():
-            on_steps.succeeded(state, event, at)
-        case e.Started() | e.ProgramReturned() | e.Ended():
-            _saga(state, event, at)  # each saga has them; the last place is for what is rare
-        case e.TimerStarted():
-            state.timers[event.n] = event.at
-            state.set_alarm("timer", str(event.n), event.at)
-        case e.TimerFired():
-            state.timers.pop(event.n, None)
-            state.deliveries.append(Delivery("timer", n=event.n))
-        case e.TimerCancelled():
-            state.timers.pop(event.n, None)
-        case e.ReceiveStarted() | e.ReceiveCancelled() | e.SignalReceived() | e.SignalRejected() | e.SignalsReturned():
-            on_signals.moved(state, event)
-        case e.StepFailed() | e.StepUnknown() | e.StepSkipped() | e.StepParked() | e.StepInDoubt() | e.StepAbandoned():
-            on_steps.spent(state, event, at)
-        case e.UndoRequested():
-            on_steps.undo_requested(state, event)
-        case e.StepUndone() | e.UndoDeferred() | e.UndoGivenUp():
-            on_steps.undone(state, event)
-        case e.ProgressReported() | e.RetryPlanned():
-            on_steps.postponed(state, event, at)
-        case e.LateReply():
-            pass
-        case _:
-            _saga(state, event, at)
-
-
-def _saga(
-    state: SagaState,
-    event: e.Started
-    | e.PivotPassed
-    | e.AttributeSet
-    | e.ProgramReturned
-    | e.RunEnded
-    | e.Continued
-    | e.StopRequested
-    | e.StopHeld
-    | e.DeadlineMissed
-    | e.DeadlineMoved
-    | e.Undriven
-    | e.Redriven
-    | e.SagaParked
-    | e.Ended,
-    at: int,
-) -> None:
-    match event:
-        case e.Started() | e.Continued() | e.RunEnded():
-            _run(state, event, at)
-        case e.PivotPassed():
-            state.pivot = True
-        case e.AttributeSet():
-            state.attributes[event.name] = event.value
-        case e.ProgramReturned():
-            state.returned = True
-            state.result = event.result
-        case e.StopRequested():
-            _stopped(state, event)
-        case e.StopHeld():
-            _held(state, event)
-        case e.DeadlineMissed():
-            state.deadline_missed = True
-        case e.DeadlineMoved():
-            state.waiting_since = None
-            state.deadline += event.shift
-            state.set_alarm("deadline", "", state.deadline)
-        case e.Undriven():
-            while len(state.deliveries) > event.pending:
-                state.deliveries.pop(0)
-            if not state.undriven:
-                state.undriven_since = at
-            state.undriven = True
-            state.blocked = event.error
-        case e.Redriven():
-            _redriven(state, event, at)
-        case e.SagaParked():
-            state.parked = event.error
-        case e.Ended():
-            state.ended = True
-            state.status = event.status
-            state.ended_at = at
-            state.blocked = state.parked = state.held = None
-            state.signs.clear()
-            state.signals.clear()
-        case _:
-            assert_never(event)
-
-
-def _run(state: SagaState, event: e.Started | e.Continued | e.RunEnded, at: int) -> None:
-    match event:
-        case e.Started():
-            _started(state, event, at)
-        case e.Continued():
-            _continued(state, event, at)
-        case e.RunEnded():
-            _run_ended(state, event)
-        case _:
-            assert_never(event)
+    FOLD[event.__class__](state, event, at)
 
 
 def _started(state: SagaState, event: e.Started, at: int) -> None:
@@ -164,7 +60,7 @@ def _started(state: SagaState, event: e.Started, at: int) -> None:
     state.deliveries.append(Delivery("start"))
 
 
-def _run_ended(state: SagaState, event: e.RunEnded) -> None:
+def _run_ended(state: SagaState, event: e.RunEnded, _: int) -> None:
     state.returned = True
     state.next = event
     state.timers.clear()
@@ -207,7 +103,7 @@ def _continued(state: SagaState, event: e.Continued, at: int) -> None:
     state.deliveries.append(Delivery("start"))
 
 
-def _stopped(state: SagaState, event: e.StopRequested) -> None:
+def _stopped(state: SagaState, event: e.StopRequested, _: int) -> None:
     # What a person was waited for is the cause; that time ran out, or that somebody ended it, is what came of that.
     before = None if event.cause in ("failure", "returned") else state.trouble
     state.stop = event
@@ -223,7 +119,7 @@ def _stopped(state: SagaState, event: e.StopRequested) -> None:
     state.blocked = state.parked = state.held = None
 
 
-def _held(state: SagaState, event: e.StopHeld) -> None:
+def _held(state: SagaState, event: e.StopHeld, _: int) -> None:
     """A deadline is only put off; a failure has ended the code, so nothing but the undo can follow."""
     if event.cause == "deadline":
         state.deadline = event.until
@@ -231,6 +127,69 @@ def _held(state: SagaState, event: e.StopHeld) -> None:
     else:
         state.held = event
         state.set_alarm("held", "", event.until)
+
+
+def _timer_started(state: SagaState, event: e.TimerStarted, _: int) -> None:
+    state.timers[event.n] = event.at
+    state.set_alarm("timer", str(event.n), event.at)
+
+
+def _timer_fired(state: SagaState, event: e.TimerFired, _: int) -> None:
+    state.timers.pop(event.n, None)
+    state.deliveries.append(Delivery("timer", n=event.n))
+
+
+def _timer_cancelled(state: SagaState, event: e.TimerCancelled, _: int) -> None:
+    state.timers.pop(event.n, None)
+
+
+def _pivot_passed(state: SagaState, _event: e.PivotPassed, _: int) -> None:
+    state.pivot = True
+
+
+def _attribute_set(state: SagaState, event: e.AttributeSet, _: int) -> None:
+    state.attributes[event.name] = event.value
+
+
+def _returned(state: SagaState, event: e.ProgramReturned, _: int) -> None:
+    state.returned = True
+    state.result = event.result
+
+
+def _deadline_missed(state: SagaState, _event: e.DeadlineMissed, _: int) -> None:
+    state.deadline_missed = True
+
+
+def _deadline_moved(state: SagaState, event: e.DeadlineMoved, _: int) -> None:
+    state.waiting_since = None
+    state.deadline += event.shift
+    state.set_alarm("deadline", "", state.deadline)
+
+
+def _parked(state: SagaState, event: e.SagaParked, _: int) -> None:
+    state.parked = event.error
+
+
+def _ended(state: SagaState, event: e.Ended, at: int) -> None:
+    state.ended = True
+    state.status = event.status
+    state.ended_at = at
+    state.blocked = state.parked = state.held = None
+    state.signs.clear()
+    state.signals.clear()
+
+
+def _undriven(state: SagaState, event: e.Undriven, at: int) -> None:
+    while len(state.deliveries) > event.pending:
+        state.deliveries.pop(0)
+    if not state.undriven:
+        state.undriven_since = at
+    state.undriven = True
+    state.blocked = event.error
+
+
+def _nothing(_state: SagaState, _event: e.LateReply, _: int) -> None:
+    """It was only recorded, by versions before."""
 
 
 def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
@@ -272,3 +231,28 @@ def _redriven(state: SagaState, event: e.Redriven, at: int) -> None:
 def _sent_now(resend: int, event: e.Redriven, at: int) -> int:
     """When silence is answered: not before now, and right now where the answer may be lost."""
     return at if event.since and resend < NEVER else max(resend, at)
+
+
+#: What each event does to the state; a test holds that every event is here.
+FOLD: Mapping[type[e.Event], Callable[[SagaState, Any, int], None]] = {
+    e.Started: _started,
+    e.Continued: _continued,
+    e.RunEnded: _run_ended,
+    e.ProgramReturned: _returned,
+    e.Ended: _ended,
+    e.StopRequested: _stopped,
+    e.StopHeld: _held,
+    e.SagaParked: _parked,
+    e.Undriven: _undriven,
+    e.Redriven: _redriven,
+    e.DeadlineMissed: _deadline_missed,
+    e.DeadlineMoved: _deadline_moved,
+    e.PivotPassed: _pivot_passed,
+    e.AttributeSet: _attribute_set,
+    e.TimerStarted: _timer_started,
+    e.TimerFired: _timer_fired,
+    e.TimerCancelled: _timer_cancelled,
+    e.LateReply: _nothing,
+    **on_steps.FOLD,
+    **on_signals.FOLD,
+}

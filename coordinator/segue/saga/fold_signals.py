@@ -2,39 +2,12 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from segue.saga import events as e
 from segue.saga.state import SagaState
 from segue.saga.steps import Delivery
-
-
-def moved(
-    state: SagaState,
-    event: e.ReceiveStarted | e.ReceiveCancelled | e.SignalReceived | e.SignalRejected | e.SignalsReturned,
-) -> None:
-    """Fold one of these events into the state."""
-    match event:
-        case e.ReceiveStarted():
-            _wait(state, event.n, event.signal)
-            if event.expected:
-                state.expected[event.n] = event.expected
-        case e.ReceiveCancelled():
-            if event.returned:
-                _give_back(state, event.n)
-            else:
-                state.receives.pop(event.n, None)
-        case e.SignalReceived():
-            if not _handed(state, event):
-                state.signals.setdefault(event.signal, []).append(event)
-        case e.SignalRejected():
-            state.deliveries[:] = [d for d in state.deliveries if d.kind != "signal" or d.n != event.n]
-            _wait(state, event.n, event.signal)
-        case e.SignalsReturned():
-            put_back(state, event.pending)
-            del state.deliveries[len(state.deliveries) - event.pending :]
-        case _:
-            assert_never(event)
 
 
 def put_back(state: SagaState, untold: int) -> None:
@@ -98,3 +71,41 @@ def _give_back(state: SagaState, n: int) -> None:
 
 def _delivery(n: int, signal: e.SignalReceived) -> Delivery:
     return Delivery("signal", signal.signal, n, signal.payload, signal=signal)
+
+
+def _receive_started(state: SagaState, event: e.ReceiveStarted, _: int) -> None:
+    _wait(state, event.n, event.signal)
+    if event.expected:
+        state.expected[event.n] = event.expected
+
+
+def _receive_cancelled(state: SagaState, event: e.ReceiveCancelled, _: int) -> None:
+    if event.returned:
+        _give_back(state, event.n)
+    else:
+        state.receives.pop(event.n, None)
+
+
+def _received(state: SagaState, event: e.SignalReceived, _: int) -> None:
+    if not _handed(state, event):
+        state.signals.setdefault(event.signal, []).append(event)
+
+
+def _rejected(state: SagaState, event: e.SignalRejected, _: int) -> None:
+    state.deliveries[:] = [d for d in state.deliveries if d.kind != "signal" or d.n != event.n]
+    _wait(state, event.n, event.signal)
+
+
+def _returned(state: SagaState, event: e.SignalsReturned, _: int) -> None:
+    put_back(state, event.pending)
+    del state.deliveries[len(state.deliveries) - event.pending :]
+
+
+#: What each event of a signal, and of those who wait for one, does to the state.
+FOLD: Mapping[type[e.Event], Callable[[SagaState, Any, int], None]] = {
+    e.ReceiveStarted: _receive_started,
+    e.ReceiveCancelled: _receive_cancelled,
+    e.SignalReceived: _received,
+    e.SignalRejected: _rejected,
+    e.SignalsReturned: _returned,
+}

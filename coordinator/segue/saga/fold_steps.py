@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Callable, Mapping
+from typing import Any, assert_never
 
 from msgspec.structs import replace
 
@@ -18,8 +19,10 @@ def set_alarms(state: SagaState, step: Step) -> None:
     """Queue the alarms of a step at the times that it has now."""
     state.set_alarm("due", step.name, step.due)
     state.set_alarm("resend", step.name, step.resend)
-    state.set_alarm("retry", step.name, step.retry_at)
-    state.set_alarm("attempt", step.name, step.attempt_due)
+    if step.retry_at < NEVER:
+        state.set_alarm("retry", step.name, step.retry_at)
+    if step.attempt_due < NEVER:
+        state.set_alarm("attempt", step.name, step.attempt_due)
 
 
 def set_undo_alarms(state: SagaState, step: Step) -> None:
@@ -86,7 +89,8 @@ def sent(state: SagaState, event: e.CommandSent, at: int) -> None:
     step.input = event.edited if bytes(event.edited) else step.input
     step.error = None
     state.open_steps[event.step] = step
-    calmed(state, event.step)
+    if state.troubled:
+        calmed(state, event.step)
     set_alarms(state, step)
 
 
@@ -120,7 +124,7 @@ def undo_sent(state: SagaState, step: Step, event: e.CommandSent, identity: Comm
     set_undo_alarms(state, step)
 
 
-def resent(state: SagaState, event: e.CommandResent) -> None:
+def resent(state: SagaState, event: e.CommandResent, _: int) -> None:
     """The command that is out has gone out once more."""
     step, shift = state.steps[event.step], event.shift
     compensating = event.action == "compensate"
@@ -240,7 +244,7 @@ def cover(state: SagaState, step: Step) -> None:
         state.abandoned[step.name] = step
 
 
-def undo_requested(state: SagaState, event: e.UndoRequested) -> None:
+def undo_requested(state: SagaState, event: e.UndoRequested, _: int) -> None:
     """The code wants steps undone now. What has had no effect is covered, too: it may turn out that it had one."""
     waiting = state.undo_requests[event.n] = dict.fromkeys(event.steps)
     for name in event.steps:
@@ -304,7 +308,7 @@ def spent(
             assert_never(event)
 
 
-def undone(state: SagaState, event: e.StepUndone | e.UndoDeferred | e.UndoGivenUp) -> None:
+def undone(state: SagaState, event: e.StepUndone | e.UndoDeferred | e.UndoGivenUp, _: int) -> None:
     """A compensation has ended, or waits for a person."""
     step = state.steps[event.step]
     undo = replace(step.undo, due=NEVER, resend=NEVER, retry_at=NEVER, attempt_due=NEVER)
@@ -329,3 +333,24 @@ def undone(state: SagaState, event: e.StepUndone | e.UndoDeferred | e.UndoGivenU
     if step.undo.status == "done" and state.undo_error is not None:
         deferred = (state.steps[name].undo.error for name, why in state.troubled.items() if why == "deferred")
         state.undo_error = next(deferred, None)
+
+
+#: What each event of a step does to the state.
+FOLD: Mapping[type[e.Event], Callable[[SagaState, Any, int], None]] = {
+    e.StepScheduled: scheduled,
+    e.CommandSent: sent,
+    e.CommandResent: resent,
+    e.StepSucceeded: succeeded,
+    e.ProgressReported: postponed,
+    e.RetryPlanned: postponed,
+    e.StepFailed: spent,
+    e.StepUnknown: spent,
+    e.StepSkipped: spent,
+    e.StepParked: spent,
+    e.StepInDoubt: spent,
+    e.StepAbandoned: spent,
+    e.UndoRequested: undo_requested,
+    e.StepUndone: undone,
+    e.UndoDeferred: undone,
+    e.UndoGivenUp: undone,
+}

@@ -159,8 +159,7 @@ class Program(msgspec.Struct):
                     break
                 main.cancel()
                 try:
-                    with guarded(self.saga_id):
-                        self.loop.run()
+                    guarded(self.saga_id, self.loop.run)
                 except Busy:
                     break
             if main.done() and not main.cancelled():
@@ -230,8 +229,7 @@ class Program(msgspec.Struct):
 
     def _run(self) -> list[Request]:
         try:
-            with guarded(self.saga_id):
-                self.loop.run()
+            guarded(self.saga_id, self.loop.run)
         except (UsageError, SystemExit, Busy) as error:
             raise CodeFailed(_failure_of(error, "")) from error
         self._collect_timers()

@@ -36,7 +36,8 @@ class Replies(Turn):
             return Ignored("foreign", f"this saga never sent command {reply.command_id}")
         name, action, attempt = known
         step = self.state.steps[name]
-        self.heed(CommandId(reply.command_id), reply.last_sign)
+        if reply.last_sign is not None:
+            self.heed(CommandId(reply.command_id), reply.last_sign)
         if action == "compensate":
             return self.undo_reply(step, attempt, reply)
         if reply.outcome == "success":

@@ -53,6 +53,18 @@ _ALARM_ORDER: dict[str, int] = {
     )
 }
 
+#: Where the time of an alarm stands: whether with the undo of its step, and in which field.
+_FIELD_OF: dict[str, tuple[bool, str]] = {
+    "due": (False, "due"),
+    "resend": (False, "resend"),
+    "retry": (False, "retry_at"),
+    "attempt": (False, "attempt_due"),
+    "undo_due": (True, "due"),
+    "undo_resend": (True, "resend"),
+    "undo_retry": (True, "retry_at"),
+    "undo_attempt": (True, "attempt_due"),
+}
+
 
 class SagaState(msgspec.Struct):
     """Everything there is to know about a saga. Built by `apply` alone."""
@@ -152,7 +164,7 @@ class SagaState(msgspec.Struct):
     def trouble(self) -> e.Failure | None:
         """Why a person is waited for: the first cause, not that of an undo."""
         cause = self.blocked or self.parked or (self.held.error if self.held is not None else None)
-        if cause is None:
+        if cause is None and self.troubled:
             errors = (self.steps[name].error for name, why in self.troubled.items() if why != "deferred")
             cause = next(errors, None)
         return cause
@@ -192,12 +204,6 @@ class SagaState(msgspec.Struct):
             return saga_key(self.coordinator, self.id, step.name)
         return first_saga_key(self.id, step.name)
 
-    def record_key_of(self, step: Step) -> str:
-        """The key of the records that carry this step's commands."""
-        if not step.keyed:
-            return self.id
-        return step.key or self.key_of(step)
-
     def alarm(self) -> tuple[int, Alarm, str] | None:
         """The next alarm: when (microseconds), what, and for which step or timer. Outdated entries are dropped."""
         while self.alarms:
@@ -222,17 +228,9 @@ class SagaState(msgspec.Struct):
         if what == "timer":
             return self.timers.get(int(name), NEVER)
         step = self.steps[name]
-        times: dict[str, int] = {
-            "due": step.due,
-            "resend": step.resend,
-            "retry": step.retry_at,
-            "undo_due": step.undo.due,
-            "undo_resend": step.undo.resend,
-            "undo_retry": step.undo.retry_at,
-            "attempt": step.attempt_due,
-            "undo_attempt": step.undo.attempt_due,
-        }
-        return times[what]
+        undo, field = _FIELD_OF[what]
+        moment: int = getattr(step.undo if undo else step, field)
+        return moment
 
 
 def steps_to_undo(state: SagaState) -> Iterator[Step]:

@@ -48,10 +48,14 @@ class Turn:
         self.effects: list[Effect] = []
 
     def record(self, event: e.AnyEvent) -> None:
-        working = tuple(self.state.signs)
-        apply(self.state, event, self.now)
+        signs = self.state.signs
+        if signs:
+            working = tuple(signs)
+            apply(self.state, event, self.now)
+            self.effects += [ForgetSign(command=command) for command in working if command not in self.state.signs]
+        else:
+            apply(self.state, event, self.now)
         self.events.append(event)
-        self.effects += [ForgetSign(command=command) for command in working if command not in self.state.signs]
         if self.instance.plans is not None and _changes_undo(self.state, event):
             self.instance.plans = None
 
@@ -126,7 +130,9 @@ class Turn:
 
     def outstanding_after(self, requests: Sequence[Request]) -> int:
         """How many steps are open once the code has what it asks for."""
-        more = sum(isinstance(request, e.StepScheduled) for request in requests)
+        more = 0
+        for request in requests:
+            more += isinstance(request, e.StepScheduled)
         return more and more + len(self.state.open_steps)
 
     def block(self, failure: e.Failure, delivery: Delivery) -> None:
@@ -237,6 +243,8 @@ class Turn:
         self.effects.append(self.command(step, action))
 
     def command(self, step: Step, action: e.Action) -> SendCommand:
+        state = self.state
+        key = state.key_of(step)
         if action == "invoke":
             body, activity, attempt = bytes(step.input), step.activity, step.attempt
             sent_at, deadline = step.sent_at, step.sent_due
@@ -244,7 +252,7 @@ class Turn:
             body, activity, attempt = step.undo.body, step.compensate, step.undo.attempt
             sent_at, deadline = step.undo.sent_at, None
         return SendCommand(
-            id=self.state.command_id(step, action),
+            id=state.command_id(step, action),
             activity=activity,
             step=step.name,
             action=action,
@@ -252,8 +260,8 @@ class Turn:
             body=body,
             sent_at=sent_at,
             deadline=deadline,
-            key=self.state.key_of(step),
-            record_key=self.state.record_key_of(step),
+            key=key,
+            record_key=(step.key or key) if step.keyed else state.id,  # older steps keep the key that they began with
             done=action == "compensate" and step.undo.done,
             heartbeat=step.heartbeat if action == "invoke" else 0,
         )

@@ -51,21 +51,18 @@ def test_a_saga_that_never_awaits_is_named_and_blocked_and_another_completes(swa
     assert estate.saga("y").status == "completed"
 
 
-def looked_at_twice() -> None:
-    with guarded("x"):
-        DOG.look(0.0)
-        DOG.look(100.0)
+def look(*moments: float) -> None:
+    for moment in moments:
+        DOG.look(moment)
 
 
 def test_nothing_is_interrupted_once_it_is_over() -> None:
     with DOG.watching():
-        with guarded("x"):
-            DOG.look(0.0)
-        DOG.look(100.0)
+        guarded("x", lambda: look(0.0))
+        look(100.0)
         with pytest.raises(Busy):
-            looked_at_twice()
-        with guarded("y"):
-            DOG.look(200.0)
+            guarded("x", lambda: look(0.0, 100.0))
+        guarded("y", lambda: look(200.0))
 
 
 def test_the_thread_of_a_watchdog_ends_with_its_block() -> None:

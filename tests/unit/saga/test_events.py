@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import get_args
 
 import msgspec
 from msgspec.structs import replace
 
 from segue.saga import events as e
 from segue.saga.effects import Moved
-from segue.saga.fold import fold
+from segue.saga.fold import FOLD, fold
 from segue.saga.transition import start
 from segue.topics.converter import Converter
 from tests.unit.saga.kit import Order
 from tests.unit.saga.sagas import order_saga
+
+
+def test_there_is_a_fold_of_every_event() -> None:
+    assert set(FOLD) == set(get_args(e.AnyEvent))
 
 
 def test_what_is_usual_is_not_written_down() -> None:

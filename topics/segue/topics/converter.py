@@ -68,8 +68,10 @@ class Converter:
         if known.survey.refusal:
             raise InvalidPayload(f"{_name(type)} does not survive being written: {known.survey.refusal}")
         data = self._written(self._by_alias, value)
-        if known.proven and value.__class__ is type and known.survey.is_complete(value):
-            return data
+        if known.proven and value.__class__ is type:
+            defaults = known.survey.defaults
+            if not defaults or defaults <= value.__dict__.keys():  # none of its own is missing
+                return data
         back, changed = self._read_back(data, value, type, known)
         if changed is not None and known.survey.has_model:
             # A model that is read by its fields' names alone.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Literal, cast
 
@@ -325,6 +325,7 @@ def parse_reply(record: Record) -> Reply:
     headers = text_headers(record)
     command_id = _required(headers, "ce_causationid")
     saga_id = _id_in(headers.get("ce_sagaid")) or _id_in(_key_text(record))
+    advice = headers.get if _is_plain(headers) else partial(_advice, headers)
     outcome = headers.get("ce_sagaoutcome", "success")
     if outcome not in OUTCOMES:
         outcome = outcome.strip().lower()
@@ -333,21 +334,21 @@ def parse_reply(record: Record) -> Reply:
             message = f"header ce_sagaoutcome is {said!r:.40}, allowed are success, failure, retry, pending"
             raise OutcomeNotUnderstood(message, command_id, saga_id)
     return Reply(
-        id=_advice(headers, "ce_id") or f"{record.topic}:{record.partition}:{record.offset}",
+        id=advice("ce_id") or f"{record.topic}:{record.partition}:{record.offset}",
         command_id=command_id,
         outcome=cast("Outcome", outcome),
         saga_id=saga_id,
-        error=_advice(headers, "ce_sagaerror", 255),
-        effect=_effect(headers),
+        error=_advice(headers, "ce_sagaerror", 255) if "ce_sagaerror" in headers else None,
+        effect=_effect(headers) if "ce_sagaeffect" in headers else "none",
         retry_after=_seconds(headers, "ce_sagaretryafter"),
         rejected=headers.get("ce_sagarejected") == "true",
-        source=_advice(headers, "ce_source") or "",
-        type=_advice(headers, "ce_type") or "",
-        saga_type=_advice(headers, "ce_sagatype"),
-        step=_advice(headers, "ce_sagastep"),
-        action=_advice(headers, "ce_sagaaction"),
-        attempt=_advice(headers, "ce_sagaattempt"),
-        subject=_advice(headers, "ce_subject"),
+        source=advice("ce_source") or "",
+        type=advice("ce_type") or "",
+        saga_type=advice("ce_sagatype"),
+        step=advice("ce_sagastep"),
+        action=advice("ce_sagaaction"),
+        attempt=advice("ce_sagaattempt"),
+        subject=advice("ce_subject"),
         time=_moment(headers, "ce_time"),
         content_type=headers.get("content-type") or JSON,
         passed_on=_passed_on(headers),
@@ -402,6 +403,12 @@ def _required(headers: Mapping[str, str], name: str) -> str:
     if len(value) > _LONGEST or "\x00" in value:
         raise EnvelopeError(f"header {name} is longer than {_LONGEST} characters or contains NUL")
     return value
+
+
+def _is_plain(headers: Mapping[str, str]) -> bool:
+    """Whether all of them together are as short as each may be, and printable: so are those of nearly every record."""
+    text = "".join(headers.values())
+    return len(text) <= _LONGEST and text.isprintable()
 
 
 def _advice(headers: Mapping[str, str], name: str, longest: int = _LONGEST) -> str | None:

@@ -47,10 +47,6 @@ class Survey:
     #: A pydantic model in it has a Decimal: pydantic reads a JSON number as a double first.
     decimal_in_model: bool = False
 
-    def is_complete(self, value: Any) -> bool:
-        """No default of its own is missing."""
-        return not self.defaults or self.defaults <= value.__dict__.keys()
-
 
 def survey(kind: Any) -> Survey:
     """Look at a type and at all types that it is made of."""
