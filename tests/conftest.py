@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import pytest
 from hypothesis import settings
+from sqlalchemy import make_url
 
 from tests.real.kafka import Kafka
 from tests.real.mariadb import MariaDb, run_statement
@@ -83,7 +84,7 @@ def mariadb_url(mariadb_admin_url: str) -> Iterator[str]:
     """SQLAlchemy URL of an empty MariaDB database of this test alone, with the server's usual collation."""
     name = f"segue_test_{os.getpid()}_{next(_numbers)}"
     run_statement(mariadb_admin_url, f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
-    yield f"{mariadb_admin_url.rpartition('/')[0]}/{name}"
+    yield make_url(mariadb_admin_url).set(database=name).render_as_string(hide_password=False)
     run_statement(mariadb_admin_url, f"DROP DATABASE {name}")
 
 

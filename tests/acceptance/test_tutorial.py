@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,23 @@ def test_whoever_follows_a_page_sees_what_it_shows(page: str, tmp_path: Path) ->
             pytest.fail(f"the page says\n\n{block.content}\nbut it is\n\n{content}", pytrace=False)
         seen += 1
     assert seen > 5
+
+
+def test_a_program_that_does_not_end_as_it_should_keeps_no_other_one_alive(tmp_path: Path) -> None:
+    class Hanging(tutorial.Behind):
+        def close(self) -> None:
+            super().close()
+            closed.append(self)
+            raise AssertionError("it hung")
+
+    closed: list[tutorial.Behind] = []
+    reader = tutorial.Reader(tmp_path)
+    for _ in range(2):
+        reader._behind.append(Hanging("sleep 1000", tmp_path, os.environ))
+
+    with pytest.raises(AssertionError, match="it hung"):
+        reader.close()
+    assert len(closed) == 2
 
 
 def test_two_runs_that_differ_in_times_and_ids_alone_say_the_same() -> None:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +108,13 @@ class Behind:
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()
-        self._process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+        try:
+            self._process.wait(PATIENCE)
+        finally:
+            # One that hangs is not left to the tests after this one.
+            self._process.kill()
+            self._process.wait()
+            self._reader.join(PATIENCE)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -143,8 +149,10 @@ class Reader:
         return "".join(said)
 
     def close(self) -> None:
-        for behind in self._behind:
-            behind.close()
+        """End all of them, also where one does not end as it should; that is raised when all have ended."""
+        with ExitStack() as closing:
+            for behind in self._behind:
+                closing.callback(behind.close)
 
     def _file(self, block: Block) -> str:
         title = re.search(r'title="([^"]+)"', block.info)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ class Project:
         """Kill everything, as a power cut does."""
         assert self.process is not None
         for number in self.children():
-            os.kill(number, signal.SIGKILL)
+            # Once dev is gone its children end by themselves, some of them before it is their turn here.
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
         self.process.wait(DEADLINE)
         self.process = None
         wait_until(lambda: not self.children())
