@@ -125,6 +125,20 @@ def test_groups_count_what_sagas_have_in_common(filled: Database, on_database: S
     assert "sold_out" in on_database("saga", "ls", "--group-by", "error").out
 
 
+def test_what_an_undo_met_is_shown_and_grouped_beside_the_first_cause(database: Database, on_database: Segue) -> None:
+    database.put(deferred("order-1"), deferred("order-2"), shipping("order-3"))
+    (row,) = (one for one in on_database("saga", "ls", "--json").json["sagas"] if one["id"] == "order-1")
+    cause, met = row["error_code"], row["undo_error_code"]
+    assert None not in (cause, met)
+    assert cause != met
+
+    groups = on_database("saga", "ls", "--group-by", "undo_error", "--json").json["groups"]
+    assert {group["key"]: group["count"] for group in groups} == {met: 2, None: 1}
+    shown = [line.split()[:3] for line in on_database("saga", "show", "order-1").out.splitlines()]
+    assert ["undo's", "error", met] in [[*line[:2], line[2].rstrip(":")] for line in shown if len(line) == 3]
+    assert cause in next(line[1] for line in shown if line[:1] == ["error"])
+
+
 def test_the_shape_of_a_listed_saga_is_stable(filled: Database, on_database: Segue) -> None:
     (found,) = on_database("saga", "ls", "--status", "completed", "--json").json["sagas"]
     assert sorted(found) == [
