@@ -19,7 +19,7 @@ from benchmarks.report import Report, Row
 QUICK = ("floor", "transitions", "services", "latency", "relay", "dbos", "restate")
 ALL = (
     *("floor", "transitions", "services", "failures", "open_loop", "latency", "relay", "coordinators"),
-    *("backlog", "timers", "gather", "history", "memory", "dbos", "restate"),
+    *("backlog", "timers", "gather", "fan_out", "history", "memory", "dbos", "restate"),
 )
 
 

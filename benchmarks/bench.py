@@ -162,12 +162,12 @@ class Bench:
             raise BenchError("Kafka takes no record of an idempotent producer")
         warm_up(self.kafka.address, "warm-up")
 
-    def create_topics(self, topics: Sequence[str]) -> None:
-        """Create topics of `PARTITIONS` partitions; those that are there stay as they are."""
+    def create_topics(self, topics: Sequence[str], partitions: int = PARTITIONS) -> None:
+        """Create topics of so many partitions; those that are there stay as they are."""
         admin = AdminClient({"bootstrap.servers": self.kafka.address})
         known = admin.list_topics(timeout=PATIENCE).topics
         missing = [topic for topic in topics if topic not in known]
-        made = admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in missing]) if missing else {}
+        made = admin.create_topics([NewTopic(topic, partitions, 1) for topic in missing]) if missing else {}
         for future in made.values():
             future.result(PATIENCE)
 

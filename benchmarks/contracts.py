@@ -39,6 +39,8 @@ release = reserve.undo("stock.release")
 ship = Activity("shipping.ship", Order, Done)
 recall = ship.undo("shipping.recall")
 confirm = Activity("mail.confirm", Order, Done)
+#: Takes as long as its service is told to.
+labour = Activity("labour.work", int, Done)
 go = Signal("go", bool)
 
 
@@ -63,6 +65,12 @@ async def gather(s: Saga, wide: Wide) -> int:
     """So many calls at once."""
     order = Order(id="g", account="ann")
     return len(await asyncio.gather(*(s.call(confirm, order, timeout=hours(1)) for _ in range(wide.calls))))
+
+
+@saga("fan_out")
+async def fan_out(s: Saga, wide: Wide) -> int:
+    """So many items through real workers, whose handlers take their time."""
+    return len(await s.map(labour, list(range(wide.calls)), timeout=hours(1)))
 
 
 @saga("chain")
@@ -110,7 +118,7 @@ async def hasty(s: Saga, limit: Hasty) -> Done:
 
 def registry() -> Registry:
     """All of them."""
-    return Registry([four, gather, chain, nap, wait, hasty])
+    return Registry([four, gather, fan_out, chain, nap, wait, hasty])
 
 
 _WORDS = ("blue", "copper", "deliver", "eleven", "fragile", "garden", "invoice", "kitchen", "monday", "oven", "paper")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -13,9 +15,22 @@ from benchmarks.roles.leash import Leash
 from segue.activities import Context, Rejected, Undo, Worker
 
 
-def worker_of(service: str, sessions: sessionmaker[Session]) -> Worker[Session]:
-    """The worker of one of the four services."""
+def labour(seconds: float) -> Callable[[Context[Session], int], Done]:
+    """A handler that takes so long."""
+
+    def work(ctx: Context[Session], item: int) -> Done:
+        time.sleep(seconds)
+        return Done(ok=True)
+
+    return work
+
+
+def worker_of(service: str, sessions: sessionmaker[Session], seconds: float = 0.0) -> Worker[Session]:
+    """The worker of one of the four services, or of `labour`, whose handler takes `seconds`."""
     worker = Worker(service, sessions)
+    if service == "labour":
+        worker.handle(contracts.labour)(labour(seconds))
+        return worker
     invoke = {"payments": contracts.charge, "stock": contracts.reserve, "shipping": contracts.ship}
     undo = {"payments": contracts.refund, "stock": contracts.release, "shipping": contracts.recall}
 
@@ -37,7 +52,7 @@ def main() -> None:
     """Run until the input ends."""
     leash = Leash()
     engine = create_engine(leash.arguments["database"], pool_size=20)
-    worker = worker_of(leash.arguments["service"], sessionmaker(engine))
+    worker = worker_of(leash.arguments["service"], sessionmaker(engine), leash.arguments.get("seconds", 0.0))
     ready = threading.Event()
 
     def say() -> None:

@@ -117,7 +117,7 @@ def test_a_quick_run_is_a_part_of_the_whole() -> None:
 
 def test_an_order_has_about_the_size_it_is_measured_with() -> None:
     assert 280 <= len(Converter().to_bytes(order(4711))) <= 320
-    assert len(registry()) == 6
+    assert len(registry()) == 7
 
 
 def test_a_budget_counts_a_function_once_for_each_stack_it_is_in() -> None:

@@ -27,6 +27,7 @@ from segue.testing.answers import (
 )
 from segue.testing.contracts import AnyActivity, Contracts, activity_of, saga_of
 from segue.testing.failures import NotMocked, SagaBlocked, SagaTestError
+from segue.testing.lines import SLOTS, Lines
 from segue.testing.outcome import Outcome, outcome_of
 from segue.testing.virtual import START, VirtualSaga, describe_command, describe_reply, preview, raw
 from segue.topics.converter import Converter
@@ -64,11 +65,21 @@ class SagaTest(Generic[I, O]):
 
     Time is virtual and skips to whatever comes next. An activity that is not mocked fails the test by name;
     compensations succeed unless they are mocked. Between any two transitions the saga is brought back from its history,
-    and the test fails if its code is not deterministic.
+    and the test fails if its code is not deterministic. Each service has one worker, which handles `slots` commands at
+    once and those of one key one after the other; how long each takes is its mock's `delay`.
     """
 
-    def __init__(self, definition: SagaDefinition[I, O], *, id: str = "saga-1", start: datetime | None = None) -> None:
+    def __init__(
+        self,
+        definition: SagaDefinition[I, O],
+        *,
+        id: str = "saga-1",
+        start: datetime | None = None,
+        slots: int = SLOTS,
+    ) -> None:
         self._definition = saga_of(definition)
+        Lines(slots)
+        self._slots = slots
         self._id = id
         self._start = START if start is None else to_micros(start)
         self._converter = Converter()
@@ -107,8 +118,8 @@ class SagaTest(Generic[I, O]):
         exception: ActivityRejected or segue.activities.Rejected refuses, any other answers `retry`. `side_effects` are
         outputs, exceptions, SILENCE and MISMATCH for one attempt after the other. `retry="busy"` answers every attempt
         `retry` with that code, `silent=True` none of them; with `mismatch=True` each comes to a worker that lacks the
-        activity. Each answer comes `delay` after its command. Outputs are checked here against the activity's type,
-        those of functions when they answer (SagaTestError).
+        activity. To handle a command takes `delay`, once its worker has begun with it. Outputs are checked here against
+        the activity's type, those of functions when they answer (SagaTestError).
         """
         activity_of(activity)
         kinds = {"returns", "raises", "side_effects", "retry", "silent", "mismatch"}
@@ -190,7 +201,7 @@ class SagaTest(Generic[I, O]):
             mock.taken = 0
         contracts = Contracts(mock.activity for mock in self._mocks.values())
         saga = VirtualSaga(self._definition, contracts, saga_id=self._id, started_at=self._start)
-        self._run = run = _Run(saga, self._mocks)
+        self._run = run = _Run(saga, self._mocks, Lines(self._slots))
         for after, happened, told in self._script:
             run.later(saga.now + after, happened, told)
         run.play(input, None if until is None else saga.now + micros(until))
@@ -228,19 +239,23 @@ class _Function:
 class _Run:
     """One run: the queue of what is still to come."""
 
-    def __init__(self, saga: VirtualSaga, mocks: dict[str, _Mock]) -> None:
+    def __init__(self, saga: VirtualSaga, mocks: dict[str, _Mock], lines: Lines) -> None:
         self.saga = saga
         self.mocks = mocks
+        self.lines = lines
         self.queue: list[tuple[int, int, Input, str]] = []
+        #: Commands that are being handled, by the number of their answer.
+        self.handled: dict[int, SendCommand] = {}
         self.count = 0
         self.called: list[AnyActivity] = []
         self.compensated: list[AnyActivity] = []
         self.inputs: dict[str, list[Any]] = {}
         self.answered: set[str] = set()
 
-    def later(self, at: int, happened: Input, told: str) -> None:
+    def later(self, at: int, happened: Input, told: str) -> int:
         self.count += 1
         heappush(self.queue, (at, self.count, happened, told))
+        return self.count
 
     def play(self, value: Any, until: int | None) -> None:
         saga = self.saga
@@ -261,8 +276,12 @@ class _Run:
         if waking:
             self._receive(saga.happen(Wake(gate=saga.now)))
             return
-        _, _, happened, told = heappop(self.queue)
+        _, number, happened, told = heappop(self.queue)
         saga.say(told)
+        ended = self.handled.pop(number, None)
+        if ended is not None:
+            self.lines.end(ended)
+            self._begin(ended)
         ignored = len(saga.ignored)
         commands = saga.happen(happened)
         if len(saga.ignored) > ignored:
@@ -286,12 +305,29 @@ class _Run:
             activity = self.saga.contracts[command.activity]
             if command.action == "invoke" and command.attempt == 1:
                 self.called.append(activity)
+            self.lines.arrive(command)
+            self._begin(command)
+
+    def _begin(self, arrived: SendCommand) -> None:
+        """Handle what the worker of this command may begin with now."""
+        while (command := self.lines.begin(arrived)) is not None:
+            reply = self._handled(command).reply_to(command)
             mock = self.mocks.get(command.activity)
-            answer = self._answer(command, activity, mock)
-            reply = answer.reply_to(command)
-            if reply is not None:
-                at = self.saga.now + (mock.delay if mock is not None else 0)
-                self.later(at, reply, describe_reply(command, reply))
+            delay = mock.delay if mock is not None else 0
+            if reply is None:
+                self.lines.end(command)  # it is lost, and holds no worker up
+                continue
+            number = self.later(self.saga.now + delay, reply, describe_reply(command, reply))
+            if delay:
+                self.handled[number] = command
+            else:
+                self.lines.end(command)
+
+    def _handled(self, command: SendCommand) -> Answer:
+        if command.action == "invoke" and command.deadline is not None and self.saga.now > command.deadline:
+            return negative("failure", "expired", "its deadline was over before a worker could begin with it")
+        activity = self.saga.contracts[command.activity]
+        return self._answer(command, activity, self.mocks.get(command.activity))
 
     def _answer(self, command: SendCommand, activity: AnyActivity, mock: _Mock | None) -> Answer:
         value = self.saga.converter.from_bytes(command.body, activity.input)
