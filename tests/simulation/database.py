@@ -452,6 +452,7 @@ class BookSession:
     def __init__(self, books: Books, process: Process) -> None:
         self.books = books
         self.process = process
+        self.who: tuple[str, int] | None = (process.name, process.incarnation)
         self.staged: list[Effect] = []
         self.rows: dict[str, dict[str, Any] | None] = {}
         #: The committed rows of the same keys, as they were before the commit.

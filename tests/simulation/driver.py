@@ -156,6 +156,14 @@ class Link:
         self.intent: Any = None
         #: What the process had been given to read when it sent a COMMIT that nobody answers.
         self.given: Mapping[tuple[Partition, int], Record] | None = None
+        #: Who sent that COMMIT, in which of its lives.
+        self.sent_by: tuple[str, int] | None = None
+
+    @property
+    def who(self) -> tuple[str, int] | None:
+        """Whose transaction it is: a process in one of its lives; None: nobody's who is one."""
+        process = self.slot.process
+        return self.sent_by if process is None else (process.name, process.incarnation)
 
     @property
     def file(self) -> File:
@@ -240,7 +248,7 @@ class Link:
     def _give_up(self, process: Process) -> None:
         """Send a COMMIT that is not answered; from now on the transaction is the server's, whatever becomes of us."""
         left = Link(Slot(self.file))
-        left.intent, left.given = self.intent, dict(process.given)
+        left.intent, left.given, left.sent_by = self.intent, dict(process.given), self.who
         self.file.holder, self.intent = left, None
         with cut():
             unanswered(process, left._apply, left._end)

@@ -299,8 +299,8 @@ def _ask(store: SimSqlStore, request: OperatorRequest) -> None:
 class Booking:
     """What a transaction of a service has changed, for the oracles."""
 
-    #: Whose transaction it was.
-    process: Process | None
+    #: Whose transaction it was: a process in one of its lives.
+    who: tuple[str, int] | None
     staged: Sequence[Effect]
     rows: Mapping[str, Mapping[str, Any] | None]
     before: Mapping[str, Mapping[str, Any] | None]
@@ -369,5 +369,5 @@ class SqlBooks(Books):
             self.inbox = now
         self.oracles.forgotten(gone)
         if staged or rows or messages:
-            booking: Any = Booking(link.slot.process, staged, rows, before, messages, link.intent or ())
+            booking: Any = Booking(link.who, staged, rows, before, messages, link.intent or ())
             self.oracles.booked(self, booking)

@@ -147,7 +147,9 @@ class LEASES(Oracle):
         self.owners: dict[str, tuple[str, int, int]] = {}
 
     def booked(self, books: Books, session: BookSession) -> None:
-        who = session.process.name, session.process.incarnation
+        who = session.who
+        if who is None:
+            return
         for key, row in session.rows.items():
             before = session.before.get(key)
             if row is None:
