@@ -19,7 +19,7 @@ from segue.saga.definition import SagaDefinition
 from segue.saga.lint import lint
 from segue.saga.retry import micros
 from segue.testing.contracts import AnyActivity, saga_of
-from segue.testing.failures import NotMocked
+from segue.testing.failures import NondeterministicSaga, NotMocked
 from segue.testing.faults import FAULTS_AT, ONCE, TRANSPARENT, Fault, Plan, PlannedFault, key_of, plan_of
 from segue.testing.play import Play, Stand, World
 from segue.testing.report import Case, Report, Undo, Violation
@@ -86,6 +86,9 @@ class _Explorer:
         self.report = Report(saga=world.definition.name, version=world.definition.version, budget=budget)
         self.report.lint = tuple(f"{x.file.rpartition('/')[2]}:{x.line}: {x.what}" for x in lint(world.definition))
         self.stands: dict[str, Stand] = {}
+        #: Nothing more is to be learned under other hash seeds; where it was learned: the steps of a run.
+        self.reseeded = False
+        self.elsewhere: set[frozenset[str]] = set()
         self.seen: set[tuple[str, Fault]] = set()
         self.singles: deque[Plan] = deque()
         self.firsts: deque[Plan] = deque()
@@ -127,12 +130,31 @@ class _Explorer:
             return
         case = self._case(play, plan)
         self.report.cases.append(case)
+        self._reseeded(play, plan)
         self.stands[key_of(plan)] = play.stands[0]
         for rule, message in [*check(play), *self._unnoticed(play, plan)]:
             self._violation(play, plan, rule, message)
         self._users_own(play, plan, case)
         self._note(play)
         self._plan_on(play, plan)
+
+    def _reseeded(self, play: Play, plan: Plan) -> None:
+        """Under other hash seeds the code does the same, wherever it has come to steps that it had not come to before.
+
+        Where it does not, or where nobody can tell, that is said once.
+        """
+        steps = frozenset(play.saga.steps)
+        if self.reseeded or steps in self.elsewhere:
+            return
+        self.elsewhere.add(steps)
+        try:
+            play.saga.replay_elsewhere(self.world.definition)
+        except NondeterministicSaga as error:
+            message = str(error).partition("\nthe conversation so far:")[0]
+            self._violation(play, plan, "hash seeds", message)
+            self.reseeded = True
+        self.report.not_reseeded = play.saga.elsewhere
+        self.reseeded = self.reseeded or bool(play.saga.elsewhere)
 
     def _unnoticed(self, play: Play, plan: Plan) -> list[tuple[str, str]]:
         if not plan:

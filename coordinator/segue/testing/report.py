@@ -95,6 +95,8 @@ class Report:
     left_standing: dict[str, int] = field(default_factory=dict)
     #: Lines of the saga's code that may do something else at a replay.
     lint: tuple[str, ...] = ()
+    #: Why its histories were not replayed under other hash seeds; empty if they were.
+    not_reseeded: str = ""
     #: Signals that the saga has waited for and that `signals` does not have: they never came.
     never_sent: set[str] = field(default_factory=set)
 
@@ -212,6 +214,8 @@ class Report:
                     "what comes after that is not explored"
                 )
         yield from (f"warning: {line}" for line in self.lint)
+        if self.not_reseeded:
+            yield f"not replayed under other hash seeds: {self.not_reseeded}"
         for signal in sorted(self.never_sent):
             yield f"warning: the saga waits for the signal {signal}, and signals= does not have it: it never came"
         for activity, times in sorted(self.may_be_in_doubt.items()):
@@ -235,6 +239,7 @@ class Report:
                 for v in self.violations
             ],
             "only": self.only,
+            "not_reseeded": self.not_reseeded,
             "without_fault": self._undisturbed(),
             "cases": [
                 {

@@ -12,6 +12,7 @@ reverse order       a step is undone only after everything that was called after
 pivot               nothing is undone after the pivot but what the code had given up before, or if a person cancels
 once                nothing is done after it was undone
 duplicates          duplicates and a crash before the commit change nothing
+hash seeds          brought back in a process with another hash seed, the code does the same
 """
 
 from __future__ import annotations

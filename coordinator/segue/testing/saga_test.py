@@ -65,7 +65,8 @@ class SagaTest(Generic[I, O]):
 
     Time is virtual and skips to whatever comes next. An activity that is not mocked fails the test by name;
     compensations succeed unless they are mocked. Between any two transitions the saga is brought back from its history,
-    and the test fails if its code is not deterministic. Each service has one worker, which handles `slots` commands at
+    and at the end in processes with other hash seeds, as far as they can import its module; the test fails if its code
+    is not deterministic. Each service has one worker, which handles `slots` commands at
     once and those of one key one after the other; how long each takes is its mock's `delay`.
     """
 
@@ -207,6 +208,7 @@ class SagaTest(Generic[I, O]):
         run.play(input, None if until is None else saga.now + micros(until))
         if saga.state.attention == "blocked" and not may_block:
             raise SagaBlocked("the saga is blocked by a failure in its code" + saga.story())
+        saga.replay_elsewhere(self._definition)
         return cast("Outcome[O]", outcome_of(saga))
 
     @property

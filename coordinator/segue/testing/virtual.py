@@ -29,6 +29,7 @@ from segue.saga.turn import wake_at
 from segue.testing.contracts import Contracts, saga_of
 from segue.testing.failures import NeverEnds, NondeterministicSaga
 from segue.testing.kept import KeptSigns
+from segue.testing.reseeded import compare
 from segue.topics.converter import Converter
 
 T = TypeVar("T")
@@ -83,6 +84,8 @@ class VirtualSaga:
         self._steps: dict[str, Step] = {}
         self._commands: dict[CommandId, tuple[str, e.Action, int]] = {}
         self._kept = KeptSigns()
+        #: Why it was not brought back under other hash seeds; empty if it was.
+        self.elsewhere = ""
 
     # --- what happens
 
@@ -139,6 +142,23 @@ class VirtualSaga:
                 f"Time, ids and random numbers must come from s.now(), s.uuid() and s.random, everything else from "
                 f"activities." + self.story()
             ) from None
+
+    def replay_elsewhere(self, definition: SagaDefinition[Any, Any]) -> None:
+        """Bring it back in processes with other hash seeds; `definition` as its module has it.
+
+        Raises NondeterministicSaga. Where that can't be done the conversation ends with why.
+        """
+        if self.state.blocked is not None:
+            return  # code that fails is not asked again
+        compared = compare(definition, self.saga_id, self.rows)
+        if compared.difference:
+            raise NondeterministicSaga(
+                f"the saga's code is not deterministic; brought back from its history in a process with another hash "
+                f"seed it does something else:\n  {compared.difference}\n"
+                f"It goes over a set, whose order is another one in each process: use sorted(…)" + self.story()
+            )
+        if compared.unreachable:
+            self.elsewhere = compared.unreachable
 
     def _stored(self, moved: Moved) -> list[SendCommand]:
         self.rows.append((self.state.updated_at, e.encode_events(moved.events)))
@@ -211,7 +231,8 @@ class VirtualSaga:
     def story(self) -> str:
         """The conversation so far, as the end of an error's message."""
         lines = [f"  {clock(line.at - self.started_at):>10}  {line.text}" for line in _shortened(self.lines)]
-        return "\n" + "\n".join(["the conversation so far:", *lines, f"  now: {self.situation()}"])
+        seeds = [f"  not replayed under other hash seeds: {self.elsewhere}"] if self.elsewhere else []
+        return "\n" + "\n".join(["the conversation so far:", *lines, f"  now: {self.situation()}", *seeds])
 
     def situation(self) -> str:
         """Where it is, in one line."""
