@@ -10,8 +10,10 @@ import ast
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from types import CodeType, FunctionType
 from typing import Any
 
 from segue.saga.definition import SagaDefinition
@@ -33,36 +35,103 @@ class Warned:
 
 
 def lint(definition: SagaDefinition[Any, Any]) -> list[Warned]:
-    """The lines of a saga's function that go over a set; empty where its source is not here."""
-    try:
-        lines, first = inspect.getsourcelines(definition.function)
-    except (OSError, TypeError):
-        return []
-    tree = ast.parse(textwrap.dedent("".join(lines)))
-    file = inspect.getsourcefile(definition.function) or "?"
-    found = {(node.lineno, ast.unparse(node)) for node in _gone_over(tree, _Sets(definition, tree))}
-    return [
-        Warned(
-            saga=definition.name,
-            file=file,
-            line=first + line - 1,
-            what=f"it goes over the set {text:.60}, whose order is another one in each process: use sorted(…)",
-        )
-        for line, text in sorted(found)
-    ]
+    """The lines that go over a set: of a saga's function, and of those of its package that it calls.
+
+    A method is followed where the name in front of it stands for its object, class or module in the saga's module.
+    Empty where the source is not here.
+    """
+    package = definition.function.__module__.partition(".")[0]
+    found: dict[tuple[str, int, str], Warned] = {}
+    todo: list[Callable[..., Any]] = [definition.function]
+    seen: set[CodeType] = set()
+    while todo:
+        function = todo.pop(0)
+        source = _Source.of(function)
+        if source is None or function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        for line, text in source.gone_over():
+            found.setdefault((source.file, line, text), _warned(definition.name, source.file, line, text))
+        todo.extend(called for called in source.called() if called.__module__.partition(".")[0] == package)
+    return sorted(found.values(), key=lambda warned: (warned.file, warned.line, warned.what))
+
+
+def _warned(saga: str, file: str, line: int, text: str) -> Warned:
+    what = f"it goes over the set {text:.60}, whose order is another one in each process: use sorted(…)"
+    return Warned(saga=saga, file=file, line=line, what=what)
+
+
+class _Source:
+    """The source of one function, and what its names stand for."""
+
+    def __init__(self, function: FunctionType, lines: Sequence[str], first: int) -> None:
+        self.file = inspect.getsourcefile(function) or "?"
+        self._first = first
+        self._tree = ast.parse(textwrap.dedent("".join(lines)))
+        self._names = {**function.__globals__, **_closed_over(function)}
+        self._sets = _Sets(function, self._tree, self._meant)
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> _Source | None:
+        """None for what has no source here."""
+        if not isinstance(function, FunctionType):
+            return None
+        try:
+            lines, first = inspect.getsourcelines(function)
+            return cls(function, lines, first)
+        except (OSError, TypeError, SyntaxError):
+            return None
+
+    def gone_over(self) -> list[tuple[int, str]]:
+        """Line and text of each set whose order matters."""
+        found = {(node.lineno, ast.unparse(node)) for node in _gone_over(self._tree, self._sets)}
+        return sorted((self._first + line - 1, text) for line, text in found)
+
+    def called(self) -> Iterator[FunctionType]:
+        """The functions that it calls, as far as their names say which."""
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.Call):
+                meant = self._meant(node.func)
+                if meant is not None:
+                    yield meant
+
+    def _meant(self, node: ast.expr) -> FunctionType | None:
+        match node:
+            case ast.Name(id=name):
+                found = self._names.get(name)
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name in self._names:
+                found = inspect.getattr_static(self._names[name], attribute, None)
+            case _:
+                return None
+        found = found.__func__ if isinstance(found, staticmethod | classmethod) else found
+        return found if isinstance(found, FunctionType) else None
+
+
+def _closed_over(function: FunctionType) -> dict[str, Any]:
+    """The values of names that a function has from the one around it."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not set yet
+            found[name] = cell.cell_contents
+    return found
 
 
 class _Sets:
-    """Tells which expressions of one function are sets, as far as its source and the type of its input say."""
+    """Tells which expressions of one function are sets, as far as its source and its types say."""
 
-    def __init__(self, definition: SagaDefinition[Any, Any], tree: ast.Module) -> None:
-        parameters = list(inspect.signature(definition.function).parameters)
-        self._input = parameters[1]
-        self._fields = _set_fields(definition.input_type)
-        self._names: set[str] = {self._input} if _is_set_type(definition.input_type) else set()
+    def __init__(
+        self, function: FunctionType, tree: ast.Module, meant: Callable[[ast.expr], FunctionType | None]
+    ) -> None:
+        self._meant = meant
+        hints = _hints(function)
+        hints.pop("return", None)
+        self._fields = {name: _set_fields(hint) for name, hint in hints.items()}
+        self._names = {name for name, hint in hints.items() if _is_set_type(hint)}
         for node in ast.walk(tree):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and _says_set(node.annotation):
                 self._names.add(node.target.id)
+            elif isinstance(node, ast.arg) and node.annotation is not None and _says_set(node.annotation):
+                self._names.add(node.arg)
             elif isinstance(node, ast.Assign) and self.has(node.value):
                 self._names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
 
@@ -73,11 +142,14 @@ class _Sets:
             case ast.Name(id=name):
                 return name in self._names
             case ast.Attribute(value=ast.Name(id=name), attr=field):
-                return name == self._input and field in self._fields
-            case ast.Call(func=ast.Name(id=name)):
-                return name in _SETS
-            case ast.Call(func=ast.Attribute(value=of, attr=name)):
-                return name in _SET_METHODS and self.has(of)
+                return field in self._fields.get(name, ())
+            case ast.Call(func=ast.Name(id=name)) if name in _SETS:
+                return True
+            case ast.Call(func=ast.Attribute(value=of, attr=name)) if name in _SET_METHODS and self.has(of):
+                return True
+            case ast.Call(func=called):
+                function = self._meant(called)
+                return function is not None and _is_set_type(_hints(function).get("return"))
             case ast.BinOp(op=ast.BitOr() | ast.BitAnd() | ast.Sub() | ast.BitXor(), left=left, right=right):
                 return self.has(left) or self.has(right)
             case _:
@@ -101,12 +173,15 @@ def _gone_over(tree: ast.Module, sets: _Sets) -> Iterator[ast.expr]:
         yield from (candidate for candidate in candidates if sets.has(candidate))
 
 
-def _set_fields(input_type: Any) -> frozenset[str]:
+def _hints(thing: Any) -> dict[str, Any]:
     try:
-        hints = typing.get_type_hints(input_type)
-    except (NameError, TypeError):
-        return frozenset()
-    return frozenset(name for name, hint in hints.items() if _is_set_type(hint))
+        return typing.get_type_hints(thing)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _set_fields(kind: Any) -> frozenset[str]:
+    return frozenset(name for name, hint in _hints(kind).items() if _is_set_type(hint))
 
 
 def _is_set_type(hint: Any) -> bool:

@@ -8,7 +8,7 @@ from tests.unit.cli.kit import segue
 def test_lines_that_go_over_a_set_are_named_and_end_with_code_1() -> None:
     ran = segue("lint", "tests.unit.saga.test_lint")
     assert ran.code == 1
-    assert ran.out.count("it goes over the set") == 4
+    assert ran.out.count("it goes over the set") == 8
     assert "test_lint.py:" in ran.out
 
 
