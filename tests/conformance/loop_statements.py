@@ -110,7 +110,7 @@ def _others(store: SqlStore) -> set[str]:
     store.seed_offsets(COORDINATOR, {P0: StoredOffset(next=0, topic_id="t")})
     store.reset_offset(COORDINATOR, P0, StoredOffset(next=1, topic_id="t"), StoredOffset(next=0, topic_id="t"), audit())
     store.forget_published([1])
-    store.register("order", 1, "f")
+    store.register(COORDINATOR, "order", 1, "f")
     store.ask([request()])
     store.sweep(COORDINATOR, T0, 10)
     store.assign(10, live=True)
@@ -198,8 +198,8 @@ _FILL = (
     " SELECT 'c-' || n, 'ended-' || n, now(), 1, '{}', '1', 1 FROM generate_series(1, MANY) n",
     "INSERT INTO audit (seq, at, actor, action, reason, outcome, previous_hash, hash)"
     " SELECT 1000 + n, now(), 'a', 'retry', '', 'done', '', '' FROM generate_series(1, MANY) n",
-    "INSERT INTO definition (name, version, fingerprint, registered_at)"
-    " SELECT 'order-' || n, 1, 'f', now() FROM generate_series(1, MANY) n",
+    "INSERT INTO definition_fingerprint (coordinator, name, version, fingerprint, registered_at)"
+    " SELECT 'c', 'order-' || n, 1, 'f', now() FROM generate_series(1, MANY) n",
     "INSERT INTO operator_request (kind, arguments, actor, reason, not_before, created_at)"
     " SELECT 'wake', '{}', 'a', '', now() + interval '1 day', now() FROM generate_series(1, MANY) n",
     "INSERT INTO outbox (id, lane, aggregatetype, aggregateid, type, content_type, created_at, saga_id)"
@@ -208,8 +208,8 @@ _FILL = (
     " SELECT n, 'relay', 1, now() + interval '1 day' FROM generate_series(0, 63) n",
 )  # fmt: skip
 _TABLES = (
-    "saga, saga_event, heartbeat, dead_letter, audit, audit_head, definition, operator_request, outbox, outbox_batch,"
-    " consumer_offset, outbox_lane, outbox_relay"
+    "saga, saga_event, heartbeat, dead_letter, audit, audit_head, definition_fingerprint, operator_request, outbox,"
+    " outbox_batch, consumer_offset, outbox_lane, outbox_relay"
 )
 
 

@@ -606,13 +606,21 @@ def test_a_reset_overwrites_an_offset_that_stands_where_it_was_known_to_stand(be
 
 def test_the_first_fingerprint_of_a_version_stays_on_record(bench: Bench) -> None:
     store = bench.store()
-    assert store.register("order", 1, "s:aaa") == "s:aaa"
-    assert store.register("order", 1, "s:bbb") == "s:aaa"
-    assert store.register("order", 2, "s:bbb") == "s:bbb"
+    assert store.register(COORDINATOR, "order", 1, "s:aaa") == "s:aaa"
+    assert store.register(COORDINATOR, "order", 1, "s:bbb") == "s:aaa"
+    assert store.register(COORDINATOR, "order", 2, "s:bbb") == "s:bbb"
+
+
+def test_each_coordinator_has_fingerprints_of_its_own(bench: Bench) -> None:
+    store = bench.store()
+    assert store.register(COORDINATOR, "order", 1, "s:aaa") == "s:aaa"
+    assert store.register("other", "order", 1, "s:bbb") == "s:bbb"
+    assert store.register("other", "order", 1, "z:ccc") == "z:ccc"
+    assert store.register(COORDINATOR, "order", 1, "s:ddd") == "s:aaa"
 
 
 def test_a_fingerprint_of_another_scheme_gives_way_to_the_newer_one(bench: Bench) -> None:
     store = bench.store()
-    assert store.register("order", 1, "bbb") == "bbb"
-    assert store.register("order", 1, "s:aaa") == "s:aaa"
-    assert store.register("order", 1, "s:bbb") == "s:aaa"
+    assert store.register(COORDINATOR, "order", 1, "bbb") == "bbb"
+    assert store.register(COORDINATOR, "order", 1, "s:aaa") == "s:aaa"
+    assert store.register(COORDINATOR, "order", 1, "s:bbb") == "s:aaa"

@@ -318,3 +318,25 @@ def test_where_there_were_several_coordinators_none_is_guessed(url: str) -> None
     _with_sagas_of(url, "orders", "returns")
 
     assert _owners(url) == {"before": "", "after": ""}
+
+
+def _with_code_of(url: str, *coordinators: str) -> list[tuple[str, str, int, str]]:
+    """What is on record of whose code, after coordinators of the version before were there."""
+    _at(url, "0011_pre_expected_signals")
+    with connected(url) as connection:
+        for name in coordinators:
+            columns = '(coordinator, topic, "partition", next, topic_id)'
+            connection.execute(text(f"INSERT INTO consumer_offset {columns} VALUES ('{name}', 'replies', 0, 5, 't')"))
+        connection.execute(text("INSERT INTO definition VALUES ('order', 1, 'f', NULL, '2026-01-01 00:00:00')"))
+    upgrade(url)
+    with connected(url) as connection:
+        query = text("SELECT coordinator, name, version, fingerprint FROM definition_fingerprint")
+        return [(row[0], row[1], row[2], row[3]) for row in connection.execute(query)]
+
+
+def test_the_code_of_a_database_with_one_coordinator_becomes_its_own(url: str) -> None:
+    assert _with_code_of(url, "orders") == [("orders", "order", 1, "f")]
+
+
+def test_the_code_of_several_coordinators_is_given_to_none(url: str) -> None:
+    assert _with_code_of(url, "orders", "returns") == []

@@ -85,7 +85,7 @@ class Tables:
     origins: dict[_Origin, int] = field(default_factory=dict)
     requests: dict[int, OperatorRequest] = field(default_factory=dict)
     audits: list[AuditEntry] = field(default_factory=list)
-    definitions: dict[tuple[str, int], str] = field(default_factory=dict)
+    definitions: dict[tuple[str, str, int], str] = field(default_factory=dict)
     serial: int = 0
     last_batch: int = 0
 
@@ -194,10 +194,10 @@ class MemoryStore:
                         _count(tables, message, 1)
                 _forget(tables, [seq])
 
-    def register(self, name: str, version: int, fingerprint: str) -> str:
-        known = self.tables.definitions.setdefault((name, version), fingerprint)
+    def register(self, coordinator: str, name: str, version: int, fingerprint: str) -> str:
+        known = self.tables.definitions.setdefault((coordinator, name, version), fingerprint)
         if not comparable(known, fingerprint):
-            known = self.tables.definitions[name, version] = fingerprint
+            known = self.tables.definitions[coordinator, name, version] = fingerprint
         return known
 
     def live_versions(self, coordinator: str) -> list[tuple[str, int]]:

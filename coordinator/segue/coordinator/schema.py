@@ -224,6 +224,7 @@ dead_letter = Table(
     Index("dead_letter_state", "state", "created_at"),
 )
 
+#: What coordinators of before wrote, whose it was untold. They go on with it; nobody else writes or reads it.
 definition = Table(
     "definition",
     metadata,
@@ -231,6 +232,17 @@ definition = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("fingerprint", String(64), nullable=False),
     Column("document", Bytes),
+    Column("registered_at", Moment, nullable=False),
+)
+
+#: The code of each version of a saga, as each coordinator has it.
+definition_fingerprint = Table(
+    "definition_fingerprint",
+    metadata,
+    Column("coordinator", String(MAX_COORDINATOR_LENGTH), primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("fingerprint", String(64), nullable=False),
     Column("registered_at", Moment, nullable=False),
 )
 

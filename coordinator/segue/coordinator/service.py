@@ -172,7 +172,7 @@ class Coordinator:
         while self._store.assign(self.options.batch_size, live=True) == self.options.batch_size:
             pass
         for definition in self._registry:
-            known = self._store.register(definition.name, definition.version, definition.fingerprint)
+            known = self._store.register(self.name, definition.name, definition.version, definition.fingerprint)
             if known != definition.fingerprint:
                 self._observer.event(
                     "definition.alert",

@@ -140,15 +140,15 @@ class SqlStore:
             with self._session() as session:
                 self._batch_of(session).delete_batches(batches)
 
-    def register(self, name: str, version: int, fingerprint: str) -> str:
-        values = {"name": name, "version": version, "fingerprint": fingerprint}
+    def register(self, coordinator: str, name: str, version: int, fingerprint: str) -> str:
+        values = {"coordinator": coordinator, "name": name, "version": version, "fingerprint": fingerprint}
         with self._session() as session:
             values["registered_at"] = session.now
-            checked(session, schema.definition, [values])
+            checked(session, schema.definition_fingerprint, [values])
             session.change(statements.insert_new(session.dialect, schema.definition), [values])
-            [row] = session.rows(statements.fingerprint_of(name, version))
+            [row] = session.rows(statements.fingerprint_of(coordinator, name, version))
             if not comparable(row.fingerprint, fingerprint):
-                session.change(statements.replace_fingerprint(name, version, fingerprint))
+                session.change(statements.replace_fingerprint(coordinator, name, version, fingerprint))
                 return fingerprint
             return str(row.fingerprint)
 

@@ -41,7 +41,7 @@ from segue.coordinator.schema import (
     audit_head,
     consumer_offset,
     dead_letter,
-    definition,
+    definition_fingerprint,
     heartbeat,
     operator_request,
     outbox,
@@ -417,16 +417,20 @@ def delete_requests(ids: Sequence[int]) -> Any:
     return delete(operator_request).where(operator_request.c.id.in_(ids))
 
 
-def fingerprint_of(name: str, version: int) -> Select[Any]:
-    """The fingerprint on record of one version of a definition."""
-    here = and_(definition.c.name == name, definition.c.version == version)
-    return select(definition.c.fingerprint).where(here)
+def fingerprint_of(coordinator: str, name: str, version: int) -> Select[Any]:
+    """The fingerprint on record of one version of a definition, as this coordinator has it."""
+    return select(definition_fingerprint.c.fingerprint).where(_registered(coordinator, name, version))
 
 
-def replace_fingerprint(name: str, version: int, fingerprint: str) -> Any:
+def replace_fingerprint(coordinator: str, name: str, version: int, fingerprint: str) -> Any:
     """Put a fingerprint of a newer scheme in the place of one that says nothing about it."""
-    here = and_(definition.c.name == name, definition.c.version == version)
-    return update(definition).where(here).values(fingerprint=fingerprint)
+    here = _registered(coordinator, name, version)
+    return update(definition_fingerprint).where(here).values(fingerprint=fingerprint)
+
+
+def _registered(coordinator: str, name: str, version: int) -> ColumnElement[bool]:
+    table = definition_fingerprint.c
+    return and_(table.coordinator == coordinator, table.name == name, table.version == version)
 
 
 # PostgreSQL: arrays through the driver

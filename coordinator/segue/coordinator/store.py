@@ -363,8 +363,8 @@ class Store(Protocol):
         """Delete batches of messages, all of which Kafka has acknowledged; one that is gone already is no error."""
         ...
 
-    def register(self, name: str, version: int, fingerprint: str) -> str:
-        """Record a definition if it is new; returns the fingerprint on record.
+    def register(self, coordinator: str, name: str, version: int, fingerprint: str) -> str:
+        """Record a definition if it is new to this coordinator; returns the fingerprint on record.
 
         One of another scheme, which says nothing about this one, gives way to it.
         """

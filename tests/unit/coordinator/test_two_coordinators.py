@@ -84,6 +84,25 @@ def test_a_coordinator_lets_no_alarm_of_anothers_saga_fire(estate: Estate) -> No
     assert e.saga("o-1").attention == "none"
 
 
+def test_other_code_under_the_same_name_at_another_coordinator_is_no_alert(
+    estate: Estate, caplog: pytest.LogCaptureFixture
+) -> None:
+    def alerts() -> int:
+        return caplog.text.count("definition.alert")
+
+    e = estate
+    e.run()
+    e.coordinators.append(another(e))
+    e.run()
+    e.coordinators[:] = [e.coordinator(), another(e)]
+    e.run()
+    assert alerts() == 0
+
+    e.coordinators[:] = [e.coordinator([same_name_other_code])]
+    e.run()
+    assert alerts() == 1
+
+
 def test_an_id_that_another_coordinators_saga_has_is_a_conflict_and_says_whose_it_is(estate: Estate) -> None:
     e = estate
     e.start(order, Order(), "o-1")
