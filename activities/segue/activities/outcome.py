@@ -50,12 +50,18 @@ class Rejected(Exception):
         self.details = details
 
 
+#: Coordinators ignore a longer one.
+_LONGEST_AFTER = timedelta(days=366)
+
+
 class RetryLater(Exception):
     """Not now: what the handler wrote is rolled back, and the coordinator waits `after` before the next attempt."""
 
     def __init__(self, after: timedelta, message: str = "", code: str = "retry_later") -> None:
         if not isinstance(after, timedelta):
             raise UsageError(f"after {after!r:.80} of RetryLater must be a timedelta")
+        if not timedelta(0) <= after <= _LONGEST_AFTER:
+            raise UsageError(f"after {after} of RetryLater: allowed is 0 to {_LONGEST_AFTER.days} days")
         super().__init__(message or f"after {after}")
         self.after = after
         self.code = _checked_code(code, "RetryLater")

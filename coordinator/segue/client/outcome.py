@@ -9,8 +9,17 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from segue.client.rows import ENDED, Refusal, SagaDescription, Sight
+from segue.client.waiting import check_wait
 from segue.contract import Attribute
-from segue.errors import InputError, InvalidPayload, NotAllowed, NotFound, SegueError, StartConflict, StoreUnavailable
+from segue.errors import (
+    InputError,
+    InvalidPayload,
+    NotAllowed,
+    NotFound,
+    SegueError,
+    StartConflict,
+    StoreUnavailable,
+)
 from segue.saga.definition import SagaDefinition
 from segue.saga.failures import SagaError
 from segue.topics.converter import Converter
@@ -124,6 +133,8 @@ class Wait:
     """When to look again: ever later, until the time is up. The caller brings the time (monotonic seconds)."""
 
     def __init__(self, now: float, timeout: timedelta | None) -> None:
+        if timeout is not None:
+            check_wait("timeout", timeout)
         self._until = None if timeout is None else now + timeout.total_seconds()
         self._pause = FIRST_PAUSE
         self._failing_since: float | None = None

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from segue.client.waiting import check_wait
 from segue.clock import Clock
 from segue.errors import BrokerUnavailable, ConfigError
 from segue.topics.broker import Outgoing, Producer
@@ -46,6 +47,7 @@ class Sender:
 
     def deliver(self, record: Outgoing, timeout: timedelta) -> None:
         """Return once the record is durable."""
+        check_wait("timeout", timeout)
         producer = _given(self._producer)
         until = self._clock.monotonic() + timeout.total_seconds()
         delivery = _Delivery()
@@ -72,6 +74,7 @@ class AsyncSender:
 
     async def deliver(self, record: Outgoing, timeout: timedelta) -> None:
         """Return once the record is durable."""
+        check_wait("timeout", timeout)
         producer = _given(self._producer)
         until = self._clock.monotonic() + timeout.total_seconds()
         delivery = _Delivery()

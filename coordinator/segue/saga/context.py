@@ -19,7 +19,7 @@ from segue.limits import MAX_ID_LENGTH, check_id
 from segue.saga import events as e
 from segue.saga.failures import ContinueAsNew, SagaStopped
 from segue.saga.program import Compensated, Pending
-from segue.saga.retry import LONGEST, Retry, check_duration, micros
+from segue.saga.retry import LONGEST, Retry, check_duration, check_policy, micros
 from segue.saga.scope import Scope, enter_step, request_undo, step_to_undo
 from segue.saga.slots import Slots
 
@@ -331,8 +331,10 @@ class Saga:
             raise ContractError(f"{compensate.name} undoes {compensate.undoes or 'nothing'}, not {activity.name}")
         if timeout.__class__ is not timedelta or not _NO_TIME < timeout <= LONGEST:  # no sentence for one that is right
             check_duration(f"{activity.name}: timeout", timeout)
-        if heartbeat_timeout is not None and heartbeat_timeout <= _NO_TIME:
-            raise ContractError(f"{activity.name}: heartbeat_timeout={heartbeat_timeout}, it must be positive")
+        if heartbeat_timeout is not None:
+            check_duration(f"{activity.name}: heartbeat_timeout", heartbeat_timeout)
+        if retry is not None:
+            check_policy(f"{activity.name}: retry", retry)
         name = step + index if index and step else self._occurrence(activity.name, step, index)
         if len(name) > MAX_ID_LENGTH:  # what tells runs and indexes apart comes on top of a name that fitted
             raise InvalidId(f"step {name!r:.80} has {len(name)} characters, allowed are {MAX_ID_LENGTH}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from segue.errors import ContractError
 from segue.limits import check_name
 from segue.saga.fingerprint import fingerprint_of
-from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, Retry, check_duration, micros
+from segue.saga.retry import DEFAULT_COMPENSATION_RETRY, Retry, check_duration, check_policy, micros
 
 if TYPE_CHECKING:
     from segue.saga.context import Saga
@@ -80,6 +80,7 @@ def saga(
     if deadline is not None:
         check_duration(f"saga {name!r}: deadline", deadline)
     check_duration(f"saga {name!r}: compensation_timeout", compensation_timeout)
+    check_policy(f"saga {name!r}: compensation", compensation)
 
     def define(function: Callable[[Saga, I], Awaitable[O]]) -> SagaDefinition[I, O]:
         input_type, output_type = _types(name, function)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 
 import msgspec
 
@@ -13,6 +14,8 @@ _SECOND = timedelta(seconds=1)
 _MICROSECOND = timedelta(microseconds=1)
 #: The longest time that anything may wait: its end is a moment that a database and a calendar can hold.
 LONGEST = timedelta(days=365_250)
+#: No wait grows faster: the next one would be beyond any `maximum`.
+GREATEST_FACTOR = 1_000.0
 #: What a call and an undo may take where nothing else is said, in microseconds.
 STEP_TIMEOUT, COMPENSATION_TIMEOUT = 300_000_000, 1_800_000_000
 # msgspec leaves a default out only where the value is the very same object.
@@ -105,6 +108,20 @@ def check_duration(what: str, duration: timedelta) -> None:
         raise ContractError(f"{what}={duration}, it must be positive")
     if duration > LONGEST:
         raise ContractError(f"{what}={duration}, the longest is {LONGEST.days:,} days (1,000 years)")
+
+
+@lru_cache(maxsize=1024)
+def check_policy(what: str, policy: Retry) -> None:
+    """Raise ContractError for a policy with a time that no clock will show, or a factor beyond all use.
+
+    Not checked when a policy is made: those in histories were taken before, and must be read.
+    """
+    for name in ("initial", "maximum", "budget", "silence", "attempt_timeout"):
+        duration = getattr(policy, name)
+        if duration is not None and duration > LONGEST:
+            raise ContractError(f"{what}: {name}={duration}, the longest is {LONGEST.days:,} days (1,000 years)")
+    if policy.factor > GREATEST_FACTOR:
+        raise ContractError(f"{what}: factor={policy.factor:g}, the greatest is {GREATEST_FACTOR:g}")
 
 
 def micros(duration: timedelta) -> int:

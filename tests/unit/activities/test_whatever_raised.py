@@ -136,6 +136,12 @@ def test_a_text_that_cannot_be_told_is_answered_all_the_same(service: Service) -
     assert service.outcomes() == ["retry:Shy"]
 
 
+@pytest.mark.parametrize("after", [timedelta(seconds=-1), timedelta(days=367), timedelta.max])
+def test_a_wish_to_wait_that_coordinators_would_ignore_is_refused(after: timedelta) -> None:
+    with pytest.raises(UsageError, match="of RetryLater: allowed is 0 to 366 days"):
+        RetryLater(after)
+
+
 @pytest.mark.parametrize("wrong", [{"after": 5}, {"code": "no\x00code"}, {"code": "x" * 300}])
 def test_a_wrong_retry_later_is_a_sentence(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="of RetryLater must be"):

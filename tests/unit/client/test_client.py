@@ -237,6 +237,18 @@ def test_a_saga_of_another_type_is_not_the_one_that_was_asked_for(client: Client
         client.handle(reviewed, "order-17").result()
 
 
+@pytest.mark.parametrize("timeout", [timedelta(seconds=-1), timedelta.max, 10, float("nan")])
+def test_a_time_to_wait_out_of_range_is_refused(client: Client, timeout: Any) -> None:
+    handle = client.start(reviewed, ORDER, id="r-wait")
+    for ask in (
+        lambda: handle.result(timeout=timeout),
+        lambda: handle.cancel(timeout=timeout),
+        lambda: client.start(reviewed, ORDER, id="r-other", timeout=timeout),
+    ):
+        with pytest.raises(UsageError, match="timeout="):
+            ask()
+
+
 def test_a_result_that_takes_too_long_says_where_the_saga_is(client: Client, waiter: EstateWaiter) -> None:
     handle = client.start(reviewed, ORDER, id="r-1")
     with pytest.raises(

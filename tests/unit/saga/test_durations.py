@@ -58,6 +58,36 @@ def test_a_saga_with_a_bound_out_of_range_is_refused_where_it_is_defined(times: 
         saga("endless", **times)
 
 
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"maximum": timedelta.max}, "maximum="),
+        ({"initial": timedelta.max, "maximum": timedelta.max}, "initial="),
+        ({"budget": timedelta.max}, "budget="),
+        ({"silence": timedelta.max}, "silence="),
+        ({"attempt_timeout": timedelta.max}, "attempt_timeout="),
+        ({"factor": float("inf")}, "factor=inf, the greatest is 1000"),
+    ],
+)
+def test_a_policy_out_of_range_is_refused_where_it_is_used(begin: Any, policy: Any, said: str) -> None:
+    @saga("endless")
+    async def endless(s: Saga, order: Order) -> None:
+        await s.call(charge, order, retry=Retry(**policy))
+
+    blocked = begin(endless).state.blocked
+    assert (blocked.code, said in blocked.message) == ("ContractError", True)
+    with pytest.raises(ContractError, match="saga 'undone': compensation: " + said):
+        saga("undone", compensation=Retry(**policy))
+
+
+def test_a_heartbeat_timeout_out_of_range_is_refused(begin: Any) -> None:
+    @saga("endless")
+    async def endless(s: Saga, order: Order) -> None:
+        await s.call(charge, order, heartbeat_timeout=timedelta.max)
+
+    assert "heartbeat_timeout=" in begin(endless).state.blocked.message
+
+
 def test_a_factor_that_is_no_number_is_refused() -> None:
     with pytest.raises(ContractError, match="factor=nan"):
         Retry(factor=float("nan"))
