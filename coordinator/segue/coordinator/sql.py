@@ -145,7 +145,7 @@ class SqlStore:
         with self._session() as session:
             values["registered_at"] = session.now
             checked(session, schema.definition_fingerprint, [values])
-            session.change(statements.insert_new(session.dialect, schema.definition), [values])
+            session.change(statements.insert_new(session.dialect, schema.definition_fingerprint), [values])
             [row] = session.rows(statements.fingerprint_of(coordinator, name, version))
             if not comparable(row.fingerprint, fingerprint):
                 session.change(statements.replace_fingerprint(coordinator, name, version, fingerprint))
