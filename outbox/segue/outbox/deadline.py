@@ -12,6 +12,7 @@ time between two calls, such as a handler's own work, does not count. Other driv
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,14 +20,16 @@ from contextvars import ContextVar, Token
 from datetime import timedelta
 from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from segue.outbox.line import Line
 from segue.outbox.pooler import ask_pid, is_pooled
 from segue.outbox.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 #: How long one call to a service's database may take, unless somebody says otherwise.
 CALL_TIMEOUT = timedelta(seconds=30)
@@ -112,9 +115,14 @@ def _watchdog(timeout: timedelta) -> Watchdog:
 
 
 def _engine_of(bind: Engine | AsyncEngine | Connection | AsyncConnection | None) -> Engine | None:
-    if isinstance(bind, (AsyncEngine, AsyncConnection)):
-        bind = bind.sync_engine if isinstance(bind, AsyncEngine) else bind.sync_connection
-    return bind.engine if isinstance(bind, (Engine, Connection)) else None
+    # Nothing is asynchronous where nobody has loaded that part of SQLAlchemy, and to load it takes a tenth of a second.
+    asynchronous: Any = sys.modules.get("sqlalchemy.ext.asyncio")
+    found: Any = bind
+    if asynchronous is not None and isinstance(found, asynchronous.AsyncEngine):
+        found = found.sync_engine
+    elif asynchronous is not None and isinstance(found, asynchronous.AsyncConnection):
+        found = found.sync_connection
+    return found.engine if isinstance(found, (Engine, Connection)) else None
 
 
 def _connecting(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:
