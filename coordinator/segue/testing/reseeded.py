@@ -35,6 +35,7 @@ _SEEDS = ("1", "2", "3")
 _USED = 2
 #: Seconds that such a process may take, with the imports of the saga's module.
 PATIENCE = 60.0
+_SERVE = "from segue.testing.reseeded import serve; serve()"
 #: Marks such a process: sagas that are tested while a module is imported there are not replayed again.
 _MARK = "SEGUE_RESEEDED"
 
@@ -68,8 +69,8 @@ class _Other:
     """A process with another seed."""
 
     def __init__(self, seed: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from segue.testing.reseeded import serve; serve()"],
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, with code of ours
+            [sys.executable, "-c", _SERVE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -131,7 +132,11 @@ def compare(definition: SagaDefinition[Any, Any], saga_id: str, rows: Sequence[t
         id=saga_id,
         rows=[(at, msgspec.Raw(payload)) for at, payload in rows],
     )
-    answers = [other.ask(request) for other in _others(os.getpid())]
+    try:
+        others = _others(os.getpid())
+    except (OSError, TypeError) as error:  # no such program, no more processes; no interpreter of which anybody knows
+        return Compared(unreachable=f"a process with another hash seed can't be started: {error}")
+    answers = [other.ask(request) for other in others]
     return next((answer for answer in answers if answer.difference), answers[0])
 
 

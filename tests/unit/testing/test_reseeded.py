@@ -9,7 +9,7 @@ import pytest
 
 from segue.contract import Activity
 from segue.saga import Saga, saga
-from segue.testing import NondeterministicSaga, SagaTest, explore
+from segue.testing import NondeterministicSaga, SagaTest, explore, reseeded
 
 look_up = Activity("stock.look_up", str, int, readonly=True)
 ITEMS = frozenset(f"item-{n}" for n in range(20))
@@ -53,6 +53,29 @@ def test_an_exploration_reports_it_once() -> None:
     report = explore(unsorted, input=Order(ITEMS), activities={look_up: len}, budget=20)
     assert [x.rule for x in report.violations] == ["hash seeds"]
     assert not explore(in_order, input=Order(ITEMS), activities={look_up: len}, budget=20).violations
+
+
+def test_where_no_process_can_be_started_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(pid: int) -> list[object]:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("segue.testing.reseeded._others", none)
+    t = SagaTest(in_order)
+    t.mock(look_up, len)
+    assert "can't be started: no more processes" in t.run(Order(ITEMS)).conversation
+
+
+def test_a_process_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segue.testing.reseeded._SERVE", "import sys; sys.stdin.readline()")
+    lost = reseeded._others.__wrapped__(0)
+    monkeypatch.setattr("segue.testing.reseeded._others", lambda pid: lost)
+    t = SagaTest(in_order)
+    t.mock(look_up, len)
+    try:
+        assert "a process with another hash seed has ended" in t.run(Order(ITEMS)).conversation
+    finally:
+        for other in lost:
+            other.close()
 
 
 def test_a_saga_that_no_other_process_can_import_is_said_to_be_untried() -> None:
