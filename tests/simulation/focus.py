@@ -373,6 +373,27 @@ def scopes(plan: Plan) -> Plan:
     )
 
 
+def rolling(plan: Plan) -> Plan:
+    """Older builds are still there: they lack activities and a type of sagas. Services break and are slow as well."""
+    return replace(
+        plan,
+        instances=max(2, plan.instances) if plan.jitter_us else plan.instances,
+        sagas=max(2, plan.sagas),
+        features=plan.features | {"optional", "readonly", "park", "pivot"},
+        pieces=("call", "call", "parallel"),
+        endings=0.75,
+        service_rate=0.3,
+        refuse_rate=0.05,
+        mute_rate=0.0,
+        undos_per_minute=None,
+        deploy=0,
+        older=True,
+        events=3,
+        kinds=("kill", "rebalance", "redrive"),
+        horizon_us=20 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -401,6 +422,7 @@ FOCUSES: Mapping[str, Focus] = {
         damage,
         beating,
         scopes,
+        rolling,
     )
 }
 

@@ -21,6 +21,7 @@ from tests.simulation.sagas import ODD_SIGNALS
 from tests.simulation.world import SECOND
 
 if TYPE_CHECKING:
+    from tests.simulation.processes import WorkerProcess
     from tests.simulation.system import System
 
 
@@ -320,6 +321,42 @@ def deploy(system: System, coordinator: Any, release: str) -> None:
     coordinator.stop()
 
 
+#: What an older build of a service's worker lacks: what it does, how that is undone, or all.
+_OLDER: Sequence[Sequence[str]] = ((), ("do",), ("undo",), ("do", "undo", "hard"), ("long", "read", "hard"))
+
+
+def rolling(system: System) -> None:
+    """A rolling deploy: older builds are replaced one after the other, some only when all is mended."""
+    plan = system.plan
+    if not plan.older:
+        return
+    system.deployed = True
+    stream = system.tape.stream("rolling")
+    for worker in system.workers:
+        lacks = _OLDER[stream.pick(len(_OLDER))]
+        worker.lacks = frozenset(f"{worker.books.name}.{name}" for name in lacks)
+        when = stream.pick(2 * plan.horizon_us)
+        system.world.at(when, lambda w=worker: complete(system, w))  # type: ignore[misc]
+    when = stream.pick(2 * plan.horizon_us)
+    system.world.at(when, lambda: _deploy_older(system))
+
+
+def _deploy_older(system: System) -> None:
+    first = system.coordinators[0]
+    if first.release == "older":
+        deploy(system, first, "one")
+
+
+def complete(system: System, worker: WorkerProcess) -> None:
+    """Replace a worker by one that has everything."""
+    if not worker.lacks:
+        return
+    system.world.faults["deploy.worker"] += 1
+    worker.lacks = frozenset()
+    if worker.alive:
+        worker.stop()
+
+
 def heal(system: System) -> None:
     """Everything that was broken is mended; from here on nothing bad happens."""
     world = system.world
@@ -333,6 +370,8 @@ def heal(system: System) -> None:
         process.stream.disarm()
         if process.consumer is not None:
             process.consumer.stubborn_until = 0
+    for worker in system.workers:
+        complete(system, worker)
     for coordinator in system.coordinators if system.deployed else ():
         if coordinator.release != "both":
             coordinator.release = "both"

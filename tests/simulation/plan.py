@@ -62,6 +62,8 @@ class Plan:
     commit_s: float = 0.0
     #: Services write headers that only advise as they like, and some outcomes in words of their own.
     odd_headers: bool = False
+    #: Some processes are of an older build: workers lack activities, and the first coordinator lacks a type of sagas.
+    older: bool = False
 
 
 #: Many small schedules find more than few large ones; but what sagas do to each other takes some of them.

@@ -12,7 +12,7 @@ EVENTS = (
     "process.kill", "group.zombie", "group.rebalance", "topic.truncated", "topic.recreated", "record.redriven",
     "poison", "clock.jump", "clock.database", "person.acts", "client.duplicate", "service.refuse", "service.slow",
     "service.later", "service.broken", "service.refuse_undo", "service.silent", "deploy.both",
-    "deploy.one", "deploy.broken", "clock.database_back", "service.beats",
+    "deploy.one", "deploy.broken", "deploy.worker", "clock.database_back", "service.beats",
     "service.answers_later", "service.never_answers", "db.hangs",
 )  # fmt: skip
 #: Places that every run of some length comes to.
@@ -21,6 +21,7 @@ SOMETIMES = (
     "blocked", "redriven_letter", "unknown", "gate_shut", "relay_published", "resent", "replayed", "late_reply",
     "held", "progress", "details_kept", "answered_later", "answered_twice", "answered_in_vain",
     "time_given_back", "deadline_renewed", "continued", "run_ending", "commit_unanswered",
+    "lacking", "parked_after_mismatch", "start_kept",
 )  # fmt: skip
 ENDINGS = ("completed", "compensated", "failed", "cancelled")
 #: Each ending's least share of all sagas.

@@ -144,7 +144,7 @@ class CoordinatorProcess(SimProcess):
 
     def __init__(self, system: System, name: str) -> None:
         super().__init__(system, name)
-        self.release = "one"
+        self.release = "older" if system.plan.older and name == "c0" else "one"
         self.call_timeout = STORE_TIMEOUT
         self.coordinator: Coordinator | None = None
 
@@ -197,11 +197,18 @@ class CoordinatorProcess(SimProcess):
         assert self.coordinator is not None
         if self.coordinator.busy:
             when = min(when, now + FORGET_US)
-        if tables.letters and any(r.state == "parked" and r.saga_id in tables.sagas for r in tables.letters.values()):
+        if tables.letters and self._has_parked():
             when = min(when, now + FOLD_US)
         if self.consumer is not None and self.consumer.mistaken(tables.offsets):
             when = min(when, now + round(TOPICS_EVERY * SECOND))
         return when
+
+    def _has_parked(self) -> bool:
+        """Whether a record is parked whose saga is there by now, or whose saga's type is here."""
+        tables = self.system.database.tables
+        names = {name for name, _ in RELEASES[self.release].versions}
+        parked = (letter for letter in tables.letters.values() if letter.state == "parked")
+        return any(letter.saga_id in tables.sagas or letter.definition in names for letter in parked)
 
     def _has_due(self) -> bool:
         """Whether there is a saga to be woken; of what is not due yet the alarms tell."""
@@ -240,6 +247,8 @@ class WorkerProcess(SimProcess):
     def __init__(self, system: System, name: str, books: Books) -> None:
         super().__init__(system, name)
         self.books = books
+        #: Activities that its build does not have.
+        self.lacks: frozenset[str] = frozenset()
         self.loop: CommandLoop | None = None
 
     def boot(self) -> None:
@@ -252,7 +261,7 @@ class WorkerProcess(SimProcess):
             observer=self.world_observer,
         )
         worker._converter = CONVERTER  # it keeps a decoder for each type, which no restart changes
-        worker._registrations = registrations(self.books.name)
+        worker._registrations = registrations(self.books.name, self.lacks)
         consumer, producer = self.connect(self.books.name)
         runner, store = self.books.open(self)
         topic = NAMES.commands_of(self.books.name)
@@ -446,8 +455,8 @@ class Panic(BaseException):
 
 
 @cache
-def registrations(service: str) -> dict[str, Registration]:
-    """What a worker of this service has registered; it is the same in every schedule."""
+def registrations(service: str, lacks: frozenset[str]) -> dict[str, Registration]:
+    """What a worker of this service has registered, but for what its build lacks; it is the same in every schedule."""
     worker: Worker[Any] = Worker(service, sessions=_NO_SESSIONS)
     for name, contract in CONTRACTS.items():
         if name.startswith(service + "."):
@@ -455,4 +464,4 @@ def registrations(service: str) -> dict[str, Registration]:
             worker.handle(contract.activity, transaction=mode)(HANDLERS[name.partition(".")[2]])
             if contract.undo is not None:
                 worker.handle(contract.undo, transaction=mode)(HANDLERS[contract.undo.name.partition(".")[2]])
-    return worker._registrations
+    return {name: registration for name, registration in worker._registrations.items() if name not in lacks}

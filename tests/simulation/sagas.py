@@ -237,12 +237,12 @@ def _define(name: str, version: int, code: Code, deadline: timedelta | None) -> 
 _MakeCode = Callable[[], Code]
 
 
-def _release(versions: tuple[int, ...], code: Code) -> Registry:
-    return Registry(
-        _define(name, version, code, deadline)
-        for version in versions
-        for name, deadline in (("free", None), ("timed", timedelta(seconds=8)))
-    )
+#: The types of sagas, and within which time they are to end.
+_TYPES = {"free": None, "timed": timedelta(seconds=8)}
+
+
+def _release(versions: tuple[int, ...], code: Code, names: Sequence[str] = tuple(_TYPES)) -> Registry:
+    return Registry(_define(name, version, code, _TYPES[name]) for version in versions for name in names)
 
 
 #: What can be deployed, by name.
@@ -250,6 +250,7 @@ RELEASES: dict[str, Registry] = {
     "one": _release((1,), Code()),
     "both": _release((1, 2), Code()),
     "broken": _release((1,), Code(broken=True)),
+    "older": _release((1,), Code(), ("timed",)),
 }
 
 _TIMES = (4_000, 9_000, 20_000)

@@ -168,6 +168,7 @@ class System:
         people.nemesis(self)
         people.operators(self)
         people.deploys(self)
+        people.rolling(self)
         try:
             world.run(plan.horizon_us)
             people.heal(self)
@@ -304,6 +305,10 @@ class System:
 
     def conflicting(self, record: Record) -> bool:
         return record.value in self._conflicts
+
+    def conflict_with(self, body: bytes) -> bool:
+        """Whether a saga that runs with this input was begun by the rival of its start."""
+        return body in self._conflicts
 
     # --- services
 
