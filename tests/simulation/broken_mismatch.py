@@ -8,6 +8,7 @@ import segue.saga.replies as replies
 from segue.activities import outcome, participant
 from segue.coordinator.work import Work
 from segue.errors import NotFound
+from segue.outbox import inbox
 from segue.saga import fold, fold_steps
 from segue.saga.events import RetryPlanned
 from segue.saga.turn import Turn
@@ -36,6 +37,12 @@ def mismatch_counts(patch: Patch) -> None:
 @mutant("a step that found no worker is spent once its time is over", focus="rolling")
 def mismatch_spent(patch: Patch) -> None:
     patch(Turn, "unfit", Turn.spent)
+
+
+@mutant("a worker that lacks what another one has begun says that nothing has happened", focus="rolling")
+def begun_elsewhere(patch: Patch) -> None:
+    proves = inbox.proves_no_effect
+    patch(participant, "proves_no_effect", lambda fence, command, begun: proves(fence, command, begun=True))
 
 
 @mutant("a start of a type that this coordinator lacks is dead", focus="rolling")

@@ -97,7 +97,8 @@ class UNFIT(Oracle):
     ) -> None:
         step = saga.steps[event.step]
         waited_for = saga.stop is None and not saga.returned and not step.left
-        if not waited_for or step.status not in ("issued", "waiting") or getattr(event, "by", ""):
+        by_person = isinstance(event, e.StepFailed | e.StepSkipped) and event.by
+        if not waited_for or step.status not in ("issued", "waiting") or by_person:
             return
         if event.error.code == LACKING:
             self._parks(saga, step, event, at)

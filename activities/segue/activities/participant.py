@@ -189,18 +189,27 @@ class Participant:
         again = known is not None and MISMATCH in unpack(known).headers
         return Handled(reply=handled.reply, dead=None if again else _dead(prepared))
 
-    def answer(self, rows: ServiceRows, command: Command, fence: Fence, answered: Answered, now: datetime) -> Handled:
-        """Store the reply, which is sent once that is committed."""
-        answered = self._sticky(fence, command, answered)
+    def answer(
+        self,
+        rows: ServiceRows,
+        command: Command,
+        fence: Fence,
+        answered: Answered,
+        now: datetime,
+        *,
+        begun: bool = False,
+    ) -> Handled:
+        """Store the reply, which is sent once that is committed. `begun`: this delivery has noted its beginning."""
+        answered = self._sticky(fence, command, answered, begun=begun)
         message = self._reply(command, answered, now)
         store_answer(rows, self.consumer, command, answered.stored_outcome, message, tombstone=False)
         return Handled(reply=message)
 
-    def _sticky(self, fence: Fence, command: Command, answered: Answered) -> Answered:
+    def _sticky(self, fence: Fence, command: Command, answered: Answered, *, begun: bool = False) -> Answered:
         """A negative answer proves nothing while an earlier delivery may have had an effect."""
         if answered.outcome not in ("failure", "retry") or answered.effect == "unknown":
             return answered
-        if proves_no_effect(fence, command):
+        if proves_no_effect(fence, command, begun=begun):
             return answered
         return msgspec.structs.replace(answered, effect="unknown")
 

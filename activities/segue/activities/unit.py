@@ -216,7 +216,7 @@ class UnitOfWork:
                 return Handled()  # another delivery has taken over, and answers
             if command.action == "invoke" and fence.compensate.attempt > 0:
                 answered = failure("compensated", "it was compensated while it was being done", effect="unknown")
-            return self._participant.answer(sessions.rows, command, fence, answered, now)
+            return self._participant.answer(sessions.rows, command, fence, answered, now, begun=True)
 
     def _answer_exception(self, desk: Desk, prepared: Prepared, error: BaseException) -> Handled:
         """The second transaction: the first one, with all that the handler did, is rolled back."""

@@ -204,13 +204,13 @@ def may_have_had_an_effect(answer: Answer) -> bool:
     return answer.attempt > 0 and answer.outcome in (None, "unknown", "pending")
 
 
-def proves_no_effect(fence: Fence, command: Command) -> bool:
+def proves_no_effect(fence: Fence, command: Command, *, begun: bool = False) -> bool:
     """Whether a negative answer to `command` would: not while an earlier delivery may have had one.
 
-    The beginning that this very delivery has noted (`store_begun`) is no earlier one.
+    `begun`: the beginning in the row is what this very delivery has noted (`store_begun`), and no earlier one.
     """
     known = fence.answer_to(command)
-    own_beginning = known.command_id == command.id and known.outcome is None
+    own_beginning = begun and known.command_id == command.id and known.outcome is None
     return own_beginning or not may_have_had_an_effect(known)
 
 

@@ -506,6 +506,32 @@ def test_an_attempt_that_ends_late_leaves_the_row_to_a_later_one(service: Servic
     assert (row.attempt, row.invoke_id, row.invoke_outcome) == (2, "later", "unknown")
 
 
+def test_a_worker_that_lacks_what_another_one_has_begun_says_that_it_may_have_happened(service: Service) -> None:
+    bombs: list[Bomb] = []
+    reindex = Activity("payments.reindex", Order)
+
+    def dies(ctx: Any, order: Order) -> None:
+        bombs.append(Bomb(service, 1))
+        raise Killed
+
+    service.consumer.close()
+    service.worker.handle(reindex, transaction="manual")(dies)
+    service.connect()
+    service.send(command(activity=reindex, step="payments.reindex"))
+    with pytest.raises(Killed):
+        service.settle()
+    bombs[0].defuse()
+    service.consumer.close()
+    service.clock.seconds += 60
+    del service.worker._registrations[reindex.name]
+    service.connect()
+    service.settle()
+
+    [answer] = service.replies()
+    assert (answer.outcome, answer.mismatch, answer.effect) == ("retry", True, "unknown")
+    assert [row.invoke_outcome for row in service.inbox()] == ["unknown"]
+
+
 def test_a_manual_handler_resumes_at_its_last_heartbeat_and_its_exception_proves_nothing(service: Service) -> None:
     seen: list[Any] = []
     bombs: list[Bomb] = []

@@ -164,5 +164,8 @@ def test_explore_judges_a_negative_answer_as_the_worker_does(
     judged = worker._sticky(fence, sent, failure("no", "")).effect == "unknown"
     explored = participants._sticky(fence, sent, answers.negative("failure", "no", ""))
     assert explored.effect_unknown == judged
-    own = known == "c1" and outcome is None
-    assert judged == (attempt > 0 and outcome in (None, "pending", "unknown") and not own)
+    open_or_unknown = attempt > 0 and outcome in (None, "pending", "unknown")
+    assert judged == open_or_unknown
+    own = known == "c1" and outcome is None  # noted by this very delivery, if that has begun outside of a transaction
+    begun = worker._sticky(fence, sent, failure("no", ""), begun=True).effect == "unknown"
+    assert begun == (open_or_unknown and not own)
