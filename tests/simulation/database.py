@@ -32,7 +32,7 @@ from segue.outbox.message import LANES, Message, lane_of
 from segue.outbox.store import Exclusion, PendingRow
 from segue.topics.broker import Partition, Record
 from tests.simulation.calls import commit, read
-from tests.simulation.oracles import Oracles
+from tests.simulation.oracles import Oracles, Violation
 from tests.simulation.run_invariants import check_read
 from tests.simulation.runner import SimRunner
 from tests.simulation.staging import Staged
@@ -88,11 +88,31 @@ class SimStore(MemoryStore):
 
     def look(self, coordinator: str, versions: Collection[tuple[str, int]], *, parked: bool = True) -> Look:
         read(self._process)
-        return super().look(coordinator, versions, parked=parked)
+        look = super().look(coordinator, versions, parked=parked)
+        mine = [self.tables.alarms[row.id] for row in self.tables.sagas.values() if self._is_alarm_of(coordinator, row)]
+        if look.alarm_at is not None and look.alarm_at not in mine:
+            raise Violation("OWNERS", f"{coordinator} is told of an alarm at {look.alarm_at}, which is another's")
+        return look
+
+    def _is_alarm_of(self, coordinator: str, row: SagaRow) -> bool:
+        return row.coordinator == coordinator and row.id in self.tables.alarms
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:
         read(self._process)
-        return super().offsets(coordinator)
+        offsets = super().offsets(coordinator)
+        for partition in offsets:
+            if (coordinator, partition) not in self.tables.offsets:
+                raise Violation("OWNERS", f"{coordinator} is told how far another one has read {partition}")
+        return offsets
+
+    def sweep(self, coordinator: str, parked_before: datetime, limit: int) -> int:
+        before = dict(self.tables.letters)
+        swept = super().sweep(coordinator, parked_before, limit)
+        for n, letter in self.tables.letters.items():
+            if letter.state != before[n].state and letter.coordinator != coordinator:
+                raise Violation("OWNERS", f"{coordinator} gives up what another one has parked for {letter.saga_id}")
+        self._process.world.points["swept"] += swept
+        return swept
 
     def reset_offset(
         self, coordinator: str, partition: Partition, known: StoredOffset, offset: StoredOffset, audit: AuditEntry
@@ -174,7 +194,11 @@ class SimBatch(MemoryBatch):
         self, coordinator: str, until: datetime, limit: int, versions: Collection[tuple[str, int]]
     ) -> list[SagaRow]:
         read(self._process)
-        return super().due(coordinator, until, limit, versions)
+        found = super().due(coordinator, until, limit, versions)
+        for row in found:
+            if row.coordinator != coordinator:
+                raise Violation("OWNERS", f"{coordinator} wakes {row.id}, which is {row.coordinator}'s")
+        return found
 
     def write(self, changes: Changes) -> int | None:
         return None if empty(changes) else super().write(changes)
@@ -184,7 +208,7 @@ class SimBatch(MemoryBatch):
             return
         oracles = self._database.oracles
         every = [changes for changes, _, _ in self._changes]
-        before = oracles.before_commit(self._began, self.given, self._fences, every)
+        before = oracles.before_commit(self._began, self.given, self._fences, every, self._process.name)
         gone = self._tables.lost([seq for changes in every for seq in changes.published])
         super().commit()
         oracles.forgotten(gone)

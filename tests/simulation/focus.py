@@ -394,6 +394,21 @@ def rolling(plan: Plan) -> Plan:
     )
 
 
+def neighbours(plan: Plan) -> Plan:
+    """Two names of coordinators share the database, with signals that go astray; some stand still meanwhile."""
+    return replace(
+        plan,
+        names=2,
+        instances=max(2, plan.instances),
+        sagas=max(4, plan.sagas),
+        features=plan.features | {"signal", "sleep", "within"},
+        pieces=("call", "signal", "sleep", "within"),
+        signals=2,
+        spread_us=5 * SECOND,
+        kinds=("kill", "zombie", "rebalance", "database_clock"),
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -423,6 +438,7 @@ FOCUSES: Mapping[str, Focus] = {
         beating,
         scopes,
         rolling,
+        neighbours,
     )
 }
 

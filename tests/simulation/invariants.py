@@ -18,6 +18,7 @@ from tests.simulation.header_invariants import ADVICE
 from tests.simulation.key_invariants import FENCEKEY
 from tests.simulation.mismatch_invariants import UNFIT
 from tests.simulation.oracles import Commit, Oracle, Oracles, header
+from tests.simulation.owner_invariants import OWNERS
 from tests.simulation.person_invariants import CAUSE, STILL
 from tests.simulation.plan import NEVER
 from tests.simulation.run_invariants import S23Runs
@@ -321,7 +322,10 @@ class GATE(Oracle):
         # What comes after the clock has stepped back comes after whoever had asked it what the time was.
         back_at = system.world.db_back_at
         asked_before = commit is not None and commit.began <= back_at
-        for (_, partition), stored in system.database.tables.offsets.items():
+        assert saga.started is not None
+        for (reader, partition), stored in system.database.tables.offsets.items():
+            if reader != saga.started.coordinator:
+                continue
             log = system.broker.log(partition)
             for record in log.unread(stored.next):
                 by_database, by_world = self.all.appended_at[id(record)]
@@ -641,7 +645,8 @@ class L4Overdue(Oracle):
     def end(self, system: System) -> None:
         tables = system.database.tables
         for letter in tables.letters.values():
-            if letter.state == "parked" and letter.saga_id in tables.sagas:
+            saga = tables.sagas.get(letter.saga_id or "")
+            if letter.state == "parked" and saga is not None and saga.coordinator == letter.coordinator:
                 self.fail(f"dead letter {letter.id} is parked, and {letter.saga_id} is there")
         for request in tables.requests.values():
             self.fail(f"request {request.id} ({request.kind}) was never dealt with")
@@ -682,4 +687,5 @@ ORACLES: Sequence[type[Oracle]] = (
     LEASES,
     S24Signals,
     UNFIT,
+    OWNERS,
 )  # fmt: skip

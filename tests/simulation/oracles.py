@@ -77,11 +77,18 @@ class Oracle:
 class Commit:
     """One committed batch, with what was known before it."""
 
-    __slots__ = ("at", "began", "changes", "read", "stood", "unpublished")
+    __slots__ = ("at", "began", "by", "changes", "read", "stood", "unpublished")
 
     def __init__(
-        self, began: int, read: list[tuple[Record, Any]], unpublished: set[str], stood: Sequence[StoredOffset]
+        self,
+        began: int,
+        read: list[tuple[Record, Any]],
+        unpublished: set[str],
+        stood: Sequence[StoredOffset],
+        by: str | None,
     ) -> None:
+        #: The process whose transaction it was.
+        self.by = by
         #: World time at which the transaction had begun, at the latest.
         self.began = began
         self.read = read
@@ -144,6 +151,7 @@ class Oracles:
         given: Mapping[tuple[Partition, int], Record],
         fences: Sequence[tuple[str, OffsetMove]],
         changes: Sequence[Changes],
+        by: str | None,
     ) -> Commit:
         log = self.system.broker.log
         commands = self.shadow.commands
@@ -163,7 +171,7 @@ class Oracles:
                     self.met.add(id(record))
         counts = self.system.database.tables.unpublished
         unpublished = {event.saga_id for c in changes for event in c.events if counts.get(event.saga_id)}
-        return Commit(began, read, unpublished, stood)
+        return Commit(began, read, unpublished, stood, by)
 
     def committed(
         self, commit: Commit, fences: Sequence[tuple[str, OffsetMove]], changes: Sequence[Changes], now: Any

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from segue.clock import to_micros
 from segue.coordinator.store import OperatorRequest, RequestKind, SagaRow
@@ -51,6 +52,8 @@ def client(system: System) -> None:
             for k in range(stream.pick(plan.signals + 1)):
                 body = b'{"odd":%d}' % k if ODD_SIGNALS in plan.features and k % 3 == 1 else b"%d" % k
                 nudge = system.send("signal", saga_id, "nudge", body, derive("nudge", saga_id, str(k)))
+                if plan.names > 1 and stream.chance(0.3):  # to coordinators whose saga it will never be
+                    nudge = replace(nudge, topic=next(n for n in system.names if n.requests != nudge.topic).requests)
                 when = stream.pick(6 * SECOND)
                 for copy in range(1 + stream.pick(2)):
                     world.at(when + copy * 700_000, lambda nudge=nudge: system.broker.append(nudge))  # type: ignore[misc]

@@ -64,6 +64,8 @@ class Plan:
     odd_headers: bool = False
     #: Some processes are of an older build: workers lack activities, and the first coordinator lacks a type of sagas.
     older: bool = False
+    #: Names of coordinators that share the database; each has topics and sagas of its own.
+    names: int = 1
 
 
 #: Many small schedules find more than few large ones; but what sagas do to each other takes some of them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -15,6 +15,7 @@ from segue.activities import Rejected, ReplyLater, RetryLater, Worker, WorkerOpt
 from segue.activities.handlers import Registration, TransactionMode
 from segue.activities.loop import CommandLoop, LoopOptions
 from segue.coordinator.service import TOPICS_EVERY, Coordinator, Options
+from segue.coordinator.store import DeadLetterRow
 from segue.limits import Limits
 from segue.outbox.relay import Relay, RelayOptions
 from segue.topics import Codecs, TopicNames
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from tests.simulation.system import System
 
 NAMES = TopicNames(coordinator="sim")
+#: Of the coordinators that share the database with those, if there are any.
+OTHERS = TopicNames(coordinator="too")
 LIMITS = Limits(pending_signals=4)
 CODECS = Codecs(limits=LIMITS)
 CONVERTER = MsgspecConverter()
@@ -45,6 +48,10 @@ STORE_TIMEOUT = timedelta(seconds=15)
 REQUESTS_US = 2 * SECOND
 #: How often it looks for parked records whose saga has come.
 FOLD_US = 3 * SECOND
+#: How long records that came before their sagas are kept: as in production, or till the next look after this time.
+A_DAY, PARKED_FOR = timedelta(days=1), timedelta(seconds=5)
+#: How often a coordinator looks for those that were kept for too long.
+SWEEP_US = 61 * SECOND
 #: How soon after its last message a coordinator deletes what Kafka has.
 FORGET_US = 500_000
 #: How soon at the earliest a worker's relay looks again while there are rows.
@@ -142,15 +149,16 @@ class SimProcess(Client):
 class CoordinatorProcess(SimProcess):
     """`segue coordinator run`: the coordinator's step, with the relay of its database inside."""
 
-    def __init__(self, system: System, name: str) -> None:
+    def __init__(self, system: System, name: str, names: TopicNames) -> None:
         super().__init__(system, name)
+        self.names = names
         self.release = "older" if system.plan.older and name == "c0" else "one"
         self.call_timeout = STORE_TIMEOUT
         self.coordinator: Coordinator | None = None
 
     def boot(self) -> None:
         database, plan = self.system.database, self.system.plan
-        consumer, producer = self.connect(NAMES.coordinator)
+        consumer, producer = self.connect(self.names.coordinator)
         store, outbox = database.open(self)
         relay = Relay(
             outbox,
@@ -161,7 +169,7 @@ class CoordinatorProcess(SimProcess):
             observer=self.world_observer,
         )
         self.coordinator = Coordinator(
-            NAMES,
+            self.names,
             RELEASES[self.release],
             store,
             consumer,
@@ -171,7 +179,7 @@ class CoordinatorProcess(SimProcess):
             clock=self,
             observer=self.world_observer,
             limits=_limits(plan.history_events, plan.pending_commands),
-            options=_options(plan.batch, plan.cache, plan.undos_per_minute),
+            options=_options(plan.batch, plan.cache, plan.undos_per_minute, PARKED_FOR if plan.names > 1 else A_DAY),
             relay=relay,
         )
 
@@ -199,6 +207,8 @@ class CoordinatorProcess(SimProcess):
             when = min(when, now + FORGET_US)
         if tables.letters and self._has_parked():
             when = min(when, now + FOLD_US)
+        if self.system.plan.names > 1 and any(letter.state == "parked" for letter in self._own_letters()):
+            when = min(when, now + SWEEP_US)
         if self.consumer is not None and self.consumer.mistaken(tables.offsets):
             when = min(when, now + round(TOPICS_EVERY * SECOND))
         return when
@@ -207,14 +217,24 @@ class CoordinatorProcess(SimProcess):
         """Whether a record is parked whose saga is there by now, or whose saga's type is here."""
         tables = self.system.database.tables
         names = {name for name, _ in RELEASES[self.release].versions}
-        parked = (letter for letter in tables.letters.values() if letter.state == "parked")
-        return any(letter.saga_id in tables.sagas or letter.definition in names for letter in parked)
+        for letter in self._own_letters():
+            saga = tables.sagas.get(letter.saga_id or "")
+            there = saga is not None and saga.coordinator == self.names.coordinator
+            if letter.state == "parked" and (there or letter.definition in names):
+                return True
+        return False
+
+    def _own_letters(self) -> Iterator[DeadLetterRow]:
+        letters = self.system.database.tables.letters.values()
+        return (letter for letter in letters if letter.coordinator == self.names.coordinator)
 
     def _has_due(self) -> bool:
         """Whether there is a saga to be woken; of what is not due yet the alarms tell."""
         tables, now = self.system.database.tables, self.world.db_now()
         versions = RELEASES[self.release].versions
         for row in tables.sagas.values():
+            if row.coordinator != self.names.coordinator:
+                continue
             due = row.wake_at is not None and row.wake_at <= now
             if due and (row.definition, row.version) in versions and not tables.unpublished.get(row.id):
                 return True
@@ -231,13 +251,14 @@ def _limits(history_events: int, pending_commands: int) -> Limits:
 
 
 @cache
-def _options(batch: int, cache: int, undos_per_minute: int | None) -> Options:
+def _options(batch: int, cache: int, undos_per_minute: int | None, parked_for: timedelta) -> Options:
     return Options(
         batch_size=batch,
         cache_size=cache,
         undos_per_minute=undos_per_minute,
         requests_every=REQUESTS_US / SECOND,
         fold_every=FOLD_US / SECOND,
+        parked_for=parked_for,
     )
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from segue.coordinator.store import DeadLetterRow
 from segue.saga import events as e
 from tests.simulation.oracles import Commit, Oracle, Oracles, header
-from tests.simulation.processes import NAMES
 from tests.simulation.sagas import STAGE
 from tests.simulation.shadow import SagaSeen
 
@@ -97,7 +96,7 @@ class S24Signals(Oracle):
             (letter.saga_id, header(letter.record.headers, "ce_id"))
             for letter in system.database.tables.letters.values()
         }
-        for partition in system.broker.partitions((NAMES.requests,)):
+        for partition in system.broker.partitions([names.requests for names in system.names]):
             for record in system.broker.log(partition).read(0, 1 << 30):
                 name = header(record.headers, "ce_sagaid") or "", header(record.headers, "ce_id") or ""
                 mine = header(record.headers, "ce_sagaaction") == "signal" and not system.forged(record)

@@ -222,7 +222,8 @@ class SqlDatabase(Database):
         if intent is not None and (intent.fences or intent.changes):
             process = link.slot.process
             given = link.given or ({} if process is None else process.given)
-            self._judged = self.oracles.before_commit(intent.began, given, intent.fences, intent.changes)
+            by = link.who and link.who[0]
+            self._judged = self.oracles.before_commit(intent.began, given, intent.fences, intent.changes, by)
 
     def _after(self, link: Link) -> None:
         self._read(self.file.written)

@@ -20,6 +20,7 @@ from segue.clock import to_micros
 from segue.coordinator.store import Changes
 from segue.ids import derive
 from segue.outbox.message import Message, message_of
+from segue.topics import TopicNames
 from segue.topics.broker import Outgoing, Partition, Record
 from segue.topics.envelope import Request, RequestAction, encode_headers
 from segue.topics.memory import MemoryTransaction
@@ -35,6 +36,7 @@ from tests.simulation.processes import (
     CONVERTER,
     LIMITS,
     NAMES,
+    OTHERS,
     CoordinatorProcess,
     SimProcess,
     WorkerProcess,
@@ -129,10 +131,13 @@ class System:
         self._mutable: set[str] = set()
         self.third: dict[str, set[str]] = {}
         self.ledger: dict[tuple[str, bytes | None], dict[str, tuple[int, int]]] = {}
-        topics = (NAMES.replies, NAMES.requests, NAMES.dlq, *(NAMES.commands_of(s) for s in SERVICES))
-        for topic in topics:
+        self.names = (NAMES, OTHERS)[: self.plan.names]
+        own = [topic for names in self.names for topic in (names.replies, names.requests, names.dlq)]
+        for topic in (*own, *(NAMES.commands_of(service) for service in SERVICES)):
             self.broker.create_topic(topic)
-        self.coordinators = [CoordinatorProcess(self, f"c{n}") for n in range(self.plan.instances)]
+        self.coordinators = [
+            CoordinatorProcess(self, f"c{n}", self.names[n % len(self.names)]) for n in range(self.plan.instances)
+        ]
         self.workers = [
             WorkerProcess(self, f"{b.name}{n}", b) for b in self.books.values() for n in range(self.plan.workers)
         ]
@@ -268,10 +273,16 @@ class System:
             )
             self.oracles.published.setdefault(message_id, stored)
 
+    def names_of(self, saga_id: str) -> TopicNames:
+        """Of the coordinators whose saga it is."""
+        return self.names[int(saga_id[1:]) % len(self.names)]
+
     def send(self, action: RequestAction, saga_id: str, name: str, body: bytes, message_id: str) -> Outgoing:
         """A request on its way, at least once."""
         request = Request(id=message_id, action=action, saga_id=saga_id, name=name)
-        return Outgoing(topic=NAMES.requests, key=saga_id.encode(), value=body, headers=request.headers())
+        return Outgoing(
+            topic=self.names_of(saga_id).requests, key=saga_id.encode(), value=body, headers=request.headers()
+        )
 
     def forge(self, record: Record, how: int) -> None:
         """A damaged copy of `record` arrives."""
@@ -394,9 +405,10 @@ class System:
             yield name, books.outbox.rows
 
     def lag(self) -> Iterator[tuple[Partition, int, int]]:
-        for partition in self.broker.partitions((NAMES.replies, NAMES.requests)):
-            stored = self.database.tables.offsets.get((NAMES.coordinator, partition))
-            yield partition, stored.next if stored else -1, self.broker.log(partition).end
+        for names in self.names:
+            for partition in self.broker.partitions((names.replies, names.requests)):
+                stored = self.database.tables.offsets.get((names.coordinator, partition))
+                yield partition, stored.next if stored else -1, self.broker.log(partition).end
         for name in SERVICES:
             committed = self.broker.committed(name)
             if self.world.faults["offsets.lost"] or self.world.points["offsets_back"]:
