@@ -54,6 +54,10 @@ class Mismatch:
 MISMATCH: Final = Mismatch()
 
 
+#: The code with which a worker says that it lacks the activity.
+LACKING = "unknown_activity"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a participant says to one command. `effect_unknown`: a negative answer that does not prove "no effect"."""
@@ -94,7 +98,7 @@ def success(output: Any, activity: AnyActivity, converter: Converter) -> Answer:
 
 def mismatch(activity: AnyActivity) -> Answer:
     """What a worker says that lacks the activity."""
-    answer = negative("retry", "unknown_activity", f"no handler for {activity.name!r}")
+    answer = negative("retry", LACKING, f"no handler for {activity.name!r}")
     return Answer(outcome="retry", code=answer.code, body=answer.body, mismatch=True)
 
 

@@ -25,6 +25,7 @@ class Fault(StrEnum):
     RETRIED_ALWAYS = "answered retry until spent"
     EFFECT_UNKNOWN = "done, but answered 'effect unknown' each time"
     PENDING = "answered pending first"
+    MISMATCHED = "came twice to workers that lack it"
     # the command on its way
     COMMAND_LOST = "command lost once"
     COMMAND_COPIED = "command four times"

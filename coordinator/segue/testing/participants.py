@@ -38,7 +38,7 @@ from segue.topics.converter import Converter
 from segue.topics.envelope import Command
 
 #: What a participant does instead of its handler's will.
-Behaviour = Literal["normal", "refuse", "retry", "effect_unknown", "pending"]
+Behaviour = Literal["normal", "refuse", "retry", "effect_unknown", "pending", "lacking"]
 _EXPLORED = "explored"
 
 
@@ -125,6 +125,8 @@ class Participants:
                 # What it does is done and committed; only the answer takes its time.
                 self._kept[command.id] = self._call(command, fence)
                 answer = answers.Answer(outcome="pending")
+            case "lacking":
+                answer = answers.mismatch(self._contracts[command.activity])
             case "effect_unknown":
                 answer = replace(self._call(command, fence), outcome="retry", code=_EXPLORED, effect_unknown=True)
                 answer = replace(answer, body=msgspec.Raw(b'{"message":"done, but explore does not admit it"}'))

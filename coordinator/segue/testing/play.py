@@ -28,6 +28,8 @@ _RELAY = 10_000_000
 _PENDING = 20_000_000
 #: How far after its deadline a late reply comes, and, later, a late command: after its undo.
 _LATE_REPLY, _LATE_COMMAND = 1_000_000, 60_000_000
+#: So many attempts come to workers of an older build.
+_LACKED = 2
 #: A person retries what waits for one, so often.
 _PERSON = 3
 
@@ -37,6 +39,7 @@ _BEHAVIOUR: dict[Fault, Behaviour] = {
     Fault.RETRIED_ALWAYS: "retry",
     Fault.EFFECT_UNKNOWN: "effect_unknown",
     Fault.PENDING: "pending",
+    Fault.MISMATCHED: "lacking",
 }
 _What: TypeAlias = Literal["publish", "arrive", "later", "input"]
 
@@ -271,6 +274,8 @@ class Play:
     def _arrive(self, command: SendCommand) -> None:
         fault = self._mischief.of(command)
         behaviour = _BEHAVIOUR.get(fault, "normal") if fault is not None else "normal"
+        if behaviour == "lacking" and command.attempt > _LACKED:
+            behaviour = "normal"
         reply = self.participants.receive(command, self.saga.now, behaviour)
         self._mischief.take(command, Fault.RETRIED, Fault.PENDING)
         if fault is Fault.PENDING:

@@ -11,6 +11,7 @@ only what was done  compensations are sent for steps whose outcome is success or
 reverse order       a step is undone only after everything that was called after it had ended
 pivot               nothing is undone after the pivot but what the code had given up before, or if a person cancels
 once                nothing is done after it was undone
+mismatch            nothing is refused, given up or undone because a worker lacked an activity
 duplicates          duplicates and a crash before the commit change nothing
 hash seeds          brought back in a process with another hash seed, the code does the same
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from segue.saga import events as e
+from segue.testing.answers import LACKING
 from segue.testing.play import Play, Stand
 from segue.testing.told import Told, disagreements
 
@@ -36,6 +38,7 @@ def check(play: Play) -> Iterator[Finding]:
     yield from _only_what_was_done(events)
     yield from _reverse_order(events)
     yield from _pivot(events)
+    yield from _mismatch(events)
     for anomaly in play.truth.anomalies:
         yield "once", anomaly
 
@@ -145,3 +148,25 @@ def _pivot(events: list[e.AnyEvent]) -> Iterator[Finding]:
                 yield "pivot", f"{event.step} is undone after the pivot"
             case _:
                 pass
+
+
+def _mismatch(events: list[e.AnyEvent]) -> Iterator[Finding]:
+    stopped = False
+    left: set[str] = set()
+    for event in events:
+        match event:
+            case e.StepAbandoned():
+                left.add(event.step)
+            case e.StepFailed() | e.StepSkipped() | e.StepUnknown() if event.error.code == LACKING:
+                if not stopped and event.step not in left:
+                    yield "mismatch", f"{event.step} counts as {_AS[type(event)]}, as workers lacked it"
+            case e.StopRequested():
+                if event.cause == "failure" and event.error.code == LACKING:
+                    yield "mismatch", "the saga is undone, as workers lacked an activity"
+                stopped = True
+            case _:
+                pass
+
+
+#: What a step counts as after each of these.
+_AS = {e.StepFailed: "refused", e.StepSkipped: "skipped", e.StepUnknown: "unknown"}

@@ -10,7 +10,7 @@ import pytest
 from segue.contract import Activity, Undo, days
 from segue.errors import UsageError
 from segue.outbox import inbox
-from segue.saga import Saga, SagaDefinition, saga, state, transition
+from segue.saga import Retry, Saga, SagaDefinition, replies, saga, state, transition
 from segue.saga import events as e
 from segue.saga import turn as turns
 from segue.saga.state import SagaState
@@ -273,6 +273,22 @@ def test_an_unknown_outcome_taken_for_a_refusal_is_found(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(transition._Turn, "unknown", unknown)
     assert "completed" in violations(explored())
+
+
+@saga("asked-once")
+async def asked_once(s: Saga, order: Order) -> None:
+    await s.call(charge, order, compensate=refund, retry=Retry(attempts=1))
+
+
+def test_workers_that_lack_an_activity_spend_no_attempt() -> None:
+    report = explored(asked_once)
+    report.raise_for_violations()
+    assert report.outcomes()["payments.charge"][Fault.MISMATCHED] == {"completed": 1}
+
+
+def test_a_mismatch_taken_for_a_refusal_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "is_mismatch", lambda reply: False)
+    assert "mismatch" in violations(explored(asked_once))
 
 
 def test_an_undo_in_any_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
