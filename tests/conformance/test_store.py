@@ -545,12 +545,12 @@ def test_dead_letters_are_settled_and_their_replays_counted_at_the_time_of_the_b
     ]
 
 
-def test_only_parked_dead_letters_whose_saga_exists_are_foldable_oldest_first(bench: Bench) -> None:
+def test_only_parked_dead_letters_whose_saga_exists_are_foldable_first_come_first(bench: Bench) -> None:
     store = bench.store()
     write(
         store,
         dead_letters=[
-            letter(1, state="parked", saga_id="o-1", created_at=T0 + SECOND),
+            letter(1, state="parked", saga_id="o-1", created_at=T0 + SECOND),  # then the database's clock stepped back
             letter(2, state="parked", saga_id="o-1"),
             letter(3, state="parked", saga_id="o-2"),
             letter(4, state="received", saga_id="o-1"),
@@ -562,8 +562,8 @@ def test_only_parked_dead_letters_whose_saga_exists_are_foldable_oldest_first(be
         assert batch.foldable(COORDINATOR, ["order"], 10) == []
     write(store, started=[saga("o-1")])
     with store.batch() as batch:
-        assert [row.record.offset for row in batch.foldable(COORDINATOR, ["order"], 10)] == [2, 1]
-        assert [row.record.offset for row in batch.foldable(COORDINATOR, ["order"], 1)] == [2]
+        assert [row.record.offset for row in batch.foldable(COORDINATOR, ["order"], 10)] == [1, 2]
+        assert [row.record.offset for row in batch.foldable(COORDINATOR, ["order"], 1)] == [1]
 
 
 def test_a_sweep_turns_old_parked_letters_into_dead_ones_up_to_the_limit(bench: Bench) -> None:

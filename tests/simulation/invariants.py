@@ -138,7 +138,11 @@ class S5Outbox(Oracle):
 
 def _refuses(record: Record) -> bool:
     """A refusal that is derived from the fence row, and not stored in it."""
-    return header(record.headers, "ce_sagaerror") in ("superseded", "compensated")
+    refusals = ("superseded", "compensated")
+    # Where headers are odd the code is in the body alone.
+    return header(record.headers, "ce_sagaerror") in refusals or any(
+        (record.value or b"").startswith(b'{"code":"' + code.encode() + b'"') for code in refusals
+    )
 
 
 class S6SameBytes(Oracle):

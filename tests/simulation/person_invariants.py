@@ -8,7 +8,10 @@ from segue.saga import events as e
 from tests.simulation.oracles import Commit, Oracle, Oracles
 from tests.simulation.shadow import NEVER, SagaSeen, StepSeen
 
-_NEW_DEADLINES = (e.Started, e.RunEnded, e.StopHeld)
+
+def _is_new_deadline(event: e.AnyEvent) -> bool:
+    """Whether the saga has another deadline from this event on; a failure that is held back leaves it where it is."""
+    return isinstance(event, e.Started | e.RunEnded) or (isinstance(event, e.StopHeld) and event.cause == "deadline")
 
 
 class _Clock:
@@ -33,7 +36,7 @@ class STILL(Oracle):
 
     def transition(self, saga: SagaSeen, events: Sequence[e.AnyEvent], at: int) -> None:
         clock = self.clocks.get(saga.id)
-        if clock is None or any(isinstance(event, _NEW_DEADLINES) for event in events):
+        if clock is None or any(map(_is_new_deadline, events)):
             clock = self.clocks[saga.id] = _Clock(saga.deadline, at)
         elif clock.stands:
             clock.still += at - clock.last

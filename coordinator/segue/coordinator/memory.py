@@ -321,7 +321,7 @@ class MemoryBatch:
         return sorted(n for n, row in letters if row.saga_id == saga_id and row.state == "received")
 
     def foldable(self, coordinator: str, names: Collection[str], limit: int) -> list[DeadLetterRow]:
-        return sorted(self._tables.foldable(coordinator, names), key=lambda row: (row.created_at, row.id))[:limit]
+        return sorted(self._tables.foldable(coordinator, names), key=lambda row: row.id)[:limit]
 
     def write(self, changes: Changes) -> int | None:
         try:

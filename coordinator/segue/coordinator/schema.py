@@ -222,6 +222,7 @@ dead_letter = Table(
     UniqueConstraint("topic", "partition", "offset", "topic_id", "timestamp_ms", name="dead_letter_origin"),
     Index("dead_letter_saga", "saga_id"),
     Index("dead_letter_state", "state", "created_at"),
+    Index("dead_letter_parked", "id", postgresql_where=text("state = 'parked'"), sqlite_where=text("state = 'parked'")),
 )
 
 #: What coordinators of before wrote, whose it was untold. They go on with it; nobody else writes or reads it.

@@ -348,13 +348,18 @@ def _waits_for_its_saga(coordinator: str, names: Sequence[str]) -> Select[Any]:
     """Parked records whose saga exists by now, or is of a type that is here by now."""
     there = select(saga.c.id).where(saga.c.id == dead_letter.c.saga_id, saga.c.coordinator == coordinator).exists()
     foldable = or_(there, dead_letter.c.definition.in_(names)) if names else there
-    return select(dead_letter).where(dead_letter.c.state == "parked", _own_letter(coordinator), foldable)
+    # A literal, as no plan for any parameter has the index of what is parked.
+    parked = dead_letter.c.state == literal_column("'parked'")
+    return select(dead_letter).where(parked, _own_letter(coordinator), foldable)
 
 
 def foldable_dead_letters(coordinator: str, names: Sequence[str], limit: int) -> Select[Any]:
-    """Lock parked records whose saga exists by now, or is of a type that is here by now, oldest first."""
-    oldest_first = _waits_for_its_saga(coordinator, names).order_by(dead_letter.c.created_at, dead_letter.c.id)
-    return oldest_first.limit(limit).with_for_update(skip_locked=True)
+    """Lock parked records whose saga exists by now, or is of a type that is here by now, first come first.
+
+    By id and not by time, as a database's clock steps back. One that another coordinator is folding is waited for: to
+    pass it over would let a later one of its saga overtake it.
+    """
+    return _waits_for_its_saga(coordinator, names).order_by(dead_letter.c.id).limit(limit).with_for_update()
 
 
 def parked_of(coordinator: str, ids: Sequence[str]) -> Select[Any]:
