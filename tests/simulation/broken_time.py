@@ -11,6 +11,8 @@ import segue.saga.fold as fold
 import segue.saga.state as state
 import segue.saga.transition as transition
 from segue.saga import events as e
+from segue.saga import fold_steps
+from segue.saga.reasons import attempt_silence
 from segue.saga.signs import Signs
 from tests.simulation.patching import Patch, mutant
 
@@ -115,3 +117,24 @@ def undo_alarm(patch: Patch) -> None:
 @mutant("a call that the database never answers is waited for for ever")
 def call_uncut(patch: Patch) -> None:
     patch(watchdog.Watchdog, "_pause", lambda self: None)
+
+
+@mutant("a hung attempt is waited for as long as its step lasts", focus="hanging")
+def hung_waited_for(patch: Patch) -> None:
+    patch(fold_steps, "attempt_due", lambda policy, sent: None)
+
+
+@mutant("a hung attempt ends its step", focus="hanging")
+def hung_is_the_end(patch: Patch) -> None:
+    patch(Turn, "attempt_over", lambda self, step: self.unknown(step, attempt_silence(self.now - step.sent_at)))
+
+
+@mutant("a hung attempt that is noticed late has taken that time from its step", focus="hanging")
+def hung_takes_time(patch: Patch) -> None:
+    over = Turn.attempt_over
+
+    def just_now(self: Any, step: Any) -> None:
+        step.attempt_due = self.now
+        over(self, step)
+
+    patch(Turn, "attempt_over", just_now)

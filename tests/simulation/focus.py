@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from tests.simulation.plan import Plan
-from tests.simulation.sagas import ODD_SIGNALS
+from tests.simulation.sagas import ATTEMPTS, ODD_SIGNALS
 from tests.simulation.world import SECOND
 
 #: One of so many schedules has a focus.
@@ -409,6 +409,27 @@ def neighbours(plan: Plan) -> Plan:
     )
 
 
+def hanging(plan: Plan) -> Plan:
+    """Handlers hang, some after signs of life; most calls bound their attempts by less than the step's time."""
+    return replace(
+        plan,
+        workers=2,
+        features=plan.features | {"manual", ATTEMPTS},
+        pieces=("call",),
+        service_rate=0.3,
+        refuse_rate=0.05,
+        mute_rate=0.3,
+        later_rate=0.0,
+        beats=True,
+        most_beats=6,
+        undos_per_minute=None,
+        people=0,
+        events=4,
+        kinds=("kill", "rebalance", "zombie"),
+        horizon_us=20 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -439,6 +460,7 @@ FOCUSES: Mapping[str, Focus] = {
         scopes,
         rolling,
         neighbours,
+        hanging,
     )
 }
 

@@ -25,7 +25,7 @@ from tests.simulation.run_invariants import S23Runs
 from tests.simulation.scope_invariants import SCOPES
 from tests.simulation.shadow import SagaSeen, StepSeen
 from tests.simulation.signal_invariants import S24Signals
-from tests.simulation.time_invariants import SIGNS, TIME, WAKE
+from tests.simulation.time_invariants import ATTEMPTS, SIGNS, TIME, WAKE
 from tests.simulation.told_invariants import TOLD
 from tests.simulation.worker_invariants import BEATS, BREAKER, KEYS, LATER, LEASES
 
@@ -299,6 +299,10 @@ def alarm_of(saga: SagaSeen, event: e.AnyEvent) -> int | None:
         case e.StepUnknown() | e.StepInDoubt() | e.StepFailed() | e.StepSkipped():
             if event.error.kind == "timeout" and event.error.code == "timeout":
                 return saga.steps[event.step].due
+            if event.error.code == "attempt_timeout" and saga.steps[event.step].status == "issued":
+                return saga.steps[event.step].attempt_due
+        case e.RetryPlanned(action="invoke") if event.error.code == "attempt_timeout":
+            return saga.steps[event.step].attempt_due
         case e.UndoDeferred():
             if event.error.kind == "timeout" and event.error.code == "timeout":
                 return saga.steps[event.step].undo_due
@@ -692,4 +696,5 @@ ORACLES: Sequence[type[Oracle]] = (
     S24Signals,
     UNFIT,
     OWNERS,
+    ATTEMPTS,
 )  # fmt: skip

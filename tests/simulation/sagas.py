@@ -20,7 +20,7 @@ from segue.saga.definition import SagaDefinition
 from tests.simulation.tape import Stream
 
 SERVICES = ("pay", "box")
-OPTIONAL, PARK, BARE = 1, 2, 4
+OPTIONAL, PARK, BARE, HURRIED = 1, 2, 4, 8
 #: The flag of a new run with a new deadline.
 RENEWED = 1
 
@@ -75,6 +75,8 @@ RETRY = Retry(
     maximum=timedelta(seconds=2),
     silence=timedelta(milliseconds=1500),
 )
+#: An attempt has less time than its step.
+HURRIED_RETRY = msgspec.structs.replace(RETRY, attempt_timeout=timedelta(milliseconds=2500))
 UNDO_RETRY = Retry(
     attempts=3,
     initial=timedelta(milliseconds=300),
@@ -204,7 +206,7 @@ class Code:
             contract.activity,
             Job(1 + len(s.id)),
             compensate=None if node.flags & BARE else contract.undo,
-            retry=RETRY,
+            retry=HURRIED_RETRY if node.flags & HURRIED else RETRY,
             timeout=_ms(node.ms),
             heartbeat_timeout=_ms(1_000) if name.endswith(".long") else None,
             optional=bool(node.flags & OPTIONAL),
@@ -292,6 +294,8 @@ def _call(s: Stream, features: frozenset[str]) -> Node:
         flags = PARK if "park" in features else 0
     elif kind == 3:
         flags = BARE if "bare" in features else 0
+    if ATTEMPTS in features:
+        flags |= HURRIED * (s.pick(3) > 0)
     return Node("call", name, time, flags)
 
 
@@ -360,10 +364,12 @@ _PIECES = {
 CONTINUE = "continue"
 #: Some signals are no values of their type, and some sagas wait for one in several places at once.
 ODD_SIGNALS = "odd signals"
+#: Most calls bound their attempts.
+ATTEMPTS = "attempts"
 #: What a seed may turn on.
 FEATURES = (
     "parallel", "within", "signal", "map", "try", "sleep", "readonly", "bare", "manual", "optional", "park", "pivot",
     "bug",
 )  # fmt: skip
 #: What only a focus turns on.
-FOCUSED = ("parked", "recover", "scope", "take_back", ODD_SIGNALS)
+FOCUSED = ("parked", "recover", "scope", "take_back", ODD_SIGNALS, ATTEMPTS)

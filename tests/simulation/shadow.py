@@ -35,6 +35,8 @@ class StepSeen:
     resend: int = NEVER
     undo_resend: int = NEVER
     retry_at: int = NEVER
+    #: When its newest attempt has taken too long.
+    attempt_due: int = NEVER
     undo_retry_at: int = NEVER
     #: The deadline that its newest command carries.
     sent_due: int = NEVER
@@ -167,6 +169,7 @@ class SagaSeen:
             undo_resend = self.resend_of(step, "compensate") if heeding else step.undo_resend
             if step.status in ("issued", "waiting"):
                 moments += (step.due, resend if step.status == "issued" else step.retry_at)
+                moments.append(step.attempt_due if step.status == "issued" else NEVER)
             if step.undo in ("issued", "waiting"):
                 moments += (step.undo_due, undo_resend if step.undo == "issued" else step.undo_retry_at)
         first = min(moments)
@@ -213,7 +216,7 @@ class Shadow:
                 saga.steps[event.step].retry = event.retry or DEFAULT_RETRY
                 saga.steps[event.step].heartbeat = event.heartbeat
             case e.CommandSent():
-                self._sent(saga, event)
+                self._sent(saga, event, at)
             case e.StepSucceeded() | e.StepFailed() | e.StepUnknown() | e.StepSkipped():
                 _settled(saga, event)
             case e.StepParked() | e.StepInDoubt():
@@ -236,7 +239,7 @@ class Shadow:
             case _:
                 _other(saga, event, at)
 
-    def _sent(self, saga: SagaSeen, event: e.CommandSent) -> None:
+    def _sent(self, saga: SagaSeen, event: e.CommandSent, at: int) -> None:
         step = saga.steps[event.step]
         assert saga.started is not None
         identity = command_id(saga.started.coordinator, saga.id, event.step, event.action, event.attempt)
@@ -250,6 +253,8 @@ class Shadow:
         step.status, step.attempt = "issued", event.attempt
         step.due, step.resend = event.due, event.resend
         step.sent_due, step.retry_at = event.due, NEVER
+        allowed = step.retry.attempt_timeout
+        step.attempt_due = NEVER if allowed is None else at + allowed // timedelta(microseconds=1)
 
 
 def _settled(saga: SagaSeen, event: e.StepSucceeded | e.StepFailed | e.StepUnknown | e.StepSkipped) -> None:
@@ -309,6 +314,7 @@ def _postponed(step: StepSeen, event: e.RetryPlanned | e.ProgressReported | e.Co
                 step.undo_due += event.shift
             else:
                 step.status, step.retry_at, step.resend = "waiting", event.at, NEVER
+                step.attempt_due = NEVER
                 step.due += event.shift
                 step.tainted = step.tainted or event.unknown
         case e.ProgressReported():
@@ -321,6 +327,7 @@ def _postponed(step: StepSeen, event: e.RetryPlanned | e.ProgressReported | e.Co
                 step.undo_due, step.undo_resend = step.undo_due + event.shift, event.resend
             else:
                 step.due, step.resend = step.due + event.shift, event.resend
+                step.attempt_due = min(NEVER, step.attempt_due + event.shift)
 
 
 def _other(saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
@@ -434,6 +441,7 @@ def _shifted(saga: SagaSeen, shift: int, at: int, *, lost: bool) -> None:
     for step in saga.steps.values():
         if step.open:
             step.due += shift
+            step.attempt_due = min(NEVER, step.attempt_due + shift)
         if step.undo in ("issued", "waiting"):
             step.undo_due += shift
         if shift:

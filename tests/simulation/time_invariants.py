@@ -155,6 +155,8 @@ class TIME(Oracle):
                 resend = saga.resend_of(saga.steps[event.step], event.action)
                 # A sign that the same transaction has read counts, unless it was a copy or older than the last.
                 lost = {max(0, at - resend), max(0, at - max(resend, self._said_now(saga, event)))}
+                if event.error.code == "attempt_timeout":
+                    lost = {max(0, at - self._of(saga, event, "attempt_due"))}
                 if event.shift not in lost and not self.all.crossed(saga.steps[event.step], event.action):
                     self.fail(f"{saga.id}: {event.step} gets back {event.shift} of {at - resend} us that were lost")
                 if event.error.code == "expired":
@@ -203,3 +205,36 @@ class WAKE(Oracle):
                     self.all.system.world.points["silence_put_off"] += 1
                 elif wanted != written:
                     self.fail(f"{row.id} ({row.status}) is woken at {written}, its history asks for {wanted}")
+
+
+class ATTEMPTS(Oracle):
+    """A hung attempt is given up within its bound and asked again while its step's time lasts, and ends nothing before.
+
+    That no attempt is given up too early is S9's, that its alarm is set is WAKE's.
+    """
+
+    def event(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
+        match event:
+            case e.RetryPlanned(action="invoke") if event.error.code == "attempt_timeout":
+                self.all.system.world.points["attempt_again"] += 1
+                if not event.unknown:
+                    self.fail(f"{saga.id}: a hung attempt of {event.step} counts as one that had no effect")
+            case e.StepUnknown() | e.StepInDoubt() | e.StepFailed() | e.StepSkipped() | e.StepParked():
+                self._over(saga, saga.steps[event.step], event.error, at)
+            case _:
+                pass
+
+    def _over(self, saga: SagaSeen, step: StepSeen, error: e.Failure, at: int) -> None:
+        if step.status != "issued" or step.attempt_due >= NEVER:
+            return
+        if error.kind == "timeout" and error.code == "timeout" and step.attempt_due < step.due:
+            self.fail(f"{saga.id}: {step.name} hung for its whole time, and was not asked again")
+        if error.code != "attempt_timeout" or step.left or saga.stop is not None or saga.returned:
+            return
+        self.all.system.world.points["attempts_over"] += 1
+        if step.attempt < step.retry.attempts and at + _LONGEST_PAUSE < step.due:
+            self.fail(f"{saga.id}: {step.name} is over after {step.attempt} hung attempts, and there was time for more")
+
+
+#: Longer than any pause between two attempts of the sagas here.
+_LONGEST_PAUSE = 3 * SECOND

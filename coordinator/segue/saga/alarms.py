@@ -111,9 +111,11 @@ class Alarms(Turn):
         policy, failure = step.retry, attempt_silence(self.now - step.sent_at)
         at = self.now + retry_delay(policy, step.attempt - step.mismatches, self.state.command_id(step, "invoke"), None)
         tried_on = not step.delivered and not self.state.undoing
-        again = tried_on and may_retry(policy, step.attempt - step.mismatches, failure.code, step.first_sent, self.now)
-        if again and at < step.due:
-            self.record(e.RetryPlanned(step=step.name, at=at, error=failure, unknown=True))
+        shift = self.now - step.attempt_due  # nobody was there to ring in time: that is not taken from the step
+        first, tries = step.first_sent + shift, step.attempt - step.mismatches
+        again = tried_on and may_retry(policy, tries, failure.code, first, self.now)
+        if again and at < step.due + shift:
+            self.record(e.RetryPlanned(step=step.name, at=at, error=failure, unknown=True, shift=shift))
         else:
             self.unknown(step, failure)
 
@@ -124,8 +126,10 @@ class Alarms(Turn):
         at = self.now + retry_delay(
             policy, undo.attempt - undo.mismatches, self.state.command_id(step, "compensate"), None
         )
-        if may_retry(policy, undo.attempt - undo.mismatches, failure.code, undo.first_sent, self.now) and at < undo.due:
-            self.record(e.RetryPlanned(step=step.name, at=at, error=failure, action="compensate"))
+        shift = self.now - undo.attempt_due
+        first, tries = undo.first_sent + shift, undo.attempt - undo.mismatches
+        if may_retry(policy, tries, failure.code, first, self.now) and at < undo.due + shift:
+            self.record(e.RetryPlanned(step=step.name, at=at, error=failure, action="compensate", shift=shift))
         else:
             self.record(e.UndoDeferred(step=step.name, error=failure))
 

@@ -262,6 +262,22 @@ def test_an_attempt_that_takes_too_long_is_followed_by_the_next_whatever_signs_i
     assert run.undos == [CHARGE]
 
 
+def test_an_attempt_whose_end_nobody_was_there_to_notice_takes_no_more_from_its_step(begin: Any) -> None:
+    @saga("late")
+    async def late(s: Saga, order: Order) -> None:
+        patience = Retry(attempts=3, attempt_timeout=timedelta(seconds=40), silence=minutes(5))
+        await s.call(charge, order, compensate=refund, timeout=minutes(1), retry=patience)
+
+    run = begin(late)
+    due = run.state.steps[CHARGE].due
+    run.now += 100 * SECOND
+    run.happen(Wake(gate=run.now))
+
+    [planned] = run.events(e.RetryPlanned)
+    assert planned.shift == 60 * SECOND
+    assert run.state.steps[CHARGE].due == due + 60 * SECOND
+
+
 def test_an_attempt_of_a_compensation_has_its_bound_too(begin: Any) -> None:
     @saga("undoing", compensation=Retry(attempts=2, attempt_timeout=timedelta(seconds=40)))
     async def undoing(s: Saga, order: Order) -> None:
