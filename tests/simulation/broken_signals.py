@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import segue.coordinator.memory as memory
 import segue.coordinator.service as service
 import segue.coordinator.work as work
 import segue.saga.transition as transition
@@ -65,3 +66,11 @@ def signal_to_the_dead(patch: Patch) -> None:
             old(self, item, reason, error, **more)
 
     patch(work.Work, "_dead", dead)
+
+
+@mutant("what came before its saga is told by its time, and a clock steps back", focus="signals")
+def parked_by_time(patch: Patch) -> None:
+    def foldable(self: Any, coordinator: str, names: Any, limit: int) -> Any:
+        return sorted(self._tables.foldable(coordinator, names), key=lambda row: (row.created_at, row.id))[:limit]
+
+    patch(memory.MemoryBatch, "foldable", foldable)

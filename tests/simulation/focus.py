@@ -73,14 +73,15 @@ def old_records(plan: Plan) -> Plan:
 
 
 def signals(plan: Plan) -> Plan:
-    """Signals come before their sagas, twice, and more of them than may wait."""
+    """Signals come before their sagas, twice, and more of them than may wait; and the database's clock steps back."""
     return replace(
         plan,
         features=plan.features | {"signal", "sleep", ODD_SIGNALS},
         pieces=("signal", "sleep", "call"),
         signals=6,
         spread_us=5 * SECOND,
-        kinds=("redrive", "kill"),
+        clock_back=True,
+        kinds=("redrive", "kill", "database_clock"),
     )
 
 

@@ -222,7 +222,8 @@ def _forget(system: System, how: int) -> None:
             continue
         for key, row in list(books.inbox.items()):
             known = system.oracles.shadow.commands.get(row["invoke_id"] or "")
-            if known is not None and known[1].status == "succeeded" and not row["compensate_attempt"]:
+            # An undo that went out before the success was known can't say that there is one.
+            if known is not None and known[1].status == "succeeded" and known[1].undo == "none":
                 del books.inbox[key]
                 system.forgotten.add(key)
                 system.world.faults["fence.forgotten"] += 1

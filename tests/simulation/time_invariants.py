@@ -81,7 +81,7 @@ class SIGNS(Oracle):
             command = _command(saga, step, action)
             counted = self.counted.setdefault(command, set())
             said = {
-                header(record.headers, "ce_id"): min(_said(record), commit.at)
+                header(record.headers, "ce_id"): min(_said(record), to_micros(row.at))
                 for record, _ in commit.read
                 if header(record.headers, "ce_causationid") == row.command_id
                 and header(record.headers, "ce_sagaoutcome") == "pending"
