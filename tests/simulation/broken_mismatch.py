@@ -10,7 +10,9 @@ from segue.coordinator.work import Work
 from segue.errors import NotFound
 from segue.outbox import inbox
 from segue.saga import fold, fold_steps
+from segue.saga.alarms import Alarms
 from segue.saga.events import RetryPlanned
+from segue.saga.reasons import silence
 from segue.saga.turn import Turn
 from tests.simulation.patching import Patch, mutant
 
@@ -37,6 +39,19 @@ def mismatch_counts(patch: Patch) -> None:
 @mutant("a step that found no worker is spent once its time is over", focus="rolling")
 def mismatch_spent(patch: Patch) -> None:
     patch(Turn, "unfit", Turn.spent)
+
+
+@mutant("after mismatches alone a last attempt without time counts as silence, and is undone", focus="rolling")
+def mismatch_then_silence(patch: Patch) -> None:
+    old = Alarms.time_is_over
+
+    def time_is_over(self: Any, step: Any) -> None:
+        if step.status == "issued":
+            self.unknown(step, silence(step.timeout))
+        else:
+            old(self, step)
+
+    patch(Alarms, "time_is_over", time_is_over)
 
 
 @mutant("a worker that lacks what another one has begun says that nothing has happened", focus="rolling")

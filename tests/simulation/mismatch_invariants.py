@@ -33,6 +33,8 @@ class UNFIT(Oracle):
         super().__init__(all)
         #: (saga, run, step, action) → attempts that no worker which fits has got; None: a person has begun anew.
         self.missed: dict[tuple[str, int, str, str], int | None] = {}
+        #: (saga, run, step, attempt) of commands that were sent again after silence.
+        self.asked_again: set[tuple[str, int, str, int]] = set()
 
     # --- workers
 
@@ -67,6 +69,8 @@ class UNFIT(Oracle):
         match event:
             case e.RetryPlanned():
                 self._planned(saga, event)
+            case e.CommandResent(action="invoke"):
+                self.asked_again.add((saga.id, saga.run, event.step, saga.steps[event.step].attempt))
             case e.CommandSent() if event.by:
                 self.missed[(saga.id, saga.run, event.step, event.action)] = None
             case e.StepFailed() | e.StepSkipped() | e.StepUnknown() | e.StepParked() | e.StepInDoubt():
@@ -104,6 +108,10 @@ class UNFIT(Oracle):
             self._parks(saga, step, event, at)
             return
         missed = self.missed.get((saga.id, saga.run, step.name, "invoke"), 0)
+        asked_again = (saga.id, saga.run, step.name, step.attempt) in self.asked_again
+        silent = isinstance(event, e.StepUnknown) and event.error.code == "timeout" and not asked_again
+        if silent and missed and missed == step.attempt - 1 and step.status == "issued":
+            self.fail(f"{saga.id}: no worker had {step.name} but one that had no time to answer, and it is undone")
         if event.error.kind != "spent" or not missed:
             return
         self.all.system.world.points["spent_after_mismatch"] += 1

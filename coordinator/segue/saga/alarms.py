@@ -95,7 +95,12 @@ class Alarms(Turn):
 
     def time_is_over(self, step: Step) -> None:
         if step.status != "waiting" or step.error is None:
-            self.unknown(step, silence(step.timeout))
+            # After nothing but mismatches an attempt that had no time to be answered says nothing of the business.
+            unfit = step.mismatches and step.mismatches == step.attempt - 1 and not step.resends
+            if unfit and step.status == "issued":
+                self.unfit(step, silence(step.timeout), unknown=True)
+            else:
+                self.unknown(step, silence(step.timeout))
         elif step.mismatched:
             self.unfit(step, step.error, step.tainted)
         else:

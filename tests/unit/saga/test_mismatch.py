@@ -93,6 +93,25 @@ def test_one_that_may_have_had_an_effect_before_is_in_doubt() -> None:
     assert run.undos == []
 
 
+def test_one_whose_last_attempt_had_no_time_to_be_answered_is_in_doubt_and_not_undone() -> None:
+    run = Run(one(compensate=refund), evict=True)
+    unfit(run, "payments.charge", retry_after=119.0)
+    run.wake()
+    assert [command.attempt for command in run.sent] == [1, 2]
+
+    run.wake()
+
+    assert run.state.troubled == {"payments.charge": "in_doubt"}
+    assert (run.status, run.undos) == ("running", [])
+
+
+def test_one_that_was_silent_when_it_was_asked_again_is_unknown_and_undone() -> None:
+    run = Run(one(compensate=refund), evict=True)
+    unfit(run, "payments.charge", retry_after=60.0)
+    run.wake_until(lambda: run.undos)
+    assert run.status == "compensating"
+
+
 def test_a_person_tries_again_what_has_parked() -> None:
     run = Run(one(), evict=True)
     until_it_is_over(run, "payments.charge")
