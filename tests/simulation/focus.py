@@ -447,6 +447,23 @@ def slots(plan: Plan) -> Plan:
     )
 
 
+def inputs(plan: Plan) -> Plan:
+    """A release gives other inputs to the steps that sagas are in the middle of; some of them began with it."""
+    return replace(
+        plan,
+        sagas=max(3, plan.sagas),
+        features=plan.features | {"priced"},
+        pieces=("priced",),
+        endings=0.1,
+        service_rate=0.3,
+        refuse_rate=0.0,
+        deploy=5 if plan.deploy % 2 else 6,
+        events=4,
+        kinds=("kill", "redrive"),
+        horizon_us=8 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -479,6 +496,7 @@ FOCUSES: Mapping[str, Focus] = {
         neighbours,
         hanging,
         slots,
+        inputs,
     )
 }
 

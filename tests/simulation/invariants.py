@@ -15,6 +15,7 @@ from tests.simulation.broker_invariants import LEAPS, LOST, STRANGERS
 from tests.simulation.claim_invariants import CLAIMS
 from tests.simulation.folding import difference
 from tests.simulation.header_invariants import ADVICE
+from tests.simulation.input_invariants import INPUTS
 from tests.simulation.key_invariants import FENCEKEY
 from tests.simulation.line_invariants import LINES
 from tests.simulation.mismatch_invariants import UNFIT
@@ -688,4 +689,5 @@ ORACLES: Sequence[type[Oracle]] = (
     OWNERS,
     ATTEMPTS,
     LINES,
+    INPUTS,
 )  # fmt: skip

@@ -21,6 +21,8 @@ from tests.simulation.tape import Stream
 
 SERVICES = ("pay", "box")
 OPTIONAL, PARK, BARE, HURRIED = 1, 2, 4, 8
+#: How the names of steps begin whose input a build reckons in a way of its own.
+PRICED = "priced-"
 #: The flag of a new run with a new deadline.
 RENEWED = 1
 
@@ -29,6 +31,8 @@ class Job(msgspec.Struct, frozen=True):
     """What a handler is told."""
 
     amount: int
+    #: What the code reckoned: another number in each build.
+    reckoned: int = 0
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -144,6 +148,8 @@ class Code:
                     await self.do(s, node.parts[0])
             case "take_back":
                 await self.take_back(s, node)
+            case "priced":
+                await self.priced(s, node)
             case "again":
                 self.again(s, node)
             case "fail":
@@ -190,6 +196,12 @@ class Code:
             if self.broken:
                 raise
 
+    async def priced(self, s: Saga, node: Node) -> None:
+        """Call a few with what this build reckons: the other build asks the same steps for something else."""
+        name = f"{PRICED}{s.uuid()}"
+        for n, part in enumerate(node.parts):
+            await self.call(s, part, part.name, step=f"{name}.{n}", reckoned=2 if self.broken else 1)
+
     def again(self, s: Saga, node: Node) -> None:
         deadline = timedelta(seconds=8) if node.flags & RENEWED else None
         try:
@@ -200,11 +212,11 @@ class Code:
             s.pivot()
             s.continue_as_new(node.parts[0], deadline=deadline)
 
-    async def call(self, s: Saga, node: Node, name: str, step: str | None = None) -> None:
+    async def call(self, s: Saga, node: Node, name: str, step: str | None = None, reckoned: int = 0) -> None:
         contract = CONTRACTS[name]
         await s.call(
             contract.activity,
-            Job(1 + len(s.id)),
+            Job(1 + len(s.id), reckoned),
             compensate=None if node.flags & BARE else contract.undo,
             retry=HURRIED_RETRY if node.flags & HURRIED else RETRY,
             timeout=_ms(node.ms),
@@ -304,7 +316,7 @@ def _piece(s: Stream, features: frozenset[str], depth: int, pieces: Sequence[str
     feature = pieces[kind % len(pieces)] if pieces else _PIECES.get(kind)
     if feature is None or feature not in features:
         return _call(s, features)
-    if feature in ("scope", "take_back", "parked", "recover"):
+    if feature in ("scope", "take_back", "parked", "recover", "priced"):
         return _part(s, features, feature)
     if feature in ("parallel", "within", "try"):
         return _nested(s, features, depth, feature, kind)
@@ -330,6 +342,8 @@ def _part(s: Stream, features: frozenset[str], feature: str) -> Node:
         case "take_back":
             calls = tuple(Node("call", _COMPENSABLE[s.pick(2)], _TIMES[s.pick(3)]) for _ in range(2))
             return Node("take_back", parts=calls)
+        case "priced":
+            return Node("priced", parts=tuple(Node("call", _COMPENSABLE[s.pick(2)], _TIMES[2]) for _ in range(3)))
         case "parked":
             return Node("call", _COMPENSABLE[s.pick(2)], _TIMES[0], PARK)
         case _:
@@ -372,4 +386,4 @@ FEATURES = (
     "bug",
 )  # fmt: skip
 #: What only a focus turns on.
-FOCUSED = ("parked", "recover", "scope", "take_back", ODD_SIGNALS, ATTEMPTS)
+FOCUSED = ("parked", "recover", "scope", "take_back", "priced", ODD_SIGNALS, ATTEMPTS)
