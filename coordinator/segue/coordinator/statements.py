@@ -356,10 +356,10 @@ def _waits_for_its_saga(coordinator: str, names: Sequence[str]) -> Select[Any]:
 def foldable_dead_letters(coordinator: str, names: Sequence[str], limit: int) -> Select[Any]:
     """Lock parked records whose saga exists by now, or is of a type that is here by now, first come first.
 
-    By id and not by time, as a database's clock steps back. One that another coordinator is folding is waited for: to
-    pass it over would let a later one of its saga overtake it.
+    By id and not by time, as a database's clock steps back.
     """
-    return _waits_for_its_saga(coordinator, names).order_by(dead_letter.c.id).limit(limit).with_for_update()
+    found = _waits_for_its_saga(coordinator, names).order_by(dead_letter.c.id).limit(limit)
+    return found.with_for_update(skip_locked=True)
 
 
 def parked_of(coordinator: str, ids: Sequence[str]) -> Select[Any]:
