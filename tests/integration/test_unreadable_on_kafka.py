@@ -99,6 +99,13 @@ def test_a_partition_that_stands_is_told_of_and_skipped_by_hand(kafka_bootstrap:
     [line] = database.rows(select(schema.audit))
     assert (line.action, line.actor, line.before, line.after) == ("offset.skip", "ann", "0", "3")
     assert segue("verify", *options).code == 0
+    readable = segue("topics", "skip", topic, "0", "3", "--reason", "more", *options)
+    assert (readable.code, "can be read at offset 3" in " ".join(readable.err.split())) == (2, True)
+    database.store.seed_offsets("other", {partition: StoredOffset(next=4, topic_id="t-1")})
+    other = [*options, "--set", "coordinator.name=other"]
+    at_the_end = segue("topics", "skip", topic, "0", "4", "--reason", "more", *other)
+    assert (at_the_end.code, "holds nothing at offset 4" in " ".join(at_the_end.err.split())) == (2, True)
+    assert database.store.offsets(name)[partition] == stored
     database.close()
 
 

@@ -116,8 +116,14 @@ def skip(
         raise UsageError(f"{topic} partition {partition} stands at offset {known.next}, not at {offset}")
     consumer = KafkaConsumer(kafka(run), group=None)
     run.closing.callback(consumer.close)
+    if offset >= consumer.end_offsets([topic]).get(place, 0):
+        raise UsageError(f"{topic} partition {partition} holds nothing at offset {offset}: there is nothing to skip")
     behind = consumer.readable_from(place, offset)
-    end = offset + 1 if behind is None or behind == offset else behind
+    if behind == offset:
+        raise UsageError(
+            f"{topic} partition {partition} can be read at offset {offset}: a coordinator will go on there by itself"
+        )
+    end = offset + 1 if behind is None else behind
     now = found.now()
     entry = AuditEntry(
         at=now,
