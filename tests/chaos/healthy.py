@@ -15,13 +15,13 @@ from sqlalchemy.pool import NullPool
 
 from examples.transfer.bank import Account, Base, Hold, Movement
 from examples.transfer.contracts import BANKS
+from examples.transfer.sagas import transfer_saga
 from examples.transfer.workload import openings, transfers
 from segue import outbox
 from segue.clock import SYSTEM_CLOCK
 from segue.coordinator.schema import metadata
 from segue.coordinator.sql import SqlStore
 from segue.topics.envelope import Command
-from tests.chaos.versions import transfer_saga_2
 from tests.unit.coordinator.kit import NAMES, Estate, ManualClock
 
 SEED, MOST = 3, 40
@@ -118,11 +118,11 @@ def play(directory: Path) -> Run:
     store = SqlStore(run.databases["coordinator"])
     clock = ManualClock()
     clock.moment = SYSTEM_CLOCK.now()
-    estate = BankEstate(store=store, definitions=[transfer_saga_2], clock=clock)
+    estate = BankEstate(store=store, definitions=[transfer_saga], clock=clock)
     Books(estate, run.databases)
     run.lines.append({"what": "run", "at": 0.0, "seed": SEED, "most": MOST})
     for transfer in transfers(MOST, SEED):
-        estate.start(transfer_saga_2, transfer, transfer.id)
+        estate.start(transfer_saga, transfer, transfer.id)
         run.lines += [
             {"what": "start", "at": 0.0, "phase": phase, "saga": transfer.id} for phase in ("attempted", "acknowledged")
         ]

@@ -407,7 +407,7 @@ def _help_one(system: System, row: SagaRow, n: int) -> None:
         elif row.error_code in ("history_limit", "command_limit") and n % 3:
             ask(system, "cancel", row.id, compensate="all" if n % 3 == 1 else "none")
         elif row.error_code == "nondeterminism" and n >= 2:  # it began with a build that nobody runs any more
-            ask(system, "cancel", row.id, compensate="all")
+            ask(system, "cancel", row.id, compensate="none" if _state(system, row).pivot else "all")
         else:
             ask(system, "retry", row.id)
         return

@@ -56,6 +56,8 @@ class StepSeen:
     heard: dict[str, int] = field(default_factory=dict)
     #: World time at which that was committed.
     heard_at: dict[str, int] = field(default_factory=dict)
+    #: When it is to be asked again however recently it was heard of: an answer of it may have been passed over.
+    asked_at: int = NEVER
 
     @property
     def undoing(self) -> bool:
@@ -146,7 +148,9 @@ class SagaSeen:
         """When the participant is asked again: after silence since the last that was heard of it."""
         resend = step.resend if action == "invoke" else step.undo_resend
         heard = step.heard.get(action)
-        return resend if heard is None or resend >= NEVER else max(resend, heard + self.silence_of(step, action))
+        if heard is None or resend in (step.asked_at, NEVER):
+            return resend
+        return max(resend, heard + self.silence_of(step, action))
 
     def silence_of(self, step: StepSeen, action: str) -> int:
         """How long it may be silent, in microseconds."""
@@ -449,6 +453,7 @@ def _shifted(saga: SagaSeen, shift: int, at: int, *, lost: bool) -> None:
             step.undo_retry_at = _not_before(step.undo_retry_at, at)
             step.undo_resend = _not_before(step.undo_resend, at)
         if lost:
+            step.asked_at = at
             step.resend = at if step.resend < NEVER else NEVER
             step.undo_resend = at if step.undo_resend < NEVER else NEVER
 
