@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from segue.activities.later import settle
-from segue.activities.outcome import Answered
+from segue.activities.outcome import Answered, Rejected
 from segue.coordinator.memory import MemoryBatch, MemoryStore, Tables
 from segue.coordinator.store import (
     AuditEntry,
@@ -619,11 +619,14 @@ class BookShared:
         self._session = session
 
     @contextmanager
-    def lent(self, activity: str) -> Iterator[None]:
-        yield
-
-    def forget(self) -> None:
-        pass
+    def lent(self, activity: str, *, wary: bool) -> Iterator[None]:
+        savepoint = Savepoint(self._session)
+        try:
+            yield
+        except Rejected:
+            if wary:
+                savepoint.rollback()
+            raise
 
 
 class BookDesk:

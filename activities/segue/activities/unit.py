@@ -1,8 +1,9 @@
 """The unit of work: fence, handler and reply of commands in one transaction.
 
-    together one transaction for a group of joined commands: lock all fence rows, run the handlers one after the other
-             without savepoints, store all replies. If anything fails or is rejected all is rolled back, and the
-             commands are run one by one; if only a race for rows was lost, they go into later, at last shorter groups.
+    together one transaction for a group of joined commands: lock all fence rows, run the handlers one after the other,
+             store all replies. If anything fails all is rolled back, and the commands are run one by one; so it is with
+             a rejection, and after it each runs behind a savepoint for a while. If only a race for rows was lost, they
+             go into later, at last shorter groups.
     joined   one transaction: lock the fence row, decide, run the handler behind a savepoint, store the reply. If the
              handler fails all is rolled back, and a second transaction stores the `retry`.
     manual   a transaction that notes the beginning, the handler in none, a transaction that stores the reply.
@@ -140,21 +141,17 @@ class UnitOfWork:
         fence, now, handled = part.decided(rows, prepared)
         if handled is not None:
             return handled
+        wary = self._pace.wants_savepoint(activity)
         try:
-            with self._pace.measured(activity):
-                if self._pace.wants_savepoint(activity):
-                    answered = part.behind_savepoint(desk, sessions, prepared, fence)
-                    shared.forget()
-                    if answered.outcome == "failure":
-                        self._pace.rejected(activity)
-                else:
-                    with shared.lent(activity):
-                        answered = part.called(desk, sessions, prepared, fence)
+            with self._pace.measured(activity), shared.lent(activity, wary=wary):
+                answered = part.called(desk, sessions, prepared, fence)
         except Rejected as rejected:
-            # Even if it has written nothing through SQLAlchemy: it may have had the driver's own cursor, and nothing
-            # but a savepoint takes that back.
             self._pace.rejected(activity)
-            raise _GroupBroken(activity, rejected) from rejected
+            if not wary:
+                # Even if it has written nothing through SQLAlchemy: it may have had the driver's own cursor, and
+                # nothing but a savepoint takes that back.
+                raise _GroupBroken(activity, rejected) from rejected
+            answered = rejection(rejected)
         except BaseException as error:
             raise _GroupBroken(activity, error) from error
         return part.answer(rows, prepared.command, fence, answered, now)
