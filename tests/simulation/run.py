@@ -159,7 +159,7 @@ def main() -> int:
         say(f"  shrunk to {keep(options.tier, oracle, failing, message)}")
     vacuous: list[str] = []
     if tally.schedules >= TELLING:
-        vacuous = points.missing(tally.faults, points.gathered(tally.points), tally.endings)
+        vacuous = points.missing(tally.schedules, tally.faults, points.gathered(tally.points), tally.endings)
     else:
         say(f"fewer than {TELLING:,} schedules: what has never happened in them is no sign of anything")
     for sentence in vacuous:
