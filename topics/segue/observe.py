@@ -55,12 +55,12 @@ class Logging:
         level = logging.WARNING if name.endswith((".failed", ".blocked", ".dead", ".alert")) else logging.INFO
         raised = fields.pop("traceback", None)
         text = " ".join(f"{key}={_logged(value):.300}" for key, value in fields.items())
-        lines = [f"{name} {text}", *(_traceback_of(raised) if isinstance(raised, BaseException) else raised or ())]
+        lines = [f"{name} {text}", *(traceback_of(raised) if isinstance(raised, BaseException) else raised or ())]
         self._logger.log(level, "%s", "\n  | ".join(line.encode("unicode_escape").decode("ascii") for line in lines))
 
 
-def _traceback_of(error: BaseException) -> list[str]:
-    """Where it was raised, and what it came of before that; without values out of a payload, which messages show."""
+def traceback_of(error: BaseException, *, messages: bool = True) -> list[str]:
+    """Where it was raised, and what it came of before that; `messages`, too, which may show what is in a payload."""
     chain: list[BaseException] = []
     found: BaseException | None = error
     while found is not None and found not in chain:
@@ -69,7 +69,7 @@ def _traceback_of(error: BaseException) -> list[str]:
     lines: list[str] = []
     for one in chain:
         lines += [line for entry in traceback.format_tb(one.__traceback__) for line in entry.splitlines()]
-        lines.append(_shown(one))
+        lines.append(_shown(one) if messages else type(one).__name__)
     return lines[-TRACEBACK_LINES:]
 
 

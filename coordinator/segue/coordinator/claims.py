@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from segue.coordinator.breaker import Breaker
@@ -33,14 +33,17 @@ class Claims:
         """Something a person may want to read in the log, if the transaction commits."""
         self._events.append((name, fields))
 
-    def blocked(self, state: SagaState, failure: Failure) -> None:
-        """A saga's code can't go on. What its message says of a payload stays out of the log."""
+    def blocked(self, state: SagaState, failure: Failure, raised: Sequence[str]) -> None:
+        """A saga's code can't go on; `raised`: the lines of its traceback, if it raised something.
+
+        What its message says of a payload stays out of the log.
+        """
         self.event(
             "saga.blocked",
             saga=state.id,
             definition=f"{state.definition} v{state.version}",
             error=failure.code,
-            traceback=failure.frames,
+            traceback=raised,
         )
 
     def warning(self, saga_id: str) -> Callable[[str], None]:

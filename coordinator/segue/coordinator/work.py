@@ -196,7 +196,8 @@ class Work:
             if instance.state.next is not None:
                 return instance  # code that has asked for a new run has nothing more to say in this one, either
             if instance.state.blocked != failure:
-                self._moved(row.id, instance, block(instance, failure, self.now, limits=self.tools.limits))
+                moved = block(instance, failure, self.now, raised=difference, limits=self.tools.limits)
+                self._moved(row.id, instance, moved)
             return instance
 
     # --- what happens
@@ -606,7 +607,7 @@ class Work:
             if isinstance(event, e.StopRequested) and event.cause != "cancel" and not event.actor and state.steps:
                 self.claims.undo_begun(state.definition, self.now)
             elif isinstance(event, e.Undriven) and event.error is not None:
-                self.claims.blocked(state, event.error)
+                self.claims.blocked(state, event.error, moved.raised)
             elif isinstance(event, e.StopHeld):
                 self.claims.event("breaker.alert", saga=saga_id, definition=state.definition)
 

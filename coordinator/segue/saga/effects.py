@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from segue.ids import CommandId
@@ -68,6 +70,8 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     events: list[AnyEvent]
     effects: list[Effect]
     wake_at: int | None
+    #: Where the code of a saga that is blocked by this raised what blocks it; for the log, and nowhere kept.
+    raised: Sequence[str] = ()
 
 
 class Ignored(msgspec.Struct, frozen=True, gc=False):

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from segue.limits import DEFAULT_LIMITS, Limits
+from segue.observe import traceback_of
 from segue.saga import events as e
 from segue.saga.alarms import Alarms
 from segue.saga.definition import Converter, SagaDefinition, deadline_micros
@@ -102,10 +103,21 @@ def advance(
     return turn.close()
 
 
-def block(instance: Instance, failure: e.Failure, now: int, *, limits: Limits = DEFAULT_LIMITS) -> Moved:
-    """The code does not fit the saga's history: it is told nothing more until a person retries with code that fits."""
+def block(
+    instance: Instance,
+    failure: e.Failure,
+    now: int,
+    *,
+    raised: BaseException | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Moved:
+    """The code does not fit the saga's history: it is told nothing more until a person retries with code that fits.
+
+    `raised`: what says so, for the log; its traceback is told.
+    """
     turn = _Turn(instance, now, limits)
     turn.drop_program()
+    turn.raised = () if raised is None else traceback_of(raised, messages=False)
     turn.record(e.Undriven(pending=len(instance.state.deliveries), error=failure))
     return turn.close()
 

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from segue.ids import CommandId
 from segue.limits import Limits
+from segue.observe import traceback_of
 from segue.saga import events as e
 from segue.saga.effects import DropSignal, Effect, Finish, ForgetSign, Moved, SendCommand
 from segue.saga.fold import apply, end_transition
@@ -36,7 +37,7 @@ class Instance(msgspec.Struct):
 class Turn:
     """One transition in the making: what the parts that take a reply, an alarm or a person's wish have in common."""
 
-    __slots__ = ("effects", "events", "held_until", "instance", "limits", "now", "state")
+    __slots__ = ("effects", "events", "held_until", "instance", "limits", "now", "raised", "state")
 
     def __init__(self, instance: Instance, now: int, limits: Limits, held_until: int | None = None) -> None:
         self.held_until = held_until
@@ -46,6 +47,7 @@ class Turn:
         self.limits = limits
         self.events: list[e.AnyEvent] = []
         self.effects: list[Effect] = []
+        self.raised: Sequence[str] = ()
 
     def record(self, event: e.AnyEvent) -> None:
         signs = self.state.signs
@@ -67,7 +69,7 @@ class Turn:
         if self.state.ended or self.state.undoing or self.state.returned:
             self.drop_program()
         end_transition(self.state, self.now)
-        return Moved(events=self.events, effects=self.effects, wake_at=wake_at(self.state))
+        return Moved(events=self.events, effects=self.effects, wake_at=wake_at(self.state), raised=self.raised)
 
     def waited(self, since: int) -> None:
         """Where no person is waited for any more, the saga's deadline gets back the time in which one was."""
@@ -107,6 +109,7 @@ class Turn:
                 self.reject(delivery, unfit.failure)
                 continue
             except CodeFailed as failed:
+                self.raised = traceback_of(failed.__cause__ or failed, messages=False)
                 self.block(failed.failure, delivery)
                 return
             if self.outstanding_after(requests) > self.limits.pending_commands:

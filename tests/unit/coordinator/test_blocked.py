@@ -39,9 +39,32 @@ def test_every_block_is_logged_with_the_lines_of_the_code_and_no_payload(caplog:
     told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("saga.blocked")]
     assert sorted(line.split()[1] for line in told) == ["saga=x-0", "saga=x-1", "saga=x-2"]
     assert "definition=buggy v1 error=KeyError" in told[0]
-    assert "in inner: raise KeyError(" in told[0]
-    assert "in buggy: inner(order)" in told[0]
+    lines = [line.strip() for line in told[0].split("\n  | ")]
+    within, source = lines[lines.index("inner(order)") - 1], lines[lines.index("inner(order)") + 1 :]
+    assert within.endswith("in buggy"), "a whole traceback: where it was, and what it came from"
+    assert source[0].endswith("in inner")
+    assert source[1].startswith("raise KeyError(")
+    assert source[-1] == "KeyError"
     assert "4711" not in told[0]
+
+
+def test_what_made_a_failure_is_logged_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    @saga("wrapped")
+    async def wrapped(s: Saga, order: Order) -> None:
+        try:
+            inner(order)
+        except KeyError as error:
+            raise ValueError("no such account") from error
+
+    clock = ManualClock()
+    running = Estate(MemoryStore(clock.now), [wrapped], clock)
+    running.start(wrapped, Order(account="4711"), "x-1")
+    with caplog.at_level(logging.WARNING, "segue"):
+        running.run()
+    [told] = [record.getMessage() for record in caplog.records if record.getMessage().startswith("saga.blocked")]
+    assert "raise KeyError(" in told
+    assert told.index("KeyError") < told.rindex("ValueError")
+    assert "4711" not in told
 
 
 def test_a_block_that_lasts_is_not_told_again_at_each_message(caplog: pytest.LogCaptureFixture) -> None:
