@@ -86,16 +86,16 @@ class SIGNS(Oracle):
                 if header(record.headers, "ce_causationid") == row.command_id
                 and header(record.headers, "ce_sagaoutcome") == "pending"
             }
-            if not any(when >= self.newest.get(command, 0) for message, when in said.items() if message not in counted):
+            new = [when for message, when in said.items() if message not in counted]
+            if not self._replaced() and not any(when >= self.newest.get(command, 0) for when in new):
                 self.fail(f"{saga.id}: {step.name} is kept as alive, and has said nothing new")
             counted |= {message for message in said if message is not None}
             self.newest[command] = max(self.newest.get(command, 0), row.newest)
 
     def commit(self, commit: Commit) -> None:
         self._kept(commit)
-        faults = self.all.system.world.faults
-        if faults["topic.truncated"] or faults["topic.recreated"]:
-            return  # what stands there now is not what was read
+        if self._replaced():
+            return
         for record, before in commit.read:
             known = self.all.shadow.commands.get(header(record.headers, "ce_causationid") or "")
             if before is None or known is None or header(record.headers, "ce_sagaoutcome") != "pending":
@@ -105,6 +105,11 @@ class SIGNS(Oracle):
             now = (step.status, step.attempt) if action == "invoke" else (step.undo, step.undo_attempt)
             if was == now == ("issued", attempt) and not saga.ended and not self.all.system.forged(record):
                 self._counts(saga, step, action, record)
+
+    def _replaced(self) -> bool:
+        """What stands in a topic now may not be what was read."""
+        faults = self.all.system.world.faults
+        return bool(faults["topic.truncated"] or faults["topic.recreated"])
 
     def end(self, system: System) -> None:
         """What is settled has no signs left; only a person's decision and a sign of life may cross."""
