@@ -431,6 +431,22 @@ def hanging(plan: Plan) -> Plan:
     )
 
 
+def slots(plan: Plan) -> Plan:
+    """Many commands for few slots, whose jobs take so long that some are sent again meanwhile."""
+    return replace(
+        plan,
+        workers=1,
+        sagas=6,
+        partitions=1,
+        spread_us=0,
+        service_rate=0.1,
+        mute_rate=0.1,
+        events=2,
+        kinds=("rebalance", "kill"),
+        busy=True,
+    )
+
+
 def inputs(plan: Plan) -> Plan:
     """A release gives other inputs to the steps that sagas are in the middle of; some of them began with it."""
     return replace(
@@ -479,6 +495,7 @@ FOCUSES: Mapping[str, Focus] = {
         rolling,
         neighbours,
         hanging,
+        slots,
         inputs,
     )
 }

@@ -17,6 +17,7 @@ from tests.simulation.folding import difference
 from tests.simulation.header_invariants import ADVICE
 from tests.simulation.input_invariants import INPUTS
 from tests.simulation.key_invariants import FENCEKEY
+from tests.simulation.line_invariants import LINES
 from tests.simulation.mismatch_invariants import UNFIT
 from tests.simulation.oracles import Commit, Oracle, Oracles, header
 from tests.simulation.owner_invariants import OWNERS
@@ -682,18 +683,11 @@ ORACLES: Sequence[type[Oracle]] = (
     S10Compensated, S11Order, S12UndoBeforeDo, S13LateSuccess, S14Pivot, KINDS, S15OneOutcome, S16Conservation,
     S18Version, S19Order, S20Audit, S21Bounds, S22Poison, L1Witness, L2Outbox, L3Lag, L4Overdue, L5Alone,
     S23Runs, KEYS, BEATS, LATER, BREAKER, SIGNS, TIME, WAKE,
+    CLAIMS, TOLD, STILL, CAUSE, SCOPES, ADVICE, STRANGERS, LEAPS, LOST, FENCEKEY, LEASES, S24Signals,
     # One line each from here on.
-    CLAIMS,
-    TOLD,
-    STILL,
-    CAUSE,
-    SCOPES,
-    ADVICE,
-    STRANGERS,
-    LEAPS,
-    LOST,
-    FENCEKEY,
-    LEASES,
-    S24Signals,
-    UNFIT, OWNERS, ATTEMPTS, INPUTS,
+    UNFIT,
+    OWNERS,
+    ATTEMPTS,
+    LINES,
+    INPUTS,
 )  # fmt: skip

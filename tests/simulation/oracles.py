@@ -6,6 +6,7 @@ mask broken mechanisms from anything that only looks at how sagas end.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -120,6 +121,8 @@ class Oracles:
         self.replies: set[str] = set()
         #: Commands of which Kafka has acknowledged a reply.
         self.answered: set[str | None] = set()
+        #: Command → the workers that began it.
+        self.begun: defaultdict[str | None, set[tuple[str, int]]] = defaultdict(set)
         self.raw: set[tuple[bytes | None, Headers]] = set()
         #: Records that are applied, by identity; they are kept, so that an identity is never given twice.
         self.applied: set[int] = set()
@@ -266,7 +269,12 @@ class Oracles:
                 continue
             if key not in books.inbox and key not in self.system.forgotten:
                 raise Violation("S8Replies", f"{partition}@{record.offset} counts as handled, and {key} is unknown")
-            if header(record.headers, "ce_id") not in self.answered:
+            command = header(record.headers, "ce_id")
+            if command not in self.answered:
+                if any(header(later.headers, "ce_id") == command for later in log.read(offset, 1_000_000)):
+                    continue  # a copy that overtook it is still open, and is answered with every delivery
+                if len(self.begun[command]) > 1 and key in books.inbox and books.inbox[key]["lease"] > 1:
+                    continue  # two deliveries began it, and the later one answers; if it dies, silence is noticed
                 raise Violation("S8Replies", f"{partition}@{record.offset} counts as handled, and has no reply")
 
     def acknowledged(self, record: Outgoing) -> None:

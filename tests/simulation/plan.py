@@ -66,6 +66,8 @@ class Plan:
     older: bool = False
     #: Names of coordinators that share the database; each has topics and sagas of its own.
     names: int = 1
+    #: Workers have few slots, and their jobs take time.
+    busy: bool = False
 
 
 #: Many small schedules find more than few large ones; but what sagas do to each other takes some of them.
@@ -111,7 +113,9 @@ def draw(s: Stream) -> Plan:
     plan = replace(plan, commit_s=(0.0, 0.2, 1.0)[s.pick(3)])
     if s.pick(2):
         plan = replace(plan, enabled=plan.enabled | {"db.hangs"})
-    return replace(plan, features=plan.features | {ODD_SIGNALS}) if s.pick(2) else plan
+    if s.pick(2):
+        plan = replace(plan, features=plan.features | {ODD_SIGNALS})
+    return replace(plan, busy=s.pick(4) == 3)
 
 
 def calm(plan: Plan) -> Plan:

@@ -20,7 +20,7 @@ SOMETIMES = (
     "late_success", "undo_before_do", "duplicate_reply", "fenced", "ambiguous_commit", "in_doubt", "deferred", "parked",
     "blocked", "redriven_letter", "unknown", "gate_shut", "relay_published", "resent", "replayed", "late_reply",
     "held", "progress", "details_kept", "answered_later", "answered_twice", "answered_in_vain",
-    "time_given_back", "deadline_renewed", "continued", "run_ending", "commit_unanswered",
+    "time_given_back", "deadline_renewed", "continued", "run_ending", "commit_unanswered", "side_by_side",
     "lacking", "start_kept",
 )  # fmt: skip
 #: What one schedule in a thousand comes to: that it is missing tells nothing of runs shorter than `LONG` schedules.

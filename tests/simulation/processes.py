@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -12,8 +12,10 @@ from greenlet import getcurrent
 from sqlalchemy.orm import sessionmaker
 
 from segue.activities import Rejected, ReplyLater, RetryLater, Worker, WorkerOptions
-from segue.activities.handlers import Registration, TransactionMode
+from segue.activities.handlers import Prepared, Registration, TransactionMode
 from segue.activities.loop import CommandLoop, LoopOptions
+from segue.activities.runner import Desk
+from segue.activities.unit import Result, UnitOfWork
 from segue.coordinator.service import TOPICS_EVERY, Coordinator, Options
 from segue.coordinator.store import DeadLetterRow
 from segue.limits import Limits
@@ -23,6 +25,7 @@ from segue.topics import Converter as MsgspecConverter
 from segue.topics.broker import Outgoing
 from tests.simulation.broker import SESSION, Client, CountingObserver, SimConsumer, SimProducer
 from tests.simulation.database import Books, Effect
+from tests.simulation.line_invariants import LINES, JobSeen
 from tests.simulation.oracles import Violation
 from tests.simulation.sagas import CONTRACTS, RELEASES, Done, Job
 from tests.simulation.staging import WatchedRows
@@ -271,12 +274,20 @@ class WorkerProcess(SimProcess):
         #: Activities that its build does not have.
         self.lacks: frozenset[str] = frozenset()
         self.loop: CommandLoop | None = None
+        self.lines = next(oracle for oracle in system.oracles.every if isinstance(oracle, LINES))
+        #: The job of the loop that has just been done, and that nobody has been told of.
+        self.job: JobSeen | None = None
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it may have under way: few where they take long, so that there is a want of them."""
+        return SLOTS if self.system.plan.busy else WORKER_LOOP.concurrency
 
     def boot(self) -> None:
         worker = Worker(
             self.books.name,
             sessions=_NO_SESSIONS,
-            options=_worker_options(self.system.plan.commit_s),
+            options=_worker_options(self.system.plan.commit_s, self.slots),
             codecs=CODECS,
             clock=self,
             observer=self.world_observer,
@@ -287,13 +298,50 @@ class WorkerProcess(SimProcess):
         runner, store = self.books.open(self)
         topic = NAMES.commands_of(self.books.name)
         self.loop = worker.loop(consumer, producer, topic=topic, runner=runner, store=store)
-        self.loop._unit._staged = WatchedRows
+        self.loop._unit = WatchedUnit(self.loop._unit, self)
         self.loop._relay._options = WORKER_RELAY
         self.loop.start()
 
     def turn(self) -> bool:
         assert self.loop is not None
-        return self.loop.step(WAIT)
+        worked = self.loop.step(WAIT)
+        if not worked and not self.hurt and not self.told:
+            self.lines.idle(self)
+        return worked
+
+    def rests(self) -> None:
+        if (
+            self.loop is None or not self.loop.handling
+        ):  # else the client sends when what lingers has done so long enough
+            super().rests()
+
+    @property
+    def lingers(self) -> bool:
+        return super().lingers and self.loop is not None and not self.loop.handling
+
+    def finish(self, end: Callable[[], None]) -> None:
+        """What a handler did stands, and its thread is not done yet: meanwhile the loop goes on with the others."""
+        job, self.job = self.job, None
+        if job is None:
+            end()
+            return
+        plan, incarnation = self.system.plan, self.incarnation
+        span = SPANS[self.stream.pick(len(SPANS))] if plan.busy and not self.world.healed else 0
+
+        def ended() -> None:
+            if self.alive and self.incarnation == incarnation:
+                self.lines.ended(self, job)
+                end()
+
+        if not span:
+            ended()
+            return
+
+        def later() -> None:
+            ended()
+            self.world.wake(self, self.world.now)
+
+        self.world.at(self.world.now + span, later)
 
     def more(self) -> bool:
         assert self.loop is not None
@@ -338,10 +386,32 @@ class WorkerProcess(SimProcess):
         loop, self.loop = self.loop, None
         if loop is not None:
             vars(loop).clear()  # else only the garbage collector would find it, and its handlers
+        self.job = None
         super().died()
 
 
+class WatchedUnit(UnitOfWork):
+    """The product's, with somebody who sees what it is given, and when."""
+
+    def __init__(self, unit: UnitOfWork, process: WorkerProcess) -> None:
+        super().__init__(unit._participant, unit._pace, unit._observer)
+        self._staged = WatchedRows
+        self._process = process
+
+    def run(self, desk: Desk, batch: Sequence[Prepared]) -> Sequence[Result]:
+        process = self._process
+        for prepared in batch:
+            process.system.oracles.begun[prepared.command.id].add((process.name, process.incarnation))
+        job = process.lines.begun(process, batch)
+        results = super().run(desk, batch)
+        process.job = job
+        return results
+
+
 _NO_SESSIONS: Any = sessionmaker()
+#: Slots of a busy worker, and how long, in microseconds, its jobs take besides what their handlers do.
+SLOTS = 2
+SPANS = (0, 0, 30_000, 400_000, 3_000_000, 9_000_000)
 #: Looks as rarely as it is given a turn for.
 WORKER_RELAY = RelayOptions(older_than=RELAY_AFTER, patience=0.0, shortest_pause=RELAY_US / SECOND)
 WORKER_LOOP = LoopOptions(concurrency=4, longest_backoff=2.0, revoke_patience=0.0)
@@ -349,8 +419,8 @@ WORKER_OPTIONS = WorkerOptions(relay_after=RELAY_AFTER)
 
 
 @cache
-def _worker_options(commit_s: float) -> WorkerOptions:
-    return replace(WORKER_OPTIONS, loop=replace(WORKER_LOOP, commit_interval=commit_s))
+def _worker_options(commit_s: float, slots: int) -> WorkerOptions:
+    return replace(WORKER_OPTIONS, loop=replace(WORKER_LOOP, commit_interval=commit_s, concurrency=slots))
 
 
 # --- handlers: they book, and do what the schedule says

@@ -31,6 +31,6 @@ class SimRunner(InlineRunner):
                     raise objection  # and not one that ended the schedule while this job was frozen
             if not self._process.alive:
                 raise Killed
-            done(how)
+            self._process.finish(lambda: done(how))
 
         super().submit(job, ended)

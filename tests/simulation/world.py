@@ -189,6 +189,10 @@ class Process:
     def rests(self) -> None:
         """A turn has found nothing to do, and nothing failed."""
 
+    def finish(self, end: Callable[[], None]) -> None:
+        """A job is done; `end` tells who gave it."""
+        end()
+
     def died(self) -> None:
         """What the rest of the world notices of its death."""
 
