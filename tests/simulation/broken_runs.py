@@ -66,7 +66,7 @@ def run_left_over(patch: Patch) -> None:
     patch(work.Work, "_go_on", lambda self, saga_id, instance: None)
 
 
-@mutant("[runs] signals that come while a run is ending are refused")
+@mutant("[runs] signals that come while a run is ending are refused", focus="runs")
 def run_ending_deaf(patch: Patch) -> None:
     old = Turn.signal
 

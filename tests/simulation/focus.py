@@ -464,6 +464,23 @@ def inputs(plan: Plan) -> Plan:
     )
 
 
+def runs(plan: Plan) -> Plan:
+    """Sagas go on in new runs while what the last one gave up is still being undone, and signals come meanwhile."""
+    return replace(
+        plan,
+        sagas=max(3, plan.sagas),
+        features=plan.features | {"continue", "signal", "within"},
+        pieces=("within", "signal", "call"),
+        signals=6,
+        service_rate=0.3,
+        refuse_rate=0.0,
+        spread_us=500_000,
+        events=2,
+        kinds=("redrive", "kill"),
+        horizon_us=8 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -497,6 +514,7 @@ FOCUSES: Mapping[str, Focus] = {
         hanging,
         slots,
         inputs,
+        runs,
     )
 }
 

@@ -393,6 +393,10 @@ def help(system: System, n: int) -> bool:
     return helped
 
 
+def _needs_code(state: SagaState) -> bool:
+    return not (state.undoing or state.returned or state.parked or state.held)
+
+
 def _help_one(system: System, row: SagaRow, n: int) -> None:
     tables = system.database.tables
     system.world.points[f"attention.{row.attention}"] += 1
@@ -406,8 +410,9 @@ def _help_one(system: System, row: SagaRow, n: int) -> None:
                     ask(system, "discard" if n % 2 else "replay", None, letter=k)
         elif row.error_code in ("history_limit", "command_limit") and n % 3:
             ask(system, "cancel", row.id, compensate="all" if n % 3 == 1 else "none")
-        elif row.error_code == "nondeterminism" and n >= 2:  # it began with a build that nobody runs any more
-            ask(system, "cancel", row.id, compensate="none" if _state(system, row).pivot else "all")
+        elif row.error_code == "nondeterminism" and n >= 2 and _needs_code(state := _state(system, row)):
+            # It began with a build that nobody runs any more.
+            ask(system, "cancel", row.id, compensate="none" if state.pivot else "all")
         else:
             ask(system, "retry", row.id)
         return
