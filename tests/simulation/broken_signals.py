@@ -68,7 +68,7 @@ def signal_to_the_dead(patch: Patch) -> None:
     patch(work.Work, "_dead", dead)
 
 
-@mutant("what came before its saga is told by its time, and a clock steps back", focus="signals")
+@mutant("what came before its saga is told by its time, and a clock steps back", focus="early")
 def parked_by_time(patch: Patch) -> None:
     def foldable(self: Any, coordinator: str, names: Any, limit: int) -> Any:
         return sorted(self._tables.foldable(coordinator, names), key=lambda row: (row.created_at, row.id))[:limit]

@@ -481,6 +481,27 @@ def runs(plan: Plan) -> Plan:
     )
 
 
+def early(plan: Plan) -> Plan:
+    """Many signals come before their sagas do, while the database's clock steps back and ahead."""
+    return replace(
+        plan,
+        instances=1,
+        sagas=6,
+        partitions=1,
+        features=plan.features | {"signal"},
+        pieces=("signal", "signal", "call"),
+        signals=6,
+        rate=0.0,
+        wire_rate=0.0,
+        batch=3,
+        spread_us=5 * SECOND,
+        clock_back=True,
+        events=30,
+        kinds=("database_clock",),
+        horizon_us=6 * SECOND,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -515,6 +536,7 @@ FOCUSES: Mapping[str, Focus] = {
         slots,
         inputs,
         runs,
+        early,
     )
 }
 
