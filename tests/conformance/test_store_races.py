@@ -277,6 +277,18 @@ def test_the_role_of_a_request_is_what_the_database_says_and_not_what_the_client
         assert found == [(None, "ann@host"), (None, None)]
 
 
+def test_the_role_of_who_writes_an_audit_line_by_hand_is_what_the_database_says(sql_bench: Bench) -> None:
+    store = sql_bench.store()
+    write(store, audits=[audit("skip", request_id=None, system_user="ann@host", database_role="mallory")])
+    [line] = sql_bench.sql("SELECT database_role, system_user FROM audit")
+    assert sql_bench.url is not None
+    if sql_bench.url.startswith("postgresql"):
+        [row] = sql_bench.sql("SELECT session_user AS role")
+        assert (line.database_role, line.system_user) == (row.role, "ann@host")
+    else:
+        assert (line.database_role, line.system_user) == (None, "ann@host")
+
+
 def test_audit_entries_of_several_writers_form_one_chain(sql_bench: Bench) -> None:
     stores = [sql_bench.store(lock_timeout=PATIENT) for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:

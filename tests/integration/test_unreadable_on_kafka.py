@@ -9,6 +9,7 @@ import confluent_kafka
 import pytest
 from sqlalchemy import select
 
+from segue.cli.arguments import system_user
 from segue.clock import fresh_id
 from segue.coordinator import schema
 from segue.coordinator.store import Changes, OffsetNote, StoredOffset
@@ -98,6 +99,10 @@ def test_a_partition_that_stands_is_told_of_and_skipped_by_hand(kafka_bootstrap:
     assert stored.skipped_at is not None
     [line] = database.rows(select(schema.audit))
     assert (line.action, line.actor, line.before, line.after) == ("offset.skip", "ann", "0", "3")
+    assert line.system_user == system_user()
+    [letter] = database.rows(select(schema.dead_letter))
+    assert (letter.reason, letter.topic, letter.offset, letter.state) == ("unreadable_batch", topic, 0, "dead")
+    assert "offsets 0 to 2, skipped by ann: bomb" in letter.error_message
     assert segue("verify", *options).code == 0
     readable = segue("topics", "skip", topic, "0", "3", "--reason", "more", *options)
     assert (readable.code, "can be read at offset 3" in " ".join(readable.err.split())) == (2, True)
@@ -106,6 +111,39 @@ def test_a_partition_that_stands_is_told_of_and_skipped_by_hand(kafka_bootstrap:
     at_the_end = segue("topics", "skip", topic, "0", "4", "--reason", "more", *other)
     assert (at_the_end.code, "holds nothing at offset 4" in " ".join(at_the_end.err.split())) == (2, True)
     assert database.store.offsets(name)[partition] == stored
+    database.close()
+
+
+def test_workers_that_stand_are_stopped_skipped_by_hand_and_go_on_behind_it(
+    kafka_bootstrap: str, sqlite_url: str
+) -> None:
+    database, service = Database(sqlite_url), f"bank-{fresh_id()}"
+    settings, topic = KafkaSettings(bootstrap=kafka_bootstrap), f"{service}.commands"
+    admin = KafkaAdmin(settings)
+    admin.create([TopicSpec(name=topic, partitions=1, replication=1)])
+    write(kafka_bootstrap, topic, b"before")
+    bomb(kafka_bootstrap, topic, 3)
+    write(kafka_bootstrap, topic, b"after")
+    words = ("--reason", "bomb", "--service", service, "--set", f"coordinator.database={sqlite_url}")
+    options = (*words, "--set", f"kafka.bootstrap={kafka_bootstrap}")
+
+    nobody = segue("topics", "skip", topic, "0", "1", *options)
+    assert (nobody.code, "have read nothing of" in " ".join(nobody.err.split())) == (4, True)
+    worker = KafkaConsumer(settings, group=service)
+    worker.subscribe([topic], starts=_at_the_beginning, revoked=_ignore)
+    assert _next_value(worker) == b"before"
+    worker.commit({Partition(topic, 0): 1})
+    busy = segue("topics", "skip", topic, "0", "1", *options)
+    assert (busy.code, "stop them first" in " ".join(busy.err.split())) == (2, True)
+    worker.close()
+    assert segue("topics", "skip", topic, "0", "0", *options).code == 2, "they do not stand there"
+    assert segue("topics", "skip", topic, "0", "1", *options).code == 0
+    assert admin.group_offset(service, Partition(topic, 0)) == 4
+    [letter] = database.rows(select(schema.dead_letter))
+    assert (letter.reason, letter.topic, letter.offset) == ("unreadable_batch", topic, 1)
+    [line] = database.rows(select(schema.audit))
+    assert (line.before, line.after) == ("1", "4")
+    admin.close()
     database.close()
 
 

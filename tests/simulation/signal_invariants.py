@@ -84,11 +84,14 @@ class S24Signals(Oracle):
             for saga_id in ended:
                 self._told_of(self.all.shadow.of(saga_id), changes.dead_letters)
             for letter in changes.dead_letters:
-                saga = self.all.shadow.sagas.get(letter.saga_id or "")
-                fresh = any(letter.record is record for record, _ in commit.read)
-                if letter.reason == "saga_ended" and fresh and saga is not None and saga.next is not None:
-                    if saga.stop is None and header(letter.record.headers, "ce_sagaaction") == "signal":
-                        self.fail(f"{saga.id}: {letter.record.value!r} is refused, and the next run would wait for it")
+                if any(letter.record is record for record, _ in commit.read):
+                    self._refused(letter)
+
+    def _refused(self, letter: DeadLetterRow) -> None:
+        saga = self.all.shadow.sagas.get(letter.saga_id or "")
+        signal = letter.reason == "saga_ended" and header(letter.record.headers, "ce_sagaaction") == "signal"
+        if signal and saga is not None and saga.next is not None and saga.stop is None:
+            self.fail(f"{saga.id}: {letter.record.value!r} is refused, and the next run would wait for it")
 
     def _told_of(self, saga: SagaSeen, letters: list[DeadLetterRow]) -> None:
         dropped = [x.record.value for x in letters if x.saga_id == saga.id and x.reason == "unreceived"]

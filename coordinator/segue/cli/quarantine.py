@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import create_engine
 
+from segue.cli.arguments import system_user
 from segue.cli.asking import WAIT_FOR, Actor, Reason, manner
 from segue.cli.connections import database_url, store
 from segue.cli.escape import escape
@@ -45,7 +46,14 @@ def clear(run: Invocation, messages: Ids, reason: Reason = None, actor: Actor = 
     if _url(run) == database_url(run):
         with store(run).batch() as batch:
             entries = [
-                AuditEntry(at=batch.now, actor=how.actor, action="quarantine.clear", subject=one, reason=how.reason)
+                AuditEntry(
+                    at=batch.now,
+                    actor=how.actor,
+                    action="quarantine.clear",
+                    subject=one,
+                    reason=how.reason,
+                    system_user=system_user(),
+                )
                 for one in wanted
             ]
             batch.write(Changes(audits=entries))

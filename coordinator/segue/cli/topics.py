@@ -9,19 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from segue.cli.asking import WAIT_FOR, Actor, Reason, manner
-from segue.cli.connections import is_embedded, kafka, store
+from segue.cli.connections import is_embedded, kafka
 from segue.cli.exits import Problem
 from segue.cli.invocation import Invocation, command
 from segue.cli.out import Cell
-from segue.coordinator.store import AuditEntry, StoredOffset
-from segue.errors import ConfigError, NotFound, UsageError
+from segue.cli.topics_skip import skip
+from segue.errors import ConfigError
 from segue.settings import Settings
 from segue.settings.deployment import limits_of, names_of
 from segue.topics import admin
 from segue.topics.admin import TopicSpec
-from segue.topics.broker import Partition
-from segue.topics.kafka import KafkaAdmin, KafkaConsumer
+from segue.topics.kafka import KafkaAdmin
 
 Services = Annotated[
     list[str] | None,
@@ -92,53 +90,6 @@ def verify(run: Invocation, service: Services = None) -> None:
         run.out.line(f"all is well: {', '.join(spec.name for spec in specs)}")
     if errors:
         raise Problem(f"{errors} of {len(specs)} topics are missing or wrong")
-
-
-def skip(
-    run: Invocation,
-    topic: Annotated[str, typer.Argument(metavar="TOPIC")],
-    partition: Annotated[int, typer.Argument(metavar="PARTITION", min=0)],
-    offset: Annotated[int, typer.Argument(metavar="OFFSET", min=0)],
-    reason: Reason = None,
-    actor: Actor = None,
-) -> None:
-    """Go on behind the batch at OFFSET, where a partition of the coordinator's topics stands; audited.
-
-    Answers may be in it: what is outstanding is asked for again before any deadline fires.
-    """
-    how = manner(actor=actor, reason=reason, rate=None, no_wait=True, wait_for=WAIT_FOR, mandatory=True)
-    name, place = run.loaded.settings.coordinator.name, Partition(topic, partition)
-    found = store(run)
-    known = found.offsets(name).get(place)
-    if known is None:
-        raise NotFound(f"coordinator {name!r} does not read {topic} partition {partition}")
-    if known.next != offset:
-        raise UsageError(f"{topic} partition {partition} stands at offset {known.next}, not at {offset}")
-    consumer = KafkaConsumer(kafka(run), group=None)
-    run.closing.callback(consumer.close)
-    if offset >= consumer.end_offsets([topic]).get(place, 0):
-        raise UsageError(f"{topic} partition {partition} holds nothing at offset {offset}: there is nothing to skip")
-    behind = consumer.readable_from(place, offset)
-    if behind == offset:
-        raise UsageError(
-            f"{topic} partition {partition} can be read at offset {offset}: a coordinator will go on there by itself"
-        )
-    end = offset + 1 if behind is None else behind
-    now = found.now()
-    entry = AuditEntry(
-        at=now,
-        actor=how.actor,
-        action="offset.skip",
-        subject=f"{topic}[{partition}]@{offset}",
-        reason=how.reason,
-        before=str(offset),
-        after=str(end),
-    )
-    found.reset_offset(name, place, known, StoredOffset(next=end, topic_id=known.topic_id, skipped_at=now), entry)
-    if run.out.json:
-        run.out.document({"topic": topic, "partition": partition, "from": offset, "to": end})
-    else:
-        run.out.line(f"{topic} partition {partition} goes on at offset {end}")
 
 
 def needed(settings: Settings, services: Sequence[str]) -> list[TopicSpec]:

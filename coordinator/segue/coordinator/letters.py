@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import datetime
 
-from segue.coordinator.store import DeadLetterRow
+from segue.coordinator.store import DeadLetterRow, DeadLetterState
 from segue.errors import SegueError
 from segue.ids import derive
+from segue.limits import MAX_ID_LENGTH
 from segue.outbox.message import Message, raw_message
 from segue.topics import TopicNames
-from segue.topics.deadletter import dead_letter_record
+from segue.topics.broker import Record
+from segue.topics.deadletter import dead_letter_record, kept
 
 _VARYING = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|'[^']*'|\"[^\"]*\"|\d+")
 
@@ -30,6 +33,36 @@ def announcement(letter: DeadLetterRow, names: TopicNames) -> Message:
         record, names.dlq, letter.reason, error, names.coordinator, letter.attempts, letter.saga_id
     )
     return raw_message(derive("dead letter", *place), outgoing, letter.created_at)
+
+
+def letter_of(
+    record: Record,
+    reason: str,
+    error: BaseException,
+    *,
+    at: datetime,
+    coordinator: str,
+    topic_id: str,
+    saga_id: str | None = None,
+    state: DeadLetterState = "dead",
+    definition: str | None = None,
+) -> DeadLetterRow:
+    """A record as a dead letter, byte for byte; of one that is too large a reference."""
+    storable = saga_id is not None and len(saga_id) <= MAX_ID_LENGTH and printable(saga_id) == saga_id
+    return DeadLetterRow(
+        state=state,
+        record=kept(record),
+        topic_id=topic_id,
+        reason=reason,
+        error_class=type(error).__name__,
+        error_message=printable(str(error))[:1024],
+        fingerprint=fingerprint_of(reason, error),
+        saga_id=saga_id if storable else None,
+        created_at=at,
+        updated_at=at,
+        coordinator=coordinator,
+        definition=definition,
+    )
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -31,7 +32,7 @@ from segue.coordinator.store import (
     OperatorRequest,
     SagaRow,
 )
-from segue.errors import Fenced, SegueError
+from segue.errors import Fenced, SegueError, UsageError
 from segue.outbox.message import Message
 
 
@@ -226,9 +227,18 @@ def append_audits(session: Session, entries: Sequence[AuditEntry]) -> None:
     """Add lines to the end of the chain; on PostgreSQL one transaction at a time may, till it ends."""
     if not entries:
         return
-    if session.dialect == "postgresql":
+    # Nobody but a person at a command line knows of a system user and needs no coordinator.
+    by_hand = any(entry.system_user and entry.request_id is None for entry in entries)
+    is_postgres = session.dialect == "postgresql"
+    if is_postgres:
         session.rows(statements.AUDIT_LOCK)
-    head = next(((row.lines, row.hash) for row in session.rows(statements.AUDIT_HEAD)), None)
+    if by_hand:
+        role = next((row[0] for row in session.rows(statements.PG_ROLE)), None) if is_postgres else None
+        entries = [replace(entry, database_role=role) for entry in entries]
+    stored = next(iter(session.rows(statements.AUDIT_HEAD)), None)
+    if by_hand and stored is not None and stored.mac and not session.audit_key:
+        raise UsageError("the end of the audit is sealed, and this would break the seal: set coordinator.audit_key")
+    head = None if stored is None else (stored.lines, stored.hash)
     last = next(((row.seq, row.hash) for row in session.rows(statements.AUDIT_LAST)), None)
     lines = audit.chain(audit.end_of_chain(head, last), entries)
     session.change(schema.audit.insert(), checked(session, schema.audit, lines))

@@ -66,7 +66,7 @@ NOW_SQLITE = text("SELECT strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')")
 
 #: Taken for the rest of the transaction by whoever appends to the audit (the chain has one end). "segue" + 1 in ASCII.
 AUDIT_LOCK = text("SELECT pg_advisory_xact_lock(495790221617)")
-AUDIT_HEAD = select(audit_head.c.lines, audit_head.c.hash).where(audit_head.c.id == 1)
+AUDIT_HEAD = select(audit_head.c.lines, audit_head.c.hash, audit_head.c.mac).where(audit_head.c.id == 1)
 AUDIT_LAST = select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
 AUDIT_ALL = select(audit).order_by(audit.c.seq)
 
@@ -414,7 +414,9 @@ def due_requests(coordinator: str, now: Any, limit: int) -> Select[Any]:
 
 INSERT_REQUESTS = operator_request.insert().returning(operator_request.c.id, sort_by_parameter_order=True)
 #: The role is what the server says, and not what the client claims.
-PG_INSERT_REQUESTS = INSERT_REQUESTS.values(database_role=literal_column("session_user"))
+_PG_ROLE: ColumnElement[str] = literal_column("session_user")
+PG_ROLE = select(_PG_ROLE)
+PG_INSERT_REQUESTS = INSERT_REQUESTS.values(database_role=_PG_ROLE)
 
 
 def delete_requests(ids: Sequence[int]) -> Any:

@@ -19,14 +19,13 @@ from segue.coordinator.cache import InstanceCache, discard
 from segue.coordinator.claims import Claims
 from segue.coordinator.commands import message_of
 from segue.coordinator.intake import Item
-from segue.coordinator.letters import announcement, fingerprint_of, printable
+from segue.coordinator.letters import announcement, letter_of, printable
 from segue.coordinator.projection import row_of
 from segue.coordinator.rows import heartbeat_of, sign_of
 from segue.coordinator.signals import brought, record_of
 from segue.coordinator.store import (
     Batch,
     Changes,
-    DeadLetterRow,
     DeadLetterState,
     EventRow,
     HeartbeatRow,
@@ -59,7 +58,6 @@ from segue.saga.transition import advance, block, go_on, start
 from segue.saga.turn import Instance, wake_at
 from segue.topics import Codecs, TopicNames
 from segue.topics.broker import Record
-from segue.topics.deadletter import kept
 from segue.topics.envelope import Reply
 
 #: Events of which others hear at once.
@@ -543,26 +541,18 @@ class Work:
         definition: str | None = None,
     ) -> None:
         """Write a record to the dead letters, byte for byte; of one that is too large a reference."""
-        record = kept(record)
-        moment = from_micros(self.now)
-        self.changes.dead_letters.append(
-            DeadLetterRow(
-                state=state,
-                record=record,
-                topic_id=self.tools.topic_ids.get(record.topic, "") if topic_id is None else topic_id,
-                reason=reason,
-                error_class=type(error).__name__,
-                error_message=printable(str(error))[:1024],
-                fingerprint=fingerprint_of(reason, error),
-                saga_id=saga_id
-                if saga_id is not None and len(saga_id) <= MAX_ID_LENGTH and printable(saga_id) == saga_id
-                else None,
-                created_at=moment,
-                updated_at=moment,
-                coordinator=self.tools.coordinator,
-                definition=definition,
-            )
+        row = letter_of(
+            record,
+            reason,
+            error,
+            at=from_micros(self.now),
+            coordinator=self.tools.coordinator,
+            topic_id=self.tools.topic_ids.get(record.topic, "") if topic_id is None else topic_id,
+            saga_id=saga_id,
+            state=state,
+            definition=definition,
         )
+        self.changes.dead_letters.append(row)
         self.claims.count(f"dead_letter.{state}")
         self.claims.event(
             "record.dead",

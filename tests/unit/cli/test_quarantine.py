@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 from sqlalchemy import insert, select
 
+from segue.cli.arguments import system_user
 from segue.clock import SYSTEM_CLOCK
 from segue.coordinator import schema
+from segue.coordinator.sql import SqlStore
+from segue.coordinator.store import AuditEntry, Changes
 from tests.unit.cli.kit import Database, Ran
 
 Segue = Callable[..., Ran]
@@ -37,7 +40,23 @@ def test_a_quarantined_message_is_listed_cleared_and_audited(database: Database,
     assert on_database("relay", "clear", MESSAGE, "--reason", "the letter is in the database").code == 0
     assert on_database("verify").code == 0
     [line] = database.rows(select(schema.audit))
-    assert (line.action, line.subject) == ("quarantine.clear", MESSAGE)
+    assert (line.action, line.subject, line.system_user) == ("quarantine.clear", MESSAGE, system_user())
+
+
+def test_what_would_break_the_seal_of_the_audit_is_refused_and_nothing_is_cleared(
+    database: Database, on_database: Segue
+) -> None:
+    quarantined(database)
+    clear, keyed = ("relay", "clear", MESSAGE, "--reason", "old"), ("--set", "coordinator.audit_key=sesame")
+    store = SqlStore(database.url, audit_key=b"sesame")
+    with store.batch() as batch:
+        batch.write(Changes(audits=[AuditEntry(at=batch.now, actor="ann", action="retry")]))
+    store.close()
+    refused = on_database(*clear)
+    assert (refused.code, "coordinator.audit_key" in refused.err) == (2, True)
+    assert len(on_database("relay", "ls", "--json").json["quarantined"]) == 1
+    assert on_database(*clear, *keyed).code == 0
+    assert on_database("verify", *keyed).code == 0
 
 
 def test_what_is_not_in_quarantine_cannot_be_cleared(database: Database, on_database: Segue) -> None:

@@ -7,11 +7,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
 from segue.errors import BrokerUnavailable, ConfigError
 from segue.topics.admin import TopicSpec, TopicState
+from segue.topics.broker import Partition
 from segue.topics.kafka.errors import error_of, translated
 from segue.topics.kafka.log import LOGGER
 from segue.topics.kafka.process import OwnProcess
@@ -101,6 +108,26 @@ class KafkaAdmin:
         deleted = self._client.delete_topics(there, request_timeout=QUESTION_TIMEOUT) if there else {}
         for name, future in deleted.items():
             self._answer(future, f"deleting topic {name}")
+
+    def group_offset(self, group: str, partition: Partition) -> int | None:
+        """Where a consumer group goes on; None where it has committed nothing."""
+        asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(*partition)])]
+        futures = self._client.list_consumer_group_offsets(asked, request_timeout=QUESTION_TIMEOUT)
+        [found] = self._answer(futures[group], f"reading the offsets of group {group}").topic_partitions
+        return int(found.offset) if found.offset >= 0 else None
+
+    def has_members(self, group: str) -> bool:
+        """Whether anybody is in the group: then nobody else can move its offsets."""
+        futures = self._client.describe_consumer_groups([group], request_timeout=QUESTION_TIMEOUT)
+        return bool(self._answer(futures[group], f"describing group {group}").members)
+
+    def set_group_offset(self, group: str, partition: Partition, offset: int) -> None:
+        """Let a group without members go on there."""
+        wanted = [ConsumerGroupTopicPartitions(group, [TopicPartition(*partition, offset)])]
+        futures = self._client.alter_consumer_group_offsets(wanted, request_timeout=QUESTION_TIMEOUT)
+        [moved] = self._answer(futures[group], f"moving the offset of group {group}").topic_partitions
+        if moved.error is not None:
+            raise translated(moved.error, f"moving the offset of group {group}", self._bootstrap)
 
     def brokers(self) -> int:
         """How many brokers the cluster has: a topic can have no more replicas."""
