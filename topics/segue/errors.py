@@ -28,8 +28,8 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-#: Where a sentence of ours, or SQLAlchemy's, begins to show what somebody's payload holds.
-_SHOWS = re.compile(r"(?:, found |(?<=can't hold) |\[parameters: ).*", re.DOTALL)
+#: Where a sentence of ours, msgspec's or SQLAlchemy's, begins to show what somebody's payload holds.
+_SHOWS = re.compile(r"(?:, found |(?<=can't hold) |(?<=Invalid enum value) |\[parameters: ).*", re.DOTALL)
 
 
 class SegueError(Exception):

@@ -441,8 +441,8 @@ class CommandLoop:
             task.home.stalled_until = self._clock.monotonic() + pause
         if fault is DatabaseFault.UNFIT:
             # Nothing is wrong with the command, and trying does not help: what is missing, a migration brings.
-            self._observer.event("worker.database.alert", topic=self._topic, error=f"{error!r:.300}")
-        self._observer.event("worker.command.failed", id=prepared.command.id, pause=pause, error=f"{error!r:.300}")
+            self._observer.event("worker.database.alert", topic=self._topic, error=error)
+        self._observer.event("worker.command.failed", id=prepared.command.id, pause=pause, error=error)
         self._put_back(task)
 
     def _pause(self, task: Task) -> float:
@@ -492,7 +492,7 @@ class CommandLoop:
                 self._observer.count("worker.dead_letter.kept")
                 task.home.finished(task)
             else:
-                self._observer.event("worker.dead_letter.failed", topic="outbox", error=f"{error!r:.300}")
+                self._observer.event("worker.dead_letter.failed", topic="outbox", error=error)
                 self._pause(task)
                 task.home.again(task)
         return moved

@@ -342,6 +342,7 @@ def overdue_sagas(now: datetime) -> Select[*tuple[Any, ...]]:
     return (
         select(
             saga.c.id.label("saga"),
+            saga.c.coordinator,
             saga.c.definition,
             saga.c.version,
             saga.c.wake_at,
@@ -355,12 +356,9 @@ def overdue_sagas(now: datetime) -> Select[*tuple[Any, ...]]:
 
 
 def last_moves() -> Select[*tuple[Any, ...]]:
-    """When sagas of each type and version were moved last by a process that has their code."""
-    return (
-        select(saga.c.definition, saga.c.version, func.max(saga.c.updated_at).label("at"))
-        .where(~saga.c.undriven)
-        .group_by(saga.c.definition, saga.c.version)
-    )
+    """When sagas of each coordinator, type and version were moved last by a process that has their code."""
+    code = (saga.c.coordinator, saga.c.definition, saga.c.version)
+    return select(*code, func.max(saga.c.updated_at).label("at")).where(~saga.c.undriven).group_by(*code)
 
 
 def outbox_age() -> Select[*tuple[Any, ...]]:

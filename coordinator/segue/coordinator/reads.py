@@ -263,6 +263,8 @@ def _instead(connection: Connection, saga_id: str) -> str:
     refused = [letter for letter in letters if ("ce_sagaaction", b"start") in letter.record.headers]
     if refused:
         last = refused[-1]
+        if last.state == "parked":
+            return f"its start waits: {last.error_message}; `segue dlq show {last.id}` shows it"
         return (
             f"its start was refused ({last.reason}): {last.error_message}; `segue dlq show {last.id}` shows it, "
             f"`segue dlq replay {last.id}` tries it again"

@@ -124,7 +124,7 @@ _STATEMENTS: tuple[_Statement, ...] = (
 )
 
 
-_Code = tuple[str, int]
+_Code = tuple[str, str, int]
 
 
 def _overdue(reads: Reads) -> Iterator[Violation]:
@@ -134,7 +134,8 @@ def _overdue(reads: Reads) -> Iterator[Violation]:
         moved: dict[_Code, datetime] | None = None
         for row in rows:
             if moved is None:
-                moved = {(one.definition, one.version): one.at for one in connection.execute(queries.last_moves())}
+                moves = connection.execute(queries.last_moves())
+                moved = {(one.coordinator, one.definition, one.version): one.at for one in moves}
             yield Violation(check="overdue", saga_id=row.saga, message=_late(row, now, moved))
 
 
@@ -147,9 +148,9 @@ def _late(row: Any, now: datetime, moved: Mapping[_Code, datetime]) -> str:
 
 def _why_not_woken(row: Any, code: str, moved: Mapping[_Code, datetime]) -> str:
     """As far as other sagas tell: who has moved them since runs, and would have moved this one if it had its code."""
-    own = (row.definition, row.version)
+    own = (row.coordinator, row.definition, row.version)
     same = moved.get(own)
-    others = max((at for key, at in moved.items() if key != own), default=None)
+    others = max((at for key, at in moved.items() if key[0] == row.coordinator and key != own), default=None)
     if same is not None and same > row.wake_at:
         at_work = f"a coordinator that has {code} was at work at {_moment(same)}"
         return f"{at_work}; is it behind, is a partition without an owner (`gate.alert` in its log)?"

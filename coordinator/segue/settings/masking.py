@@ -29,7 +29,7 @@ def shown_property(name: str, value: object) -> str:
 
 def holds_secret(name: str, value: object) -> bool:
     """Whether this setting or property, given as it is, shows a secret."""
-    if name == "kafka.properties":  # all of them at once, as one JSON object
+    if name in ("kafka.properties", "avro.properties"):  # all of them at once, as one JSON object
         return is_secret_property(str(value)) or mask_url(str(value)) != str(value)
     return is_secret_property(name) or shown_property(name, value) != str(value)
 

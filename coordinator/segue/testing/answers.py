@@ -17,7 +17,7 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import msgspec
@@ -69,6 +69,8 @@ class Answer:
     retry_after: float | None = None
     #: The participant's build does not fit the command.
     mismatch: bool = False
+    #: The business has said no, in whatever words; an `expired` of its own is not the protocol's.
+    rejected: bool = False
 
     def reply_to(self, command: SendCommand) -> Reply | None:
         """The reply as the engine takes it; None for silence."""
@@ -82,6 +84,7 @@ class Answer:
             effect_unknown=self.effect_unknown,
             retry_after=self.retry_after,
             mismatch=self.mismatch,
+            rejected=self.rejected,
         )
 
 
@@ -108,6 +111,11 @@ def negative(outcome: Literal["failure", "retry"], code: str, message: str = "",
     return Answer(outcome=outcome, code=code, body=msgspec.Raw(body))
 
 
+def rejection(code: str, message: str = "", details: Any = None) -> Answer:
+    """The business says no."""
+    return replace(negative("failure", code, message, details), rejected=True)
+
+
 def answer_of_exception(error: BaseException) -> Answer:
     """The answer that a handler's exception becomes. Raises AssertionErrors again: they are the test's own."""
     match error:
@@ -116,7 +124,7 @@ def answer_of_exception(error: BaseException) -> Answer:
         case ActivityTimeout():
             return Answer(outcome="silence")
         case ActivityRejected():
-            return negative("failure", error.failure_code, error.message, error.details)
+            return rejection(error.failure_code, error.message, error.details)
         case ActivityError():
             return negative("retry", error.failure_code, error.message, error.details)
         case _:
@@ -131,7 +139,7 @@ def _answer_of_services(error: BaseException) -> Answer | None:
 
     match error:
         case Rejected():
-            return negative("failure", error.code, error.message, error.details)
+            return rejection(error.code, error.message, error.details)
         case ReplyLater():
             return Answer(outcome="pending")
         case RetryLater():

@@ -17,7 +17,7 @@ from segue.saga.effects import SendCommand
 from segue.saga.events import Failure
 from segue.saga.inputs import Cancel, Input, ResolveStep, RetryStep, SignalArrived, SkipStep, Wake
 from segue.saga.retry import micros
-from segue.testing.answers import Answer, mismatch, negative, success
+from segue.testing.answers import Answer, mismatch, negative, rejection, success
 from segue.testing.contracts import AnyActivity, Contracts
 from segue.testing.failures import SagaBlocked, SagaTestError
 from segue.testing.outcome import Outcome, outcome_of
@@ -317,7 +317,7 @@ class Expectation(Generic[I, O, B]):
 
     def reject(self, code: str, message: str = "", details: Any = None) -> Given[I, O]:
         """`failure`: nothing was done, and trying again is pointless."""
-        return self._say(negative("failure", code, message, details))
+        return self._say(rejection(code, message, details))
 
     def retry(self, code: str, message: str = "", *, effect_unknown: bool = False) -> Given[I, O]:
         """`retry`: it failed for a reason that may pass; with `effect_unknown` it may have been done."""

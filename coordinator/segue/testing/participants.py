@@ -222,7 +222,7 @@ def _message(answer: answers.Answer, command: Command) -> Message:
         created_at=command.time or from_micros(0),
         saga_outcome=answer.outcome,
         saga_error=answer.code or None,
-        headers={"effect": "unknown"} if answer.effect_unknown else {},
+        headers={name: "true" for name in ("effect_unknown", "rejected") if getattr(answer, name)},
     )
 
 
@@ -232,6 +232,7 @@ def _reply(command: SendCommand, message: Message) -> Reply:
         outcome=message.saga_outcome,  # type: ignore[arg-type] # written by _message
         body=msgspec.Raw(message.payload) if message.payload is not None else NULL,
         error=message.saga_error or "",
-        effect_unknown="effect" in message.headers,
+        effect_unknown="effect_unknown" in message.headers,
+        rejected="rejected" in message.headers,
         message_id=message.id,
     )

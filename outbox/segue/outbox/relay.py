@@ -141,7 +141,7 @@ class Relay:
         try:
             moved = self.step()
         except Exception as error:  # noqa: BLE001 - nothing stops a relay; it tries again until the database is back
-            self._observer.event("relay.failed", error=f"{error!r:.300}")
+            self._observer.event("relay.failed", error=error)
             moved, self._pause = False, self._options.longest_pause
         if moved:
             self._pause, self._next_look = self._options.shortest_pause, now
@@ -166,7 +166,7 @@ class Relay:
             self._write_down(now)
             self._store.release(self._owner)
         except Exception as error:  # noqa: BLE001 - the rows stay, the leases end by themselves
-            self._observer.event("relay.failed", error=f"{error!r:.300}")
+            self._observer.event("relay.failed", error=error)
         self._lines.clear()
 
     # --- lanes

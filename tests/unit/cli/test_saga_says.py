@@ -31,6 +31,20 @@ def test_a_saga_whose_start_was_refused_says_so_wherever_it_is_named(database: D
         assert "`segue dlq show 1`" in ran.err
 
 
+def test_a_saga_whose_start_waits_for_its_type_says_that_it_waits(database: Database, on_database: Segue) -> None:
+    record = Record(
+        topic="segue.requests", partition=0, offset=7, key=b"order-9", value=b"{}",
+        headers=(("ce_id", b"m-1"), ("ce_sagaaction", b"start")), timestamp_ms=1,
+    )  # fmt: skip
+    why = "no saga is called 'parcel' here; it starts once a coordinator has it"
+    database.letters(
+        letter(saga_id="order-9", record=record, state="parked", reason="unknown_saga_type", error_message=why)
+    )
+    said = on_database("saga", "show", "order-9").err
+    assert f"its start waits: {why}; `segue dlq show 1`" in said
+    assert "refused" not in said
+
+
 def test_a_saga_that_only_an_early_signal_names_says_where_that_is_kept(database: Database, on_database: Segue) -> None:
     database.letters(letter(saga_id="order-9", state="parked", reason="early"))
     assert "what came for it is kept: `segue dlq show 1` (parked, early)" in on_database("saga", "show", "order-9").err

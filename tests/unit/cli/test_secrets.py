@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
@@ -14,10 +14,11 @@ from sqlalchemy import create_engine, exc, text
 from segue.cli import dev
 from segue.cli.invocation import Invocation
 from segue.cli.out import Out
-from segue.errors import EnvelopeError, InvalidPayload, RejectedWrite, for_log
+from segue.errors import DecodeError, EnvelopeError, InvalidPayload, RejectedWrite, for_log
 from segue.observe import Logging
 from segue.settings.embedded import write_broker_file
 from segue.settings.load import environment_with, load
+from segue.topics.codec import JsonCodec
 from segue.topics.converter import Converter
 from tests.unit.cli.kit import Database, segue
 
@@ -53,6 +54,7 @@ def test_the_password_in_the_url_of_a_property_is_not_printed_either() -> None:
         (("--database", "postgresql://ann:hunter2@nowhere/db"), "SEGUE_COORDINATOR_DATABASE_FILE"),
         (("--set", "kafka.properties.sasl.password=hunter2"), "SEGUE_KAFKA_PROPERTIES_SASL_PASSWORD_FILE"),
         (("--set", 'kafka.properties={"sasl.password": "hunter2"}'), "SEGUE_KAFKA_PROPERTIES_FILE"),
+        (("--set", 'avro.properties={"basic.auth.user.info": "u:hunter2"}'), "SEGUE_AVRO_PROPERTIES_FILE"),
     ],
 )
 def test_a_password_on_the_command_line_is_warned_of(arguments: tuple[str, str], variable: str) -> None:
@@ -117,6 +119,12 @@ def refused(kind: Any, data: bytes) -> InvalidPayload:
     return caught.value
 
 
+def undecodable(data: bytes) -> BaseException:
+    with pytest.raises(DecodeError) as caught:
+        JsonCodec().decode(data)
+    return caught.value
+
+
 @pytest.fixture
 def errors() -> list[BaseException]:
     engine = create_engine("sqlite://")
@@ -126,6 +134,11 @@ def errors() -> list[BaseException]:
     return [
         refused(int, b'"4111-1111"'),
         refused(Card, b'{"number": "4111-1111"}'),
+        refused(Literal["visa", "amex"], b'"4111-1111"'),
+        *(
+            undecodable(data)
+            for data in (b'{"n": 41111111111111111111111}', b'{"4111-1": 1, "4111-1": 2}', b"4111e999")
+        ),
         InvalidPayload("expected int, found str '4111-1111'"),
         RejectedWrite("saga.id can't hold '4111-1111'"),
         statement.value,

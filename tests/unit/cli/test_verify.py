@@ -133,6 +133,18 @@ def test_a_version_that_no_running_coordinator_has_is_told_from_no_coordinator_a
     assert "a coordinator that has order version 1 was at work at" in on_database("verify", "--json").out
 
 
+def test_what_another_coordinator_of_the_database_does_says_nothing_about_this_one(
+    database: Database, on_database: Segue
+) -> None:
+    hour_ago = SYSTEM_CLOCK.now() - timedelta(hours=1)
+    database.put(shipping("order-1", ago=timedelta(hours=2)))
+    database.execute(update(schema.saga).values(wake_at=hour_ago, alarm_at=hour_ago))
+    database.put(completed("order-2"), coordinator="billing")
+    messages = [one["message"] for one in on_database("verify", "--json").json["shown"] if one["check"] == "overdue"]
+    assert len(messages) == 1
+    assert "no coordinator runs, or none that has order version 1" in messages[0]
+
+
 def test_an_audit_line_that_was_changed_or_removed_breaks_the_chain(database: Database, on_database: Segue) -> None:
     entry = AuditEntry(at=SYSTEM_CLOCK.now(), actor="ann", action="retry")
     database.audit(entry, entry, entry)

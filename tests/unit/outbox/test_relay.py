@@ -255,6 +255,27 @@ def test_a_relay_that_has_its_lanes_back_sends_nothing_past_the_row_of_a_key_tha
     assert producer.values == ["1", "2"]
 
 
+def test_a_row_that_is_committed_late_is_sent_behind_the_one_that_is_under_way_which_goes_out_once(
+    engine: Engine,
+) -> None:
+    clock, producer = FakeClock(), Fussy()
+    store, options = outbox.SqlOutboxStore(engine), RelayOptions(batch=2, patience=0.0)
+    relay = Relay(store, producer, clock=clock, owner="one", options=options)
+    add(engine, "1", "2", "3", "4", "5", "6", "7", "8")
+    with engine.begin() as connection:
+        connection.execute(update(outbox_table).values(seq=outbox_table.c.seq + 100))
+    producer.hold = True
+    drive(relay, clock, 2)
+    add(engine, "late")
+    with engine.begin() as connection:
+        connection.execute(update(outbox_table).where(outbox_table.c.payload == b"late").values(seq=5))
+    drive(relay, clock, 2)
+    producer.hold = False
+    drive(relay, clock, 30)
+    assert producer.values == ["1", "late", "2", "3", "4", "5", "6", "7", "8"]
+    assert rows(engine) == 0
+
+
 @pytest.mark.parametrize(("size", "page", "most"), [(10, 80, 320), (16 * 1024, 20, 40)])
 def test_a_backlog_is_held_in_growing_parts_as_far_as_their_bytes_allow(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int, page: int, most: int

@@ -169,20 +169,28 @@ def test_an_optional_step_that_is_silent_after_the_pivot_is_gone_on_without() ->
     assert (run.status, result(run)) == ("completed", '"told None"')
 
 
-def test_a_call_that_is_given_up_while_it_is_known_to_have_no_effect_is_not_undone() -> None:
-    @saga("o")
-    async def o(s: Saga, order: Order) -> str:
-        try:
-            async with asyncio.timeout(5):
-                await s.call(charge, order, compensate=refund, retry=Retry(initial=minutes(1)))
-        except TimeoutError:
-            return "given up"
-        return "paid"
+@saga("impatient")
+async def impatient(s: Saga, order: Order) -> str:
+    try:
+        async with asyncio.timeout(5):
+            await s.call(charge, order, compensate=refund, retry=Retry(initial=minutes(1)))
+    except TimeoutError:
+        return "given up"
+    return "paid"
 
-    run = Run(o)
+
+def test_a_call_that_is_given_up_while_it_is_known_to_have_no_effect_is_not_undone() -> None:
+    run = Run(impatient)
     run.reply("payments.charge", "retry", error="busy")
     run.wake_until(lambda: run.state.ended)
     assert (run.status, result(run), run.undos) == ("completed", '"given up"', [])
+
+
+def test_a_call_that_is_given_up_and_of_which_nobody_knows_the_effect_is_undone() -> None:
+    run = Run(impatient)
+    run.reply("payments.charge", "retry", error="busy", effect_unknown=True)
+    run.wake_until(lambda: bool(run.undos))
+    assert run.undos == ["payments.charge"]
 
 
 def test_a_history_in_which_a_late_success_replaced_what_was_to_be_told_is_told_as_it_was() -> None:

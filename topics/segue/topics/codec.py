@@ -291,7 +291,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r:.80} occurs twice in one object")
+        raise ValueError(f"a key occurs twice in one object, found {twice!r:.80}")
     return found
 
 
@@ -305,13 +305,13 @@ def _int64(text: str) -> int:
         number = int(text)
         if INT64[0] <= number <= INT64[1]:
             return number
-    raise ValueError(f"integer {text:.40} does not fit 64 bits; send it as a string")
+    raise ValueError(f"an integer does not fit 64 bits (send it as a string), found {text:.40}")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise ValueError(f"number {text:.40} is too large; send it as a string")
+        raise ValueError(f"a number is too large (send it as a string), found {text:.40}")
     return number
 
 
