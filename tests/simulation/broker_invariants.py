@@ -13,6 +13,7 @@ from tests.simulation.shadow import SagaSeen
 from tests.simulation.world import SECOND
 
 if TYPE_CHECKING:
+    from segue.coordinator.service import Coordinator
     from tests.simulation.system import System
 
 
@@ -57,7 +58,12 @@ class LEAPS(Oracle):
             self.fail(f"{saga.id}: a timer of {promised} us has fired after {had}")
 
     def _starts(self) -> int:
-        return sum(coordinator.incarnation for coordinator in self.all.system.coordinators)
+        """Grows with each start, and again when that coordinator has asked for the first time what the time is."""
+        return sum(2 * one.incarnation + self._has_asked(one.coordinator) for one in self.all.system.coordinators)
+
+    @staticmethod
+    def _has_asked(coordinator: Coordinator | None) -> bool:
+        return coordinator is not None and coordinator._gate._believed is not None
 
 
 class LOST(Oracle):

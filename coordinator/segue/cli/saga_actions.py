@@ -29,10 +29,13 @@ from segue.cli.asking import (
 from segue.cli.completing import saga_ids, steps
 from segue.cli.connections import reads
 from segue.cli.invocation import Invocation, command
+from segue.clock import to_micros
 from segue.coordinator.queries import SagaFilter
 from segue.coordinator.reads import Reads, database_now, read_history, read_saga
-from segue.errors import UsageError
+from segue.errors import DecodeError, InputError, UsageError
+from segue.saga.fold import fold
 from segue.settings.deployment import limits_of
+from segue.topics.codec import JsonCodec
 
 Kind = Literal["retry", "skip", "resolve", "cancel"]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", autocompletion=saga_ids)]
@@ -79,11 +82,12 @@ def retry(
     """Try again what is parked, in doubt, deferred or blocked: named sagas, or all that match."""
     how = manner(actor=actor, reason=reason, rate=rate, no_wait=no_wait, wait_for=wait_for, mandatory=False)
     arguments: dict[str, Any] = {"step": step}
+    found = reads(run)
     if edited is not None:
         if step is None or len(ids or ()) != 1:
             raise UsageError("--input needs one saga and --step: an input belongs to one step")
-        arguments["input"] = msgspec.Raw(payload_argument(edited, limits_of(run.loaded.settings)))
-    found = reads(run)
+        assert ids is not None
+        arguments["input"] = msgspec.Raw(_edited(run, found, ids[0], step, edited))
     if ids:
         _no_filters(error, definition, since)
         chosen: Iterator[str] = iter(ids)
@@ -174,6 +178,27 @@ def _act(
     if not wishes:
         run.out.note("no saga matches")
     ask(run, kind, wishes, how)
+
+
+def _edited(run: Invocation, found: Reads, saga_id: str, step: str, text: str) -> bytes:
+    """The input that a person gives to a step; to its compensation, which gets two payloads in one, a longer one.
+
+    Raises InputError where it is more than whoever gets it would take.
+    """
+    limits = limits_of(run.loaded.settings)
+    body = payload_argument(text, limits.composed)
+    try:
+        JsonCodec(limits).decode(body)
+    except DecodeError as error:
+        if not _waits_for_its_undo(found, saga_id, step):
+            raise InputError(f"the input of {step} can't be used: {error}") from None
+    return body
+
+
+def _waits_for_its_undo(found: Reads, saga_id: str, step: str) -> bool:
+    row = found.saga(saga_id)
+    state = fold(row.id, ((to_micros(event.at), event.payload) for event in found.history(row.id)))
+    return step in state.steps and state.steps[step].undo.status == "deferred"
 
 
 def _previewed(found: Reads, kind: Kind, saga_id: str, arguments: Mapping[str, Any], how: Any) -> Wish:

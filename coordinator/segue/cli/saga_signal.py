@@ -18,7 +18,7 @@ from segue.coordinator.view import view_saga
 from segue.errors import ConfigError, InvalidPayload, NotAllowed, NotFound, SegueError, Unavailable
 from segue.ids import derive
 from segue.limits import check_id, check_name
-from segue.settings.deployment import codecs_of, names_of
+from segue.settings.deployment import codecs_of, limits_of, names_of
 from segue.topics.envelope import Request
 
 #: Seconds within which a coordinator that runs has taken or refused a signal.
@@ -37,7 +37,7 @@ def signal_saga(
     actor: Annotated[str | None, typer.Option("--actor", help="Who sends it; else the user of the system.")] = None,
 ) -> None:
     """Send a signal to a saga; one that comes before its saga waits for it."""
-    body = payload_argument(payload)
+    body = payload_argument(payload, limits_of(run.loaded.settings))
     check_name("signal", name)
     names = names_of(run.loaded.settings)
     content_type, value = codecs_of(run.loaded.settings).encode(names.requests, name, body)

@@ -24,7 +24,7 @@ class Busy(BaseException):
     """The saga's code did not come to rest. Not an Exception: `except Exception` lets it pass."""
 
     def __str__(self) -> str:
-        return f"it ran for more than {LIMIT:g} s without an await, and was interrupted"
+        return "it ran for too long without an await, and was interrupted"
 
 
 class _Run(msgspec.Struct, gc=False):

@@ -73,8 +73,8 @@ def replay(history: str | Path, definition: SagaDefinition[Any, Any], *, exact: 
     """Check that `definition` can go on with the sagas of an exported history (its text, or the file's path).
 
     Returns the status of each saga by its id. Raises Nondeterminism with the first difference: a coordinator with this
-    code would block that saga. Raises DecodeError for a text that is no history. `exact`: inputs of activities, retry
-    policies and times must be the same, too, which no coordinator asks for. Sagas of other definitions are skipped.
+    code would block that saga. Raises DecodeError for a text that is no history. `exact`: retry policies
+    and times must be the same, too, which no coordinator asks for. Sagas of other definitions are skipped.
     """
     converter = Converter()
     found: dict[str, str] = {}

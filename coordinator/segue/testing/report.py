@@ -240,6 +240,7 @@ class Report:
             ],
             "only": self.only,
             "not_reseeded": self.not_reseeded,
+            "lint": list(self.lint),
             "without_fault": self._undisturbed(),
             "cases": [
                 {

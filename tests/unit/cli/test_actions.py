@@ -317,3 +317,29 @@ def test_the_digits_of_a_persons_number_arrive_as_they_were_typed(
     database.put(deferred("order-2"))
     on_database("saga", *arguments, '{ "total": 0.12345678901234567890123 }', "--no-wait")
     assert f'"{field}":{{"total":0.12345678901234567890123}}'.encode() in asked(database)[-1].arguments
+
+
+def test_the_edited_body_of_a_compensation_may_be_as_long_as_an_input_and_an_output(
+    database: Database, on_database: Segue, tmp_path: Path
+) -> None:
+    database.put(deferred("order-2"))
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"input": "i" * 200_000, "output": "o" * 200_000}))
+    ran = on_database("saga", "retry", "order-2", "--step", "payments.charge", "--input", f"@{body}", "--no-wait")
+    assert (ran.code, ran.err) == (0, "")
+    assert len(asked(database)[-1].arguments) > 400_000
+
+
+def test_what_is_longer_than_the_step_would_take_is_refused_before_it_is_asked_for(
+    database: Database, on_database: Segue, tmp_path: Path
+) -> None:
+    database.put(deferred("order-2"))
+    longer, far_longer = tmp_path / "longer.json", tmp_path / "far_longer.json"
+    longer.write_text(json.dumps("x" * 300_000))
+    far_longer.write_text(json.dumps("x" * 700_000))
+    of_an_input = on_database("saga", "retry", "order-2", "--step", "stock.reserve", "--input", f"@{longer}")
+    of_an_undo = on_database("saga", "retry", "order-2", "--step", "payments.charge", "--input", f"@{far_longer}")
+    assert (of_an_input.code, of_an_undo.code) == (2, 2)
+    assert "the input of stock.reserve can't be used: payload has 300002 bytes, allowed are 262144" in of_an_input.err
+    assert "allowed are" in of_an_undo.err
+    assert not asked(database)
