@@ -441,6 +441,20 @@ def test_a_record_that_is_too_large_is_refused_through_its_acknowledgement(bench
     assert {type(error) for error in acks} == {RejectedRecord, type(None)}
 
 
+@pytest.mark.parametrize("name", ["no topic", "payments/replies", "..", "x" * 250, ""])
+def test_a_record_for_a_topic_that_cannot_exist_is_refused_for_good_and_holds_up_no_other(
+    bench: Bench, name: str
+) -> None:
+    topic, producer = bench.topic(), bench.producer()
+    acks: list[Exception | None] = []
+
+    producer.send(Outgoing(topic=name, value=b"x"), acks.append)
+    producer.send(Outgoing(topic=topic, value=b"y"), acks.append)
+    assert producer.flush(PATIENCE) == 0
+
+    assert {type(error) for error in acks} == {RejectedRecord, type(None)}
+
+
 def test_topic_ids_tell_topics_apart_where_the_broker_has_them(bench: Bench) -> None:
     one, two = bench.topic(), bench.topic()
     consumer = bench.consumer(None)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import Table, select, update
 from sqlalchemy.orm import sessionmaker
@@ -412,6 +413,16 @@ def test_a_command_just_below_the_limit_does_not_stop_its_worker_when_its_dead_l
     assert service.committed() == 1
     [kept] = rows(service, outbox_quarantine_table)
     assert kept["aggregatetype"] == DEAD
+
+
+def test_a_reply_whose_topic_cannot_exist_is_put_aside_and_the_next_commands_are_handled(service: Service) -> None:
+    service.send(msgspec.structs.replace(command(), reply_to="no topic"), command("o-2"))
+    service.settle(600)
+    assert sorted(service.calls) == ["charge o-1", "charge o-2"]
+    assert service.committed() == 2
+    [kept] = rows(service, outbox_quarantine_table)
+    assert (kept["aggregatetype"], "no topic can have that name" in kept["error"]) == ("no topic", True)
+    assert rows(service, outbox_table) == []
 
 
 def test_commands_that_nobody_can_read_are_stepped_over_with_one_dead_letter(service: Service) -> None:
