@@ -37,3 +37,25 @@ def part_not_awaited(patch: Patch) -> None:
             state.deliveries.append(Delivery("undo", n=event.n))
 
     patch(fold, "FOLD", {**fold.FOLD, e.UndoRequested: undo_requested})
+
+
+@mutant("what the code gives back with the undo that it wants is forgotten", focus="scopes")
+def given_back_forgotten(patch: Patch) -> None:
+    old = fold.FOLD[e.StopRequested]
+
+    def stopped(state: Any, event: Any, at: int) -> None:
+        old(state, event, at)
+        state.result = None
+
+    patch(fold, "FOLD", {**fold.FOLD, e.StopRequested: stopped})
+
+
+@mutant("an undo that the code wants is taken for a failure", focus="scopes")
+def given_back_fails(patch: Patch) -> None:
+    old = fold.FOLD[e.StopRequested]
+
+    def stopped(state: Any, event: Any, at: int) -> None:
+        old(state, event, at)
+        state.error = state.error or event.error
+
+    patch(fold, "FOLD", {**fold.FOLD, e.StopRequested: stopped})

@@ -24,7 +24,7 @@ from tests.simulation.owner_invariants import OWNERS
 from tests.simulation.person_invariants import CAUSE, STILL
 from tests.simulation.plan import NEVER
 from tests.simulation.run_invariants import S23Runs
-from tests.simulation.scope_invariants import SCOPES
+from tests.simulation.scope_invariants import GIVEBACK, SCOPES
 from tests.simulation.shadow import SagaSeen, StepSeen
 from tests.simulation.signal_invariants import S24Signals
 from tests.simulation.time_invariants import ATTEMPTS, SIGNS, TIME, WAKE
@@ -690,4 +690,5 @@ ORACLES: Sequence[type[Oracle]] = (
     ATTEMPTS,
     LINES,
     INPUTS,
+    GIVEBACK,
 )  # fmt: skip

@@ -27,6 +27,10 @@ PRICED = "priced-"
 RENEWED = 1
 
 
+class GivenBack(Exception):
+    """The saga's code wants all undone, and has a result all the same."""
+
+
 class Job(msgspec.Struct, frozen=True):
     """What a handler is told."""
 
@@ -152,13 +156,18 @@ class Code:
                 await self.priced(s, node)
             case "again":
                 self.again(s, node)
-            case "fail":
-                raise SagaFailed("planned")
-            case "bug":
-                if self.broken:
-                    raise ZeroDivisionError("a bug")
+            case "fail" | "give_back" | "bug":
+                self.leave(node)
             case _:
                 raise AssertionError(node)
+
+    def leave(self, node: Node) -> None:
+        if node.kind == "fail":
+            raise SagaFailed("planned")
+        if node.kind == "give_back":
+            raise GivenBack
+        if self.broken:
+            raise ZeroDivisionError("a bug")
 
     async def first_of_two(self, s: Saga, node: Node) -> None:
         """Two wait, and whoever gets a signal ends the other's wait; then somebody looks, and takes what is there."""
@@ -242,7 +251,10 @@ def _define(name: str, version: int, code: Code, deadline: timedelta | None) -> 
         compensation_timeout=timedelta(seconds=12),
     )
     async def run(s: Saga, node: Node) -> str:
-        await code.do(s, node)
+        try:
+            await code.do(s, node)
+        except GivenBack:
+            return s.compensated(f"given back by {version}")
         return f"done by {version}"
 
     return run
@@ -279,7 +291,7 @@ def draw(s: Stream, features: frozenset[str], pieces: Sequence[str] = (), ending
         parts.append(Node("pivot"))
         parts.append(_call(s, features))
     elif s.chance(endings):
-        parts.append(Node("fail"))
+        parts.append(Node("give_back" if "scope" in features and s.pick(2) else "fail"))
     last = Node("seq", parts=tuple(parts))
     if CONTINUE in features and s.chance(0.4):
         for _ in range(1 + s.pick(2)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segue.saga import events as e
-from tests.simulation.oracles import Oracle, Oracles
+from tests.simulation.oracles import Commit, Oracle, Oracles
 from tests.simulation.shadow import SagaSeen, StepSeen
 
 
@@ -46,6 +46,27 @@ class SCOPES(Oracle):
             later = saga.steps[name]
             if step.settled_at < later.issued_at and _is_open(later) and later.undo != "deferred":
                 self.fail(f"{saga.id}: {step.name} is undone before {name}, which was called after it")
+
+
+class GIVEBACK(Oracle):
+    """A saga whose code has all undone and has a result ends as compensated, with that result and without an error."""
+
+    def event(self, saga: SagaSeen, event: e.AnyEvent, at: int) -> None:
+        if isinstance(event, e.Ended) and saga.stop is not None and saga.stop.cause == "returned":
+            self.all.system.world.points["given_back"] += 1
+            if event.status != "compensated":
+                self.fail(f"{saga.id} has had all undone, and ends as {event.status}")
+
+    def commit(self, commit: Commit) -> None:
+        for changes in commit.changes:
+            for row in (*changes.started, *changes.updated):
+                stop = self.all.shadow.of(row.id).stop
+                if stop is None or stop.cause != "returned":
+                    continue
+                if row.result is None or not row.result.startswith(b'"given back'):
+                    self.fail(f"{row.id} has all undone with a result, and its row has {row.result!r}")
+                if row.error_code is not None:
+                    self.fail(f"{row.id} has all undone because its code wants it, and its row says {row.error_code}")
 
 
 def _is_open(step: StepSeen) -> bool:

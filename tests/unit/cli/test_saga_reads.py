@@ -26,9 +26,25 @@ from tests.unit.cli.kit import (
     in_its_third_run,
     shipping,
 )
+from tests.unit.saga.kit import Order, charge, refund
 from tests.unit.saga.sagas import order_saga
 
 Segue = Callable[..., Ran]
+
+
+@saga("returning")
+async def returning(s: Saga, order: Order) -> str:
+    await s.call(charge, order, compensate=refund)
+    return s.compensated("all is given back")
+
+
+def test_a_saga_that_had_all_undone_shows_its_result_and_no_error(database: Database, on_database: Segue) -> None:
+    database.put(Played("order-1", returning).answer("payments.charge").answer("payments.charge"))
+    shown = on_database("saga", "show", "order-1", "--json").json
+    assert (shown["status"], shown["result"], shown["error_code"]) == ("compensated", "all is given back", None)
+    text = on_database("saga", "show", "order-1").out
+    assert "all is given back" in text
+    assert "error" not in text
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 from segue.client import AsyncClient, Client
 from segue.coordinator.schema import metadata
 from segue.coordinator.sql import SqlStore
-from tests.unit.client.kit import EstateWaiter, nothing, order_saga, reviewed
+from tests.unit.client.kit import EstateWaiter, nothing, order_saga, returned, reviewed
 from tests.unit.coordinator.kit import NAMES, Estate, ManualClock
 
 
@@ -27,7 +27,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def estate(url: str) -> Iterator[Estate]:
     store = SqlStore(url)
-    estate = Estate(store, [order_saga, reviewed, nothing], ManualClock())
+    estate = Estate(store, [order_saga, reviewed, returned, nothing], ManualClock())
     yield estate
     estate.close()
     store.close()

@@ -32,6 +32,12 @@ async def reviewed(s: Saga, order: Order) -> str:
     return "approved"
 
 
+@saga("returned")
+async def returned(s: Saga, order: Order) -> Shipped:
+    await s.call(charge, order, compensate=refund)
+    return s.compensated(Shipped("not needed"))
+
+
 @saga("nothing")
 async def nothing(s: Saga, order: Order) -> None:
     await s.call(charge, order)

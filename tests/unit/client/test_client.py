@@ -38,6 +38,7 @@ from tests.unit.client.kit import (
     nothing,
     order_saga,
     progress,
+    returned,
     reviewed,
     texts,
 )
@@ -138,6 +139,15 @@ def test_an_input_of_another_type_and_an_impossible_id_are_refused_before_anythi
     with pytest.raises(InvalidId):
         client.start(order_saga, ORDER, id="a b")
     assert estate.broker.records(NAMES.requests) == []
+
+
+def test_a_saga_that_had_all_undone_and_has_a_result_returns_it(client: Client, estate: Estate) -> None:
+    handle = client.start(returned, ORDER, id="x")
+    assert handle.result(timeout=minutes(1)) == Shipped("not needed")
+    assert handle.status() == "compensated"
+    assert estate.commands[-1].activity == "payments.refund"
+    row = handle.describe()
+    assert (row.error_code, row.error_message) == (None, None)
 
 
 def test_a_saga_that_fails_raises_its_code_message_and_how_it_ended(client: Client, estate: Estate) -> None:
