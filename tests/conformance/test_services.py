@@ -17,6 +17,7 @@ from segue import outbox
 from segue.activities import Context, Undo, Worker
 from segue.activities.runner import ThreadRunner
 from segue.errors import StoreUnavailable
+from segue.outbox import postgres, sql
 from segue.outbox.faults import is_transient_database
 from segue.outbox.fences import SqlServiceRows
 from segue.outbox.group import StagedRows
@@ -169,6 +170,30 @@ def test_a_relay_publishes_everything_once_and_in_order(engine: Engine) -> None:
         relay.step()
     relay.shut()
     assert len(broker.records("events")) == 300
+
+
+def test_a_page_ends_where_its_payloads_are_more_than_may_be_held_and_all_of_them_arrive(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (postgres, sql):
+        monkeypatch.setattr(module, "PAGE_BYTES", 100_000)
+    values = [b"1", b"2" * 40_000, None, b"3" * 40_000, b"4" * 40_000, b"5", b"6" * 200_000, b"", b"7" * 15_000]
+    with Session(engine) as session:
+        for value in values:
+            outbox.add(session, "events", value, key="k", type="happened")
+        session.commit()
+    store, broker = SqlOutboxStore(engine), MemoryBroker()
+    store.lease("one", timedelta(minutes=1))
+    page = store.load("one", 500, memory_first_for=None, excluded=Exclusion())
+    held = [b"" if row.record is None else row.record.value for row in page]
+    assert 3 <= len(page) < 6, "as many as fit, and at most one more"
+    assert held == values[: len(page)]
+    store.release("one")
+    relay = Relay(engine, broker.producer())
+    while count(engine, outbox_table):
+        relay.step()
+    relay.shut()
+    assert [record.value for record in broker.records("events")] == values
 
 
 def test_the_database_clock_is_utc(engine: Engine) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from sqlalchemy import BigInteger, Boolean, Connection, Integer, LargeBinary, Sm
 from segue.errors import RejectedWrite
 from segue.outbox import trips
 from segue.outbox.schema import Moment, inbox_table, outbox_table
-from segue.outbox.store import Exclusion
+from segue.outbox.store import PAGE_BYTES, Exclusion
 
 #: Drivers whose placeholder is %s; another one (asyncpg) takes the way of all other databases.
 DRIVERS = frozenset(("psycopg", "psycopg_async", "psycopg2"))
@@ -158,20 +159,42 @@ def load(
         values.append(f"{memory_first_for.total_seconds():f} seconds")
     connection.exec_driver_sql(_UNSORTED)
     text = " ".join((*parts, _OLDEST))
-    return connection.exec_driver_sql(text, (*values, limit)).fetchall()
+    rows = connection.exec_driver_sql(text, (*values, limit)).fetchall()
+    if all(row[-1] is None for row in rows):
+        return [row[:-1] for row in rows]
+    return _with_large(connection, rows, columns.index("payload") + 2)
+
+
+def _with_large(connection: Connection, rows: Sequence[Sequence[Any]], place: int) -> Sequence[Sequence[Any]]:
+    """The rows, as far as all their payloads together are to be held, with those that were too large for the page."""
+    sizes = [row[-1] or len(row[place] or b"") for row in rows]
+    page = rows[: max(1, sum(total <= PAGE_BYTES for total in accumulate(sizes)))]
+    wanted = [row[0] for row in page if row[-1] is not None]
+    found: dict[int, bytes] = dict(connection.exec_driver_sql(_LARGE, (_numbers(wanted),)).all()) if wanted else {}
+    return [
+        (*row[:place], row[place] if row[-1] is None else found[row[0]], *row[place + 1 : -1])
+        for row in page
+        if row[-1] is None or row[0] in found  # else another relay has published it in this moment
+    ]
 
 
 # An outbox is mostly empty, and what the planner knows of it is from then: of a backlog it would read and sort all rows
 # for each page. Without sorting there is but one way: along the primary key, as far as the page reaches.
 _UNSORTED = "SET LOCAL enable_sort = off"
 _OLDEST = "ORDER BY outbox.seq LIMIT %s"
+#: Bytes of a payload from which on it is read by itself: a page has many rows, and nobody knows how large they are.
+LARGE_BYTES = 16 * 1024
+_LARGE = "SELECT seq, payload FROM outbox WHERE seq = ANY(%s::bigint[])"
 
 
 @lru_cache(maxsize=4)
 def _load_text(columns: tuple[str, ...]) -> str:
-    names = ", ".join("outbox.id::text" if name == "id" else f"outbox.{name}" for name in columns)
+    is_large = f"octet_length(outbox.payload) > {LARGE_BYTES}"
+    special = {"id": "outbox.id::text", "payload": f"CASE WHEN {is_large} THEN NULL ELSE outbox.payload END"}
+    names = ", ".join(special.get(name, f"outbox.{name}") for name in columns)
+    large = f"CASE WHEN {is_large} THEN octet_length(outbox.payload) END"
     return (
-        f"SELECT outbox.seq, outbox.lane, {names} FROM outbox WHERE lane = "
+        f"SELECT outbox.seq, outbox.lane, {names}, {large} FROM outbox WHERE lane = "
         "ANY (ARRAY(SELECT lane FROM outbox_lane WHERE owner = %s AND leased_until > clock_timestamp()))"
     )
 

@@ -37,8 +37,7 @@ _NOTHING_EXCLUDED = Exclusion()
 
 #: Lines that are excluded from loading by name; with more of them the relay pauses as a whole.
 MAX_BLOCKED_LINES = 200
-#: Most rows that are held at a time, and most bytes of them; the first load of a backlog is of `batch` rows, whatever
-#: their size.
+#: Most rows that are held at a time, and most bytes of them, beside one page.
 MOST_ROWS, MOST_BYTES = 16_000, 32 * 1024 * 1024
 #: Most rows that are loaded at once: while they are, no acknowledgement is heard.
 MOST_AT_ONCE = 2000

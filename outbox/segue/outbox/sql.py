@@ -39,7 +39,7 @@ from segue.outbox.schema import (
     outbox_relay_table,
     outbox_table,
 )
-from segue.outbox.store import Exclusion, PendingRow
+from segue.outbox.store import PAGE_BYTES, Exclusion, PendingRow
 from segue.topics.broker import Outgoing
 
 T = TypeVar("T")
@@ -290,7 +290,15 @@ def _load(
         )
         conditions.append(or_(at_once, outbox.created_at < database_now(connection) - memory_first_for))
     query = select(*_PENDING).join(outbox_lane_table, lane.lane == outbox.lane).where(*conditions)
-    return connection.execute(query.order_by(outbox.seq).limit(limit + len(excluded.held))).all()
+    found, size = list[Row[Any]](), 0
+    query = query.order_by(outbox.seq).limit(limit + len(excluded.held))
+    with connection.execute(query, execution_options={"stream_results": True, "max_row_buffer": 8}) as rows:
+        for row in rows:
+            found.append(row)
+            size += len(row.payload or b"")
+            if size >= PAGE_BYTES:
+                break
+    return found
 
 
 def _delete_seqs(connection: Connection, seqs: Sequence[int]) -> None:

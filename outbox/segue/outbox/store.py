@@ -15,6 +15,9 @@ import msgspec
 from segue.outbox.message import Message
 from segue.topics.broker import Outgoing
 
+#: Bytes of payload after which a page of rows that are loaded ends: they are held in memory till Kafka has them.
+PAGE_BYTES = 16 * 1024 * 1024
+
 
 class PendingRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A row that waits to be published: what it becomes, or a `fault` that says why it makes no sense."""

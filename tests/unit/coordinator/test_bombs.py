@@ -1,4 +1,4 @@
-"""A record of a hundred megabytes costs the coordinator, and who lists dead letters, no more memory than it has."""
+"""Records of a hundred megabytes cost the coordinator, a relay and who lists dead letters little memory."""
 
 from __future__ import annotations
 
@@ -55,10 +55,45 @@ page = reads.dead_letters(DeadLetterFilter(), 150, whole=False)
 assert [letter.size for letter in page.items] == [1_000_000] * 150
 assert len(list(reads.all_dead_letters(DeadLetterFilter()))) == 150
 """
+RELAY = """
+import sys
+from datetime import datetime, timezone
+from sqlalchemy import create_engine, insert
+from segue import outbox
+from segue.ids import derive
+from segue.outbox.message import Message
+from segue.outbox.relay import Relay, RelayOptions
+from segue.outbox.sql import SqlOutboxStore
+from segue.outbox.writer import add_message
+from tests.unit.activities.kit import FakeClock
+engine = create_engine(f"sqlite:///{sys.argv[1]}")
+outbox.create_all(engine)
+for n in range(150):
+    with engine.begin() as connection:
+        add_message(connection, Message(id=derive("m", str(n)), aggregatetype="t", aggregateid=f"k-{n}", type="x",
+            payload=bytes(1_000_000), created_at=datetime.now(timezone.utc)))
+class Producer:
+    def __init__(self): self.told, self.sent = [], 0
+    def send(self, record, acked): self.told.append(acked)
+    def poll(self, timeout=0.0):
+        told, self.told = self.told, []
+        for acked in told: acked(None)
+        self.sent += len(told)
+        return len(told)
+    def flush(self, timeout): return self.poll() * 0
+clock, producer = FakeClock(), Producer()
+relay = Relay(SqlOutboxStore(engine), producer, clock=clock, options=RelayOptions(patience=0.0))
+limit(60_000_000)
+for _ in range(2000):
+    relay.step()
+    clock.seconds += 0.05
+    if producer.sent == 150: break
+assert producer.sent == 150, producer.sent
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS and /proc are Linux's")
-@pytest.mark.parametrize("code", [COORDINATOR, LISTS], ids=["coordinator", "lists"])
+@pytest.mark.parametrize("code", [COORDINATOR, LISTS, RELAY], ids=["coordinator", "lists", "relay"])
 def test_bombs_cost_no_memory(code: str, tmp_path: object) -> None:
     made = subprocess.run(
         [sys.executable, "-c", LIMIT + code, f"{tmp_path}/d.sqlite"], capture_output=True, text=True, check=False
