@@ -229,7 +229,7 @@ def relay_cursor(patch: Patch) -> None:
     patch(relay.Relay, "_take", take)
 
 
-@mutant("the relay holds a row for ever that it has once held")
+@mutant("the relay holds a row for ever that it has once held", focus="refusals")
 def relay_holds(patch: Patch) -> None:
     old = relay.Relay._known
 

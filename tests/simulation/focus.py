@@ -502,6 +502,19 @@ def early(plan: Plan) -> Plan:
     )
 
 
+def refusals(plan: Plan) -> Plan:
+    """The broker takes badly what relays send, again and again, and they have much to send."""
+    return replace(
+        outboxes(plan),
+        sagas=max(3, plan.sagas),
+        enabled=frozenset(("send.error", "broker.error", "send.lost")),
+        rate=0.1,
+        wire_rate=0.5,
+        spread_us=500_000,
+        events=0,
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -537,6 +550,7 @@ FOCUSES: Mapping[str, Focus] = {
         inputs,
         runs,
         early,
+        refusals,
     )
 }
 
