@@ -25,6 +25,7 @@ class Fault(StrEnum):
     RETRIED_ALWAYS = "answered retry until spent"
     EFFECT_UNKNOWN = "done, but answered 'effect unknown' each time"
     PENDING = "answered pending first"
+    PENDING_ONLY = "done, but answered pending, and then never again"
     MISMATCHED = "came twice to workers that lack it"
     # the command on its way
     COMMAND_LOST = "command lost once"
@@ -66,8 +67,9 @@ _COMMAND = tuple(fault for fault in Fault if fault not in (*_COORDINATOR, Fault.
 _UNDO = tuple(
     fault
     for fault in _COMMAND
-    # A compensation has no deadline after which it could be late, and its effect is only asked for.
-    if fault not in (Fault.UNDO_BEFORE_DO, Fault.LATE_SUCCESS, Fault.EFFECT_UNKNOWN)
+    # A compensation has no deadline after which it could be late, and its effect is only asked for. One that stays
+    # pending a person asks for once more, and it is for its handler to know what it has begun already.
+    if fault not in (Fault.UNDO_BEFORE_DO, Fault.LATE_SUCCESS, Fault.EFFECT_UNKNOWN, Fault.PENDING_ONLY)
 )
 FAULTS_AT: dict[PointKind, tuple[Fault, ...]] = {
     "command": _COMMAND,

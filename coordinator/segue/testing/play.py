@@ -39,6 +39,7 @@ _BEHAVIOUR: dict[Fault, Behaviour] = {
     Fault.RETRIED_ALWAYS: "retry",
     Fault.EFFECT_UNKNOWN: "effect_unknown",
     Fault.PENDING: "pending",
+    Fault.PENDING_ONLY: "pending",
     Fault.MISMATCHED: "lacking",
 }
 _What: TypeAlias = Literal["publish", "arrive", "later", "input"]
@@ -126,6 +127,8 @@ class Play:
         self._ticks = 0
         self._faults_over = False
         self._sent: set[str] = set()
+        #: Commands that were answered `pending`, and never will be again.
+        self._pending: set[str] = set()
 
     def run(self) -> None:
         """Raises NondeterministicSaga, NeverEnds, NotMocked and what users' functions assert."""
@@ -278,8 +281,12 @@ class Play:
             behaviour = "normal"
         reply = self.participants.receive(command, self.saga.now, behaviour)
         self._mischief.take(command, Fault.RETRIED, Fault.PENDING)
-        if fault is Fault.PENDING:
+        if fault is Fault.PENDING or (self._faults_over and command.id in self._pending):
             self._later(_PENDING, "later", command)
+        if fault is Fault.PENDING_ONLY:
+            if command.id in self._pending:
+                return
+            self._pending.add(command.id)
         self._reply(command, reply)
 
     def _reply(self, command: SendCommand, reply: Reply | None) -> None:

@@ -65,6 +65,7 @@ def test_an_order_survives_every_fault_at_every_step() -> None:
     assert set(outcomes["payments.charge"]) == set(FAULTS_AT["command"])
     assert outcomes["payments.charge"][Fault.REFUSED] == {"failed": 1}
     assert outcomes["shipping.ship"][Fault.NEVER_ANSWERS] == {"compensated": 1}
+    assert outcomes["shipping.ship"][Fault.PENDING_ONLY] == {"compensated": 1}
     assert outcomes["mail.confirm"][Fault.NEVER_ARRIVES] == {"completed": 1}
     refused = outcomes["undo of payments.charge"][Fault.REFUSED]
     assert refused == {"compensating, deferred → compensated after a person's retry": 1}
