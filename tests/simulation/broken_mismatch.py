@@ -54,7 +54,7 @@ def mismatch_then_silence(patch: Patch) -> None:
     patch(Alarms, "time_is_over", time_is_over)
 
 
-@mutant("a worker that lacks what another one has begun says that nothing has happened", focus="rolling")
+@mutant("a worker that lacks what another one has begun says that nothing has happened", focus="handed_over")
 def begun_elsewhere(patch: Patch) -> None:
     proves = inbox.proves_no_effect
     patch(participant, "proves_no_effect", lambda fence, command, begun: proves(fence, command, begun=True))

@@ -81,6 +81,6 @@ def run_reads_all(patch: Patch) -> None:
     patch(memory.MemoryBatch, "_of_run", lambda self, saga_id: list(self._tables.events.get(saga_id, ())))
 
 
-@mutant("[runs] a reply to the last run is dropped, whatever it says")
+@mutant("[runs] a reply to the last run is dropped, whatever it says", focus="runs")
 def run_late_dropped(patch: Patch) -> None:
     patch(work.Work, "_after_its_run", lambda self, item, reply: None)

@@ -24,7 +24,7 @@ def sign_twice(patch: Patch) -> None:
     patch(Signs, "repeats", lambda self, message, said_at, now: 0 < min(said_at, now) < self.newest)
 
 
-@mutant("a sign of life counts that is older than one that counted", focus="patience")
+@mutant("a sign of life counts that is older than one that counted", focus="beating")
 def sign_older(patch: Patch) -> None:
     patch(Signs, "repeats", lambda self, message, said_at, now: message in self.known)
 

@@ -515,6 +515,23 @@ def refusals(plan: Plan) -> Plan:
     )
 
 
+def handed_over(plan: Plan) -> Plan:
+    """What a worker has begun comes to another one, of an older build, while the first is still at it."""
+    plan = rolling(plan)
+    return replace(
+        plan,
+        workers=2,
+        features=plan.features - {"readonly", "optional", "park"} | {"manual"},
+        pieces=("call",),
+        endings=1.0,
+        service_rate=0.5,
+        beats=True,
+        busy=True,
+        events=10,
+        kinds=("rebalance", "zombie", "kill"),
+    )
+
+
 Focus = Callable[[Plan], Plan]
 #: By name; a tape holds the number, so that new ones are added at the end.
 FOCUSES: Mapping[str, Focus] = {
@@ -551,6 +568,7 @@ FOCUSES: Mapping[str, Focus] = {
         runs,
         early,
         refusals,
+        handed_over,
     )
 }
 
