@@ -394,7 +394,7 @@ class WatchedUnit(UnitOfWork):
     """The product's, with somebody who sees what it is given, and when."""
 
     def __init__(self, unit: UnitOfWork, process: WorkerProcess) -> None:
-        super().__init__(unit._participant, unit._pace, unit._observer)
+        vars(self).update(vars(unit))
         self._staged = WatchedRows
         self._process = process
 
