@@ -184,6 +184,10 @@ _FILL = (
     f"INSERT INTO saga ({_OF_SAGA}) SELECT 'o-' || n, 'order', 1, '', '{{}}', '1', now(), 'running', 'none', 1,"
     " now(), 1, false, now() + interval '1 day', now() + interval '1 day', 'orders'"
     " FROM generate_series(1, 5) n",
+    # Of another coordinator, and before all others in the order of alarms.
+    f"INSERT INTO saga ({_OF_SAGA}) SELECT 'foreign-' || n, 'order', 1, '', '{{}}', '1', now(), 'running', 'none', 1,"
+    " now(), 1, false, now() + interval '1 hour', now() + interval '1 hour', 'billing'"
+    " FROM generate_series(1, MANY) n",
     "INSERT INTO saga_event (saga_id, seq, type, at, payload, message_id)"
     " SELECT 'ended-' || n, seq, 'Started', now(), '[]', 'x' || seq FROM generate_series(1, MANY / 3) n,"
     " generate_series(1, 3) seq",

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from segue.coordinator.store import BEGINNING, Changes, DeadLetterState, Look, OffsetNote
+from segue.coordinator.store import BEGINNING, LOOK_AHEAD, Changes, DeadLetterState, Look, OffsetNote
 from segue.errors import Fenced
 from segue.topics.broker import Partition
 from tests.conformance.store_kit import (
@@ -395,7 +395,7 @@ def test_no_saga_is_due_while_its_message_is_unpublished(bench: Bench) -> None:
 
 def test_an_alarm_stays_while_it_is_early_enough_and_is_put_right_when_it_has_rung(bench: Bench) -> None:
     store = bench.store()
-    soon, later = store.now() + timedelta(hours=1), store.now() + timedelta(hours=2)
+    soon, later = store.now() + LOOK_AHEAD / 4, store.now() + LOOK_AHEAD / 2
     write(store, started=[saga(wake_at=soon)])
     write(store, updated=[saga(wake_at=later, revision=2)])
     assert store.look(COORDINATOR, ORDER).alarm_at == soon
@@ -411,6 +411,15 @@ def test_an_alarm_stays_while_it_is_early_enough_and_is_put_right_when_it_has_ru
     assert store.look(COORDINATOR, ORDER).alarm_at is None
     write(store, updated=[saga(wake_at=later, revision=7)])
     assert store.look(COORDINATOR, ORDER).alarm_at == later
+
+
+def test_a_look_goes_no_further_than_it_needs(bench: Bench) -> None:
+    store = bench.store()
+    write(store, started=[saga(wake_at=store.now() + 2 * LOOK_AHEAD)])
+    assert store.look(COORDINATOR, ORDER).alarm_at is None
+    near = store.now() + LOOK_AHEAD / 2
+    write(store, updated=[saga(wake_at=near, revision=2)])
+    assert store.look(COORDINATOR, ORDER).alarm_at == near
 
 
 def test_the_next_wake_is_the_earliest_of_the_known_versions(bench: Bench) -> None:

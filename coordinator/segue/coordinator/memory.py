@@ -28,6 +28,7 @@ from segue.coordinator.rows import (
 )
 from segue.coordinator.store import (
     BEGINNING,
+    LOOK_AHEAD,
     AuditEntry,
     Changes,
     DeadLetterRow,
@@ -148,11 +149,12 @@ class MemoryStore:
         )
 
     def _next_alarm(self, coordinator: str, versions: Collection[tuple[str, int]]) -> datetime | None:
-        sagas = self.tables.sagas
+        sagas, soon = self.tables.sagas, self._clock() + LOOK_AHEAD
         alarms = [
             alarm
             for saga_id, alarm in self.tables.alarms.items()
-            if sagas[saga_id].coordinator == coordinator
+            if alarm <= soon
+            and sagas[saga_id].coordinator == coordinator
             and (sagas[saga_id].definition, sagas[saga_id].version) in versions
         ]
         return min(alarms, default=None)

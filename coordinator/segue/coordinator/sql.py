@@ -17,7 +17,7 @@ from segue.coordinator.postgres_batch import PostgresBatch
 from segue.coordinator.rows import request_values
 from segue.coordinator.session import Session
 from segue.coordinator.sql_batch import SqlBatch, append_audits, checked
-from segue.coordinator.store import AuditEntry, Batch, Look, OperatorRequest, StoredOffset
+from segue.coordinator.store import LOOK_AHEAD, AuditEntry, Batch, Look, OperatorRequest, StoredOffset
 from segue.errors import Fenced, StoreUnavailable
 from segue.observe import SILENT, Observer
 from segue.outbox.watchdog import Watchdog
@@ -102,7 +102,9 @@ class SqlStore:
             if session.dialect == "postgresql":
                 [row] = session.glance(statements.pg_look(coordinator, wanted, parked))
             else:
-                [row] = session.rows(statements.look_for(coordinator, wanted, parked, session.now))
+                [row] = session.rows(
+                    statements.look_for(coordinator, wanted, parked, session.now, session.now + LOOK_AHEAD)
+                )
         return Look(**dict(zip(statements.LOOK_COLUMNS, row, strict=True)))
 
     def offsets(self, coordinator: str) -> dict[Partition, StoredOffset]:

@@ -49,7 +49,7 @@ from segue.coordinator.schema import (
     saga,
     saga_event,
 )
-from segue.coordinator.store import BEGINNING
+from segue.coordinator.store import BEGINNING, LOOK_AHEAD
 from segue.outbox.schema import Moment
 from segue.topics.broker import Partition
 
@@ -199,11 +199,11 @@ LOOK_COLUMNS = ("now", "alarm_at", "requests", "parked")
 
 
 def look_for(
-    coordinator: str, versions: Sequence[tuple[str, int]], parked: bool, now: Any
+    coordinator: str, versions: Sequence[tuple[str, int]], parked: bool, now: Any, soon: Any
 ) -> Select[Any, Any, Any, Any]:
-    """What there is to do at `now`, in the order of `LOOK_COLUMNS`."""
+    """What there is to do at `now`, in the order of `LOOK_COLUMNS`; of alarms, up to `soon`."""
     ours = and_(saga.c.coordinator == coordinator, _of_versions(versions))
-    alarms = select(saga.c.alarm_at).where(saga.c.alarm_at.is_not(None), ours)
+    alarms = select(saga.c.alarm_at).where(saga.c.alarm_at.is_not(None), saga.c.alarm_at <= soon, ours)
     first = alarms.order_by(saga.c.alarm_at).limit(1).scalar_subquery() if versions else null()
     requests = select(operator_request.c.id).where(_requested(coordinator, now)).exists()
     return select(
@@ -225,7 +225,8 @@ def pg_due(coordinator: str, versions: Sequence[tuple[str, int]]) -> str:
 @lru_cache(maxsize=8)
 def pg_look(coordinator: str, versions: Sequence[tuple[str, int]], parked: bool) -> str:
     """`look_for` as PostgreSQL prepares it."""
-    statement = look_for(coordinator, versions, parked, func.now())
+    soon: ColumnElement[Any] = literal_column(f"now() + interval '{LOOK_AHEAD.total_seconds():g} seconds'")
+    statement = look_for(coordinator, versions, parked, func.now(), soon)
     return str(statement.compile(dialect=_NUMBERED, compile_kwargs={"literal_binds": True}))
 
 

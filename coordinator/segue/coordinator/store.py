@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -183,11 +183,15 @@ class OffsetMove(msgspec.Struct, frozen=True, kw_only=True):
     topic_id: str
 
 
+#: How far a look goes: who has nothing to do would else go over all sagas of another coordinator that sleep for long.
+LOOK_AHEAD = timedelta(minutes=1)
+
+
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What there was to do when the database's clock showed `now`."""
 
     now: datetime
-    #: The earliest alarm.
+    #: The earliest alarm, if it is due within `LOOK_AHEAD`.
     alarm_at: datetime | None
     #: An operator request's time has come.
     requests: bool
