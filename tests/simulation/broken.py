@@ -201,9 +201,9 @@ def reply_ack_ignored(patch: Patch) -> None:
 def resend(patch: Patch) -> None:
     old = Turn.fire
 
-    def fire(self: Any, what: str, name: str) -> None:
+    def fire(self: Any, what: str, name: str, signs: Any) -> None:
         count = len(self.effects)
-        old(self, what, name)
+        old(self, what, name, signs)
         if what == "resend":
             del self.effects[count:]
 
@@ -354,7 +354,7 @@ def timer_level(patch: Patch) -> None:
         seen = old(self, coordinator, versions, **how)
         wanted, level = seen.alarm_at, getattr(self, "_level", None)
         if wanted is not None and level is not None and wanted < level:
-            return replace(seen, alarm_at=None)
+            return with_fields(seen, alarm_at=None)
         self._level = wanted or level
         return seen
 
@@ -364,13 +364,13 @@ def timer_level(patch: Patch) -> None:
 @mutant("a look never sees what people ask for")
 def look_requests(patch: Patch) -> None:
     old = database.SimStore.look
-    patch(database.SimStore, "look", lambda self, *args, **how: replace(old(self, *args, **how), requests=False))
+    patch(database.SimStore, "look", lambda self, *args, **how: with_fields(old(self, *args, **how), requests=False))
 
 
 @mutant("a look never sees parked records whose saga has come")
 def look_parked(patch: Patch) -> None:
     old = database.SimStore.look
-    patch(database.SimStore, "look", lambda self, *args, **how: replace(old(self, *args, **how), parked=False))
+    patch(database.SimStore, "look", lambda self, *args, **how: with_fields(old(self, *args, **how), parked=False))
 
 
 @mutant("[R5] deadlines are judged by the coordinator's clock")
@@ -388,9 +388,9 @@ def process_clock(patch: Patch) -> None:
 def early_alarm(patch: Patch) -> None:
     old = Turn.wake
 
-    def wake(self: Any, gate: int) -> Any:
+    def wake(self: Any, wake: Any) -> Any:
         self.now += 2_000_000
-        result = old(self, gate + 2_000_000)
+        result = old(self, with_fields(wake, gate=wake.gate + 2_000_000))
         self.now -= 2_000_000
         return result
 
@@ -401,7 +401,7 @@ def early_alarm(patch: Patch) -> None:
 
     def look(self: Any, coordinator: str, versions: Any, **how: Any) -> Any:
         seen = following(self, coordinator, versions, **how)
-        return seen if seen.alarm_at is None else replace(seen, alarm_at=seen.alarm_at - _TWO)
+        return seen if seen.alarm_at is None else with_fields(seen, alarm_at=seen.alarm_at - _TWO)
 
     patch(database.SimStore, "look", look)
 
@@ -422,9 +422,10 @@ def drained_anyway(patch: Patch) -> None:
 
 @mutant("[10] a deadline fires while its command is unpublished")
 def unpublished_deadline(patch: Patch) -> None:
-    def due(self: Any, until: Any, limit: int, versions: Any) -> Any:
+    def due(self: Any, coordinator: str, until: Any, limit: int, versions: Any) -> Any:
         rows = [r for r in self._tables.sagas.values() if r.wake_at is not None and r.wake_at <= until]
-        return [r for r in sorted(rows, key=lambda r: r.wake_at) if (r.definition, r.version) in versions][:limit]
+        own = [r for r in rows if r.coordinator == coordinator and (r.definition, r.version) in versions]
+        return sorted(own, key=lambda r: r.wake_at)[:limit]
 
     patch(database.SimBatch, "due", due)
 
@@ -610,12 +611,12 @@ def resend_bytes(patch: Patch) -> None:
 def silence_new_attempt(patch: Patch) -> None:
     old = Turn.fire
 
-    def fire(self: Any, what: str, name: str) -> None:
+    def fire(self: Any, what: str, name: str, signs: Any) -> None:
         if what == "resend":
             step = self.state.steps[name]
             self.send(step, step.attempt + 1)
         else:
-            old(self, what, name)
+            old(self, what, name, signs)
 
     patch(Turn, "fire", fire)
 

@@ -169,7 +169,7 @@ def later_after_undo(patch: Patch) -> None:
 
 @mutant("the breaker holds nothing")
 def breaker_open(patch: Patch) -> None:
-    patch(breaker.Breaker, "held_until", lambda self, definition, now: None)
+    patch(breaker.Breaker, "held_until", lambda self, definition, now, beginning=(): None)
 
 
 @mutant("an undo that is held is not tried again")

@@ -41,6 +41,10 @@ QUICK = (
 )  # fmt: skip
 
 
+class Unfit(Exception):
+    """A mutant does not fit the product any more: what it raised itself was survived, and then an oracle objected."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of a mutant."""
@@ -64,6 +68,8 @@ def applied(mutant: Mutant) -> Iterator[None]:
         yield
     finally:
         patch.undo()
+    if patch.mistakes:
+        raise Unfit(patch.mistakes[0])
 
 
 def hunt(name: str, limit: int, seconds: float, first: int = FIRST_SEED) -> Verdict:
@@ -116,7 +122,11 @@ def record(verdict: Verdict) -> None:
 
 def _job(arguments: tuple[str, int, float, int]) -> Verdict:
     settle()
-    return hunt(*arguments)
+    try:
+        return hunt(*arguments)
+    except Unfit as unfit:
+        name = arguments[0]
+        return Verdict(name, f"{MUTANTS[name].breaks} (UNFIT: {unfit.args[0]!r:.120})", None, 0, 0.0)
 
 
 def hunt_all(

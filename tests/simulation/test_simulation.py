@@ -7,20 +7,22 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from segue.errors import StoreUnavailable
+from segue.saga import transition
 from tests.simulation import people, points
 from tests.simulation.answers import AnswerProcess
 from tests.simulation.calls import unanswered
 from tests.simulation.database import _BLANK, BookDesk, Books
 from tests.simulation.focus import FOCUSES, SHARE, focused, name_of
-from tests.simulation.mutants import QUICK, applied, hunt
+from tests.simulation.mutants import QUICK, Unfit, applied, hunt
 from tests.simulation.oracles import Violation
-from tests.simulation.patching import MUTANTS, Patch
+from tests.simulation.patching import MUTANTS, Mutant, Patch
 from tests.simulation.run import TAPES
 from tests.simulation.sagas import FEATURES, FOCUSED
 from tests.simulation.shrink import shrink
@@ -161,6 +163,23 @@ def test_a_mutant_breaks_what_there_is_and_puts_it_back(name: str) -> None:
     patch.undo()
     assert broken
     assert not patch.broken
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_fits_the_product_so_that_it_is_not_its_own_mistake_that_is_seen(name: str) -> None:
+    mutant = MUTANTS[name]
+    with applied(mutant), suppress(Exception):  # it may break the product so much that it falls over
+        for seed in range(2):
+            run(Tape(seed), TIERS[mutant.tier], focus=mutant.focus if seed % 2 else None)
+
+
+def test_what_a_mutant_gets_wrong_itself_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def apply(patch: Patch) -> None:
+        patch(transition._Turn, "fire", lambda self, what: None)
+
+    monkeypatch.setitem(MUTANTS, "outdated", Mutant("its function has lost a parameter", apply))
+    with pytest.raises(Unfit, match="positional argument"):
+        hunt("outdated", limit=50, seconds=60)
 
 
 @pytest.mark.parametrize("name", QUICK)
