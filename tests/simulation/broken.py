@@ -338,7 +338,7 @@ def recovery_pass(patch: Patch) -> None:
     patch(service.Coordinator, "start", start)
 
 
-@mutant("the relay does not keep the order of a key", focus="outboxes")
+@mutant("the relay does not keep the order of a key", focus="refusals")
 def relay_order(patch: Patch) -> None:
     patch(relay.Relay, "_line", staticmethod(lambda row: (row.topic, f"{row.key}#{row.seq}")))
 
