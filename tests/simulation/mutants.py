@@ -126,7 +126,9 @@ def _job(arguments: tuple[str, int, float, int]) -> Verdict:
         return hunt(*arguments)
     except Unfit as unfit:
         name = arguments[0]
-        return Verdict(name, f"{MUTANTS[name].breaks} (UNFIT: {unfit.args[0]!r:.120})", None, 0, 0.0)
+        return Verdict(
+            name, f"{MUTANTS[name].breaks} (it does not fit the product: {unfit.args[0]!r:.120})", None, 0, 0.0
+        )
 
 
 def hunt_all(

@@ -24,7 +24,7 @@ from tests.simulation.mutants import QUICK, Unfit, applied, hunt
 from tests.simulation.oracles import Violation
 from tests.simulation.patching import MUTANTS, Mutant, Patch
 from tests.simulation.run import TAPES
-from tests.simulation.sagas import FEATURES, FOCUSED
+from tests.simulation.sagas import CONTINUE, FEATURES, FOCUSED
 from tests.simulation.shrink import shrink
 from tests.simulation.system import TIERS, System, bounded, run
 from tests.simulation.tape import Choices, Tape, load, save, size
@@ -138,7 +138,7 @@ def test_every_focus_names_events_and_pieces_that_there_are() -> None:
         seen = focused(plan, number)
         assert set(seen.kinds) <= set(people.EVENTS)
         assert set(seen.pieces) <= {*FEATURES, *FOCUSED, "call"}
-        assert seen.features <= {*FEATURES, *FOCUSED}
+        assert seen.features <= {*FEATURES, *FOCUSED, CONTINUE}
         assert seen.enabled <= {*FAULTS, *CALL, *CLOSE}
 
 
